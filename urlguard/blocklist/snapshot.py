@@ -1,0 +1,214 @@
+"""
+Snapshots: the policy of one serial as a folder of files, immutable, shared by all workers.
+
+    snapshots/0000000412-1/
+        manifest.json     format version, serial, number of rules, SHA-256 of each file
+        names.*  urls.*   tables of name rules and URL rules
+        patterns.*        patterns and their automaton
+
+A snapshot is written under a temporary name, synced and renamed, so a folder with a proper name is
+whole; even so nothing is opened before its digests are checked.  Knows files; knows nothing of
+claims, sources or how a ruling came about.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from urlguard.blocklist.patterns import PatternSet
+from urlguard.blocklist.suffixes import FILE as NAMES
+from urlguard.blocklist.suffixes import Suffixes, backwards
+from urlguard.blocklist.table import Cell, Table, TableBuilder
+from urlguard.errors import SnapshotError
+from urlguard.verdict import Ruling, from_parts
+
+FORMAT = 1
+_FOLDER = re.compile(r"(\d{10,})-(\d+)")
+_URLS = "urls"
+_PATTERN_RULINGS = "pattern-rulings"
+
+
+class Snapshot:
+    """One compiled policy, opened."""
+
+    def __init__(
+        self,
+        serial: int,
+        names: Suffixes,
+        urls: Table,
+        patterns: PatternSet,
+        pattern_rulings: Table,
+    ) -> None:
+        self.serial = serial
+        self.names = names
+        self.urls = urls
+        self.patterns = patterns
+        self._pattern_rulings = pattern_rulings
+
+    def __len__(self) -> int:
+        return len(self.names) + len(self.urls) + len(self.patterns)
+
+    def url(self, expression: str) -> Ruling | None:
+        """The ruling of the URL rule at `expression`."""
+        return _ruling(self.urls.get(expression), "url", expression)
+
+    def pattern(self, text: str) -> Ruling | None:
+        """The ruling of the pattern `text`."""
+        return _ruling(self._pattern_rulings.get(text), "pattern", text)
+
+
+def _ruling(cell: Cell, kind: str, value: str) -> Ruling | None:
+    parts = cell.get(kind)
+    return None if parts is None else from_parts(parts, kind, value)
+
+
+def write(folder: Path, serial: int, rulings: Iterable[tuple[str, str]]) -> Path:
+    """
+    Compile rulings into a new snapshot below `folder`.
+
+    Args:
+        folder: where snapshots live; made if missing.
+        serial: the batch whose policy this is.
+        rulings: rule keys with encoded rulings (`verdict.encode`), each key once.
+
+    Returns:
+        The new snapshot's folder.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing is left behind.
+    """
+    names, urls, patterns = TableBuilder(), TableBuilder(), TableBuilder()
+    texts: list[str] = []
+    for key, ruling in rulings:
+        kind, _, value = key.partition(" ")
+        if kind == "url":
+            urls.add(value, kind, ruling)
+        elif kind == "pattern":
+            patterns.add(value, kind, ruling)
+            texts.append(value)
+        else:
+            names.add(backwards(value), kind, ruling)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
+    try:
+        paths = names.write(temporary, NAMES)
+        paths += urls.write(temporary, _URLS)
+        paths += patterns.write(temporary, _PATTERN_RULINGS)
+        paths += PatternSet(texts).save(temporary)
+        manifest = temporary / "manifest.json"
+        manifest.write_text(
+            json.dumps(
+                {
+                    "format": FORMAT,
+                    "serial": serial,
+                    "rules": {"names": len(names), "urls": len(urls), "patterns": len(texts)},
+                    "sha256": {path.name: _digest(path) for path in paths},
+                },
+                indent=1,
+            )
+        )
+        for path in [*paths, manifest]:
+            _sync(path)
+        temporary.chmod(0o755)
+        _sync(temporary)
+        return _publish(temporary, folder, serial)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _publish(temporary: Path, folder: Path, serial: int) -> Path:
+    """Give a finished snapshot its name: the serial and the next free number for it."""
+    number = 1 + max((n for s, n, _ in _listed(folder) if s == serial), default=0)
+    while True:
+        path = folder / f"{serial:010}-{number}"
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.exists():
+                raise
+            number += 1  # another compile of the same serial finished first
+        else:
+            _sync(folder)
+            return path
+
+
+def open_folder(folder: Path) -> Snapshot:
+    """
+    Check and open one snapshot.
+
+    Raises:
+        SnapshotError: wrong format version, a wrong digest, or a file that is missing or broken.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        version, digests = manifest["format"], dict(manifest["sha256"])
+        serial = int(manifest["serial"])
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise SnapshotError(f"{folder.name}: no usable manifest: {exc}") from exc
+    if version != FORMAT:
+        raise SnapshotError(f"{folder.name}: format {version}; this build reads {FORMAT}")
+    for name, wanted in digests.items():
+        try:
+            found = _digest(folder / Path(name).name)
+        except OSError as exc:
+            raise SnapshotError(f"{folder.name}/{name}: {exc.strerror}") from exc
+        if found != wanted:
+            raise SnapshotError(f"{folder.name}/{name}: digest {found[:8]}; must be {wanted[:8]}")
+    return Snapshot(
+        serial,
+        Suffixes(folder),
+        Table(folder, _URLS),
+        PatternSet.load(folder),
+        Table(folder, _PATTERN_RULINGS),
+    )
+
+
+def nothing() -> Snapshot:
+    """A snapshot without rules, of serial 0."""
+    with tempfile.TemporaryDirectory(prefix="urlguard-") as folder:
+        return open_folder(write(Path(folder), 0, ()))
+
+
+def newest(folder: Path) -> list[Path]:
+    """Finished snapshots below `folder`, newest first."""
+    return [path for _, _, path in sorted(_listed(folder), reverse=True)]
+
+
+def prune(folder: Path, keep: int = 2) -> None:
+    """Delete all but the newest snapshots, and what unfinished writers left behind."""
+    for path in newest(folder)[keep:]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Delete what writers that were killed left behind; call it while no compile is running."""
+    for path in folder.glob(".writing-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _listed(folder: Path) -> list[tuple[int, int, Path]]:
+    found = []
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if match := _FOLDER.fullmatch(path.name):
+                found.append((int(match[1]), int(match[2]), path))
+    return found
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

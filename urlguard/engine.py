@@ -1,0 +1,177 @@
+"""
+A name or URL in, a ruling or verdict out.  No I/O, no packets.
+
+How it works.  `Engine` is one snapshot with one overlay.  `decide` is the packet path: it says what
+rule decides about a host name.  One call into the trie finds the rules at the name and its parents;
+for almost every name there are none, and the pattern automaton's single pass is all that is left.
+Only when something was found are the tiers weighed:
+
+    operator's and analysts' rules  →  feeds  →  patterns  →  popularity  →  classifier
+
+Within a tier the most specific rule wins (the URL, the exact name, then the longest subtree or
+below), and at equal specificity allow beats block beats review.  A feed's exception that left no
+feed's rule standing ends the feeds' tier: patterns are asked next.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
+
+from urlguard import urls, wellknown
+from urlguard.blocklist.overlay import Overlay
+from urlguard.blocklist.snapshot import Snapshot
+from urlguard.blocklist.suffixes import parents
+from urlguard.blocklist.table import EMPTY
+from urlguard.verdict import NOTHING, Ruling, Verdict, from_parts
+
+_STRENGTH = {"review": 0, "block": 1, "allow": 2, "except": 2}
+
+# How specific a kind is before length counts: an exact name beats any subtree, a URL beats both.
+_DEPTH = {"below": 0, "subtree": 0, "domain": 1, "url": 2, "pattern": 0}
+
+_REASON = {"block": "blocklist", "review": "blocklist", "allow": "allowlist"}
+
+_UNCHANGED: Mapping[str, Ruling | None] = {}
+
+# Greater decides.  Operator before feed, depth, length, see `_rank`, strength of the action.
+Rank = tuple[bool, int, int, int, int]
+Candidate = tuple[Rank, Ruling]
+
+
+class Engine:
+    """One policy; the overlay may grow while it is in use."""
+
+    def __init__(self, snapshot: Snapshot, overlay: Overlay | None = None) -> None:
+        self.snapshot = snapshot
+        self.overlay = overlay or Overlay(snapshot.serial)
+        self._any_rule = snapshot.names.any_covering
+
+    @property
+    def serial(self) -> int:
+        """The batch whose policy is in force."""
+        return self.overlay.serial
+
+    def decide(self, name: str) -> Ruling | None:
+        """
+        The rule that decides about a host name; None if there is none.
+
+        Args:
+            name: lower case, without a trailing dot; what a query spells, so any characters.
+
+        Returns:
+            A ruling with action block, review or allow.
+        """
+        changed = self.overlay.names
+        if (
+            self._any_rule(name) or (changed and any(parent in changed for parent in parents(name)))
+        ) and (ruling := _winner(self._covering(name))):
+            return ruling
+        return _winner(self._patterns(f".{name}.", on_url=False))
+
+    def verdict(self, name: str) -> Verdict:
+        """What is said of a canonical host name."""
+        ruling = self.decide(name)
+        return _popular(name) if ruling is None else _by(ruling)
+
+    def url_verdict(self, url: urls.Url) -> Verdict:
+        """What is said of a URL: by rules and patterns for URLs and for its host."""
+        name = url.name
+        rules = list(self._expressions(url))
+        if name is not None:
+            rules += self._covering(name)
+        if ruling := _winner(rules):
+            return _by(ruling)
+        patterns = list(self._patterns(url.canonical.partition("://")[2], on_url=True))
+        if name is not None:
+            patterns += self._patterns(f".{name}.", on_url=False)
+        if ruling := _winner(patterns):
+            return _by(ruling)
+        return NOTHING if name is None else _popular(name)
+
+    def _covering(self, name: str) -> Iterator[Candidate]:
+        """The name rules that cover `name`, the overlay's in the snapshot's place key by key."""
+        found = self.snapshot.names.covering(name)
+        changed = self.overlay.names
+        for value in parents(name) if changed else found:
+            cell, changes = found.get(value, EMPTY), changed.get(value, _UNCHANGED)
+            exact = value == name
+            for kind in ("domain", "subtree") if exact else ("subtree", "below"):
+                if kind in changes:
+                    ruling = changes[kind]
+                else:
+                    parts = cell.get(kind)
+                    ruling = None if parts is None else from_parts(parts, kind, value)
+                if ruling is not None:
+                    yield _rank(ruling, kind, len(value)), ruling
+
+    def _expressions(self, url: urls.Url) -> Iterator[Candidate]:
+        """The URL rules that cover `url`."""
+        changed, snapshot = self.overlay.urls, self.snapshot
+        if not changed and not len(snapshot.urls):
+            return
+        for expression in urls.expressions(url):
+            ruling = changed[expression] if expression in changed else snapshot.url(expression)
+            if ruling is not None:
+                yield _rank(ruling, "url", len(expression)), ruling
+
+    def _patterns(self, subject: str, on_url: bool) -> Iterator[Candidate]:
+        """The patterns that fit `subject`; see `PatternSet.matching`."""
+        changed, snapshot = self.overlay.patterns, self.snapshot
+        for pattern in snapshot.patterns.matching(subject, on_url):
+            if pattern.text not in changed and (ruling := snapshot.pattern(pattern.text)):
+                yield _rank(ruling, "pattern", pattern.specificity), ruling
+        for pattern in self.overlay.pattern_set.matching(subject, on_url):
+            if ruling := changed[pattern.text]:
+                yield _rank(ruling, "pattern", pattern.specificity), ruling
+
+
+def _rank(ruling: Ruling, kind: str, length: int) -> Rank:
+    """
+    How strongly the ruling at a key of `kind` speaks.
+
+    A resolved ruling already weighs what feeds say at its value and above, so there it comes before
+    the others; one for ``below`` knows of the ``subtree`` at the same value, not the reverse.
+    """
+    resolved = ruling.resolved + (ruling.resolved and kind == "below")
+    return ruling.operator, _DEPTH[kind], length, resolved, _STRENGTH[ruling.action]
+
+
+def _winner(candidates: Iterable[Candidate]) -> Ruling | None:
+    best = max(candidates, default=None, key=itemgetter(0))
+    return None if best is None or best[1].action == "except" else best[1]
+
+
+def _by(ruling: Ruling) -> Verdict:
+    reason = "pattern" if ruling.kind == "pattern" else _REASON[ruling.action]
+    return Verdict(ruling.action, reason, ruling)
+
+
+def _popular(name: str) -> Verdict:
+    """The popularity table's word, which keeps the classifier from judging a name."""
+    return Verdict("allow", "popular") if wellknown.popular_rank(name) else NOTHING
+
+
+class Live:
+    """
+    The engine in use.
+
+    Read `engine` once per query and keep it: the whole query is then judged by one snapshot, even
+    if a swap happens meanwhile.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._subscribers: list[Callable[[], None]] = []
+
+    def subscribe(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called after every change of policy: swap, or growth of the overlay."""
+        self._subscribers.append(callback)
+
+    def swap(self, engine: Engine) -> None:
+        """Put another engine into use."""
+        self.engine = engine
+        self.changed()
+
+    def changed(self) -> None:
+        """Tell subscribers that the engine in use judges differently now."""
+        for callback in self._subscribers:
+            callback()

@@ -1,0 +1,266 @@
+"""
+One refresh of one feed: what it says now becomes one batch with the difference.
+
+    source → formats → hold back → limits → the policy log
+
+A feed that cannot be had, is mostly bad, or grew or shrank absurdly changes nothing: what it said
+last stays in force.  Rules that would block a public suffix, an infrastructure name or one of the
+most popular names are held back and shown; an operator can still make them by hand.
+
+The control process runs this as ``python -m urlguard.feeds.refresh NAME``, so that a million lines
+never hold up a loop; the command ``urlguard feed refresh`` runs it directly.
+"""
+
+import dataclasses
+import gc
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from urlguard import events, wellknown
+from urlguard.config import Config, Feed
+from urlguard.errors import FeedError
+from urlguard.feeds import formats, source
+from urlguard.feeds.parsed import Parsed
+from urlguard.policy.log import Batch, Change, PolicyLog
+from urlguard.verdict import FEED
+
+MIN_JUDGED = 100  # rules; a smaller feed may change as it likes
+SHOWN_HELD = 1000  # held rules that are kept for `feed list`, so that a bad list stays bounded
+_SHOWN_PROBLEMS = 25
+
+Step = Callable[[str, int, int], None]  # words, done, total (0: unknown)
+
+
+@dataclass
+class Status:
+    """What is known of a feed's refreshes; kept beside the policy, not part of it."""
+
+    checked_at: float = 0.0  # seconds since 1970: the last attempt
+    changed_at: float = 0.0  # the last batch
+    error: str | None = None  # why the last attempt failed
+    format: str = ""
+    rules: int = 0
+    lines: int = 0
+    bad: int = 0
+    problems: list[str] = field(default_factory=list)
+    ignored: dict[str, int] = field(default_factory=dict)
+    held: int = 0
+    serial: int = 0  # of the last batch
+    settings: str = ""  # digest of the settings that the rules were read under
+
+    @classmethod
+    def read(cls, log: PolicyLog, name: str) -> "Status":
+        """The status of a feed; a blank one if it was never refreshed."""
+        text = log.store.feed_status().get(name)
+        if text is None:
+            return cls()
+        known = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{k: v for k, v in json.loads(text).items() if k in known})
+
+    def write(self, log: PolicyLog, name: str) -> None:
+        """Keep the status."""
+        log.store.set_feed_status(name, json.dumps(dataclasses.asdict(self)))
+
+
+def refresh(
+    log: PolicyLog,
+    feed: Feed,
+    state_dir: Path,
+    *,
+    step: Step | None = None,
+    force: bool = False,
+    actor: str = "urlguard",
+) -> Batch | None:
+    """
+    Bring one feed up to date.
+
+    Args:
+        log: where the difference goes.
+        feed: its configuration.
+        state_dir: below it the last good copy is kept.
+        step: told how far the refresh is, for a progress bar.
+        force: accept a feed that grew or shrank beyond its limits.
+        actor: for the audit.
+
+    Returns:
+        The batch, or None if the feed says what it said before.
+
+    Raises:
+        FeedError: it could not be used; nothing has changed, and its status says why.
+        PolicyError: the log could not be written; nothing has changed.
+    """
+    status = Status.read(log, feed.name)
+    status.checked_at = time.time()
+    try:
+        batch = _refresh(log, feed, state_dir, status, step or _silent, force, actor)
+    except FeedError as exc:
+        status.error = str(exc)
+        status.write(log, feed.name)
+        raise
+    status.error = None
+    status.write(log, feed.name)
+    return batch
+
+
+def _refresh(
+    log: PolicyLog,
+    feed: Feed,
+    state_dir: Path,
+    status: Status,
+    step: Step,
+    force: bool,
+    actor: str,
+) -> Batch | None:
+    step("fetching", 0, 0)
+    folder = state_dir / "feeds"
+    settings = _settings(feed)
+    # The same bytes mean other rules if the settings are others, or if the last batch is missing.
+    known = source.load_last_good(folder, feed) if status.settings == settings else None
+    fetched = source.fetch(
+        feed, known.cached if known else None, lambda done, total: step("fetching", done, total)
+    )
+    if fetched.unchanged:
+        return None
+    step("reading", 0, len(fetched.data))
+    parsed = formats.parse(fetched.data, feed, lambda done, total: step("reading", done, total))
+    held = _hold_back(parsed, feed)
+    step("comparing", 0, 0)
+    origin = FEED + feed.name
+    changes, standing = _difference(log, origin, parsed, feed)
+    if not force:
+        _judge_size(feed, len(parsed.rules), standing)
+    reason = f"refresh: {len(parsed.rules)} rules, sha256 {fetched.sha256[:16]}"
+    with log.store.writing():
+        batch = log.commit(
+            origin, changes, actor=actor, reason=reason, progress=lambda words: step(words, 0, 0)
+        )
+        log.store.set_held(feed.name, held[:SHOWN_HELD])
+        status.format = parsed.format
+        status.rules = len(parsed.rules)
+        status.lines, status.bad, status.held = parsed.lines, parsed.bad, len(held)
+        status.problems = [str(p) for p in parsed.problems[:_SHOWN_PROBLEMS]]
+        status.ignored = parsed.ignored
+        status.settings = settings
+        if batch:
+            status.changed_at, status.serial = time.time(), batch.serial
+        status.write(log, feed.name)
+    # After the commit: a copy without its batch would make the next refresh think it is done.
+    source.save_last_good(folder, feed, fetched)
+    return batch
+
+
+def _hold_back(parsed: Parsed, feed: Feed) -> list[tuple[str, str]]:
+    """Take rules out that a feed must not make; returns them with the reason."""
+    if feed.allow_popular or feed.action != "block":
+        return []
+    held = []
+    values = wellknown.held_values()
+    for key in parsed.rules:
+        kind, _, value = key.partition(" ")
+        if kind == "url":
+            # Only the whole site: a page on a popular site is what URL rules are for.
+            value = value[:-1] if value.endswith("/") and value.count("/") == 1 else ""
+            kind = "subtree"
+        if value in values and (reason := wellknown.hold_reason(kind, value)):
+            held.append((key, reason))
+    for key, _ in held:
+        del parsed.rules[key]
+    return sorted(held)
+
+
+def _difference(
+    log: PolicyLog, origin: str, parsed: Parsed, feed: Feed
+) -> tuple[list[Change], int]:
+    """The changes that bring the log to what the feed says, and how many rules stand now."""
+    action, usual = feed.action, feed.category
+    new = parsed.rules
+    exceptions = parsed.exceptions
+    gone: list[str] = []
+    changes: list[Change] = []
+    standing = 0
+    seen: set[str] = set()
+    for rule, was, category, _ in log.store.standing_of(origin):
+        standing += 1
+        now = new.get(rule)
+        # At the same key a feed's exception is stronger than its rule.
+        if rule in exceptions:
+            if was != "except":
+                changes.append(Change(rule, "except"))
+        elif now is None:
+            gone.append(rule)
+        elif was != action or category != (now or usual):
+            changes.append(Change(rule, action, now or usual))
+        seen.add(rule)
+    changes += (Change(rule, None) for rule in gone)
+    changes += (
+        Change(rule, action, category or usual)
+        for rule, category in new.items()
+        if rule not in seen and rule not in exceptions
+    )
+    changes += (Change(rule, "except") for rule in exceptions if rule not in seen)
+    return changes, standing
+
+
+def _judge_size(feed: Feed, rules: int, standing: int) -> None:
+    """Refuse what a working feed would not do from one refresh to the next."""
+    if max(rules, standing) < MIN_JUDGED or not standing:
+        return
+    kept = 1 - feed.max_shrink
+    if rules < standing * kept:
+        raise FeedError(
+            f"feed {feed.name}: {rules} rules after {standing}; may shrink by "
+            f"{feed.max_shrink:.0%} in one refresh (max_shrink), or use --force"
+        )
+    if rules > standing * feed.max_growth and rules > MIN_JUDGED:
+        raise FeedError(
+            f"feed {feed.name}: {rules} rules after {standing}; may grow "
+            f"{feed.max_growth:g}-fold in one refresh (max_growth), or use --force"
+        )
+
+
+def _settings(feed: Feed) -> str:
+    """A digest of the settings that decide what a list's bytes mean."""
+    names = ("path", "url", "format", "column", "category_column", "category", "action")
+    values: Iterable[Any] = (getattr(feed, name) for name in (*names, "allow_popular"))
+    return hashlib.sha256(repr([str(v) for v in values]).encode()).hexdigest()[:16]
+
+
+def _silent(words: str, done: int, total: int) -> None:
+    pass
+
+
+def main() -> int:
+    """Entry point of the refresh process."""
+    from urlguard.feeds import schedule
+
+    os.nice(5)
+    gc.disable()  # millions of small objects, none in a cycle, and the process ends soon
+    name = sys.argv[1]
+    config: Config = schedule.handed_config()
+    events.bind(role="refresh", feed=name)
+    feed = schedule.named(config, name)
+    log = PolicyLog(config.database)
+    started = time.monotonic()
+    try:
+        batch = refresh(log, feed, config.state_dir)
+    except FeedError as exc:
+        events.warning("feed.refused", error=str(exc), using="last_good")
+        return 1
+    events.info(
+        "feed.refreshed",
+        serial=batch.serial if batch else None,
+        changed=batch.claims if batch else 0,
+        seconds=round(time.monotonic() - started, 2),
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""
+Which feeds there are, when each is due, and how a refresh process is told about them.
+"""
+
+import dataclasses
+import pickle
+import sys
+from typing import Any
+
+from urlguard import wellknown
+from urlguard.config import Config, Feed
+from urlguard.errors import InputError
+from urlguard.feeds.refresh import Status
+from urlguard.policy.log import Change, PolicyLog
+from urlguard.verdict import FEED
+
+RETRY_S = 300  # after a failed refresh, if that is sooner than the next one
+STARTER = "starter"
+
+
+def feeds(config: Config) -> tuple[Feed, ...]:
+    """The configured feeds; without any, the starter list that comes with UrlGuard."""
+    if config.feed:
+        return config.feed
+    return (
+        Feed(
+            name=STARTER,
+            path=wellknown.starter_path(),
+            format="csv",
+            column="domain",
+            category_column="category",
+            refresh_s=86_400,
+        ),
+    )
+
+
+def named(config: Config, name: str) -> Feed:
+    """
+    The feed called `name`.
+
+    Raises:
+        InputError: there is none; the message names those that there are.
+    """
+    for feed in feeds(config):
+        if feed.name == name:
+            return feed
+    known = ", ".join(feed.name for feed in feeds(config))
+    raise InputError(f"feed {name!r}: not configured; known: {known}")
+
+
+def due_in_s(log: PolicyLog, feed: Feed, now: float) -> float:
+    """Seconds until `feed` is due; 0 or less if it is."""
+    status = Status.read(log, feed.name)
+    if status.checked_at > now:  # the clock was set back
+        return 0.0
+    wait = min(feed.refresh_s, RETRY_S) if status.error else feed.refresh_s
+    return status.checked_at + wait - now
+
+
+def overview(config: Config) -> list[dict[str, Any]]:
+    """Each feed with its status and held rules; creates no files."""
+    log = PolicyLog(config.database, read_only=True) if config.database.exists() else None
+    rows = []
+    for feed in feeds(config):
+        status = Status.read(log, feed.name) if log else Status()
+        held = log.store.held(feed.name) if log else []
+        where = feed.url or str(feed.path)
+        rows.append(
+            {"name": feed.name, "from": where, **dataclasses.asdict(status), "held_rules": held}
+        )
+    if log:
+        log.close()
+    return rows
+
+
+def end_unconfigured(log: PolicyLog, config: Config) -> None:
+    """Withdraw what feeds say that are no longer configured."""
+    known = {FEED + feed.name for feed in feeds(config)}
+    for source in log.store.sources():
+        if source.startswith(FEED) and source not in known:
+            rules = [rule for rule, *_ in log.store.standing_of(source)]
+            log.commit(
+                source,
+                (Change(rule, None) for rule in rules),
+                actor="urlguard",
+                reason="the feed is no longer configured",
+            )
+            log.store.set_held(source.removeprefix(FEED), ())
+
+
+def handed_over(config: Config) -> bytes:
+    """What a refresh process reads from its standard input."""
+    return pickle.dumps(config)
+
+
+def handed_config() -> Config:
+    """The configuration that the parent handed over: our own pickle, through a private pipe."""
+    config: Config = pickle.load(sys.stdin.buffer)  # noqa: S301
+    return config

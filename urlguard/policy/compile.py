@@ -1,0 +1,93 @@
+"""
+From the policy log to a snapshot, in a process of its own at low priority.
+
+The log is read in one transaction, so the snapshot is exactly the policy of its serial.  Run as
+``python -m urlguard.policy.compile DATABASE FOLDER``; it prints the new snapshot's folder.  A
+compile that is killed leaves a folder that nobody will open, which the next one deletes.
+"""
+
+import contextlib
+import fcntl
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from urlguard.blocklist import snapshot
+from urlguard.errors import PolicyError, UrlGuardError
+from urlguard.policy.log import PolicyLog
+
+
+def compile_here(database: Path, folder: Path) -> Path:
+    """
+    Write a snapshot of the log's newest serial, in this process.
+
+    Returns:
+        The snapshot's folder; an existing one if the newest snapshot is of that serial already.
+
+    Raises:
+        PolicyError: the log cannot be read, or the snapshot cannot be written.
+    """
+    log = PolicyLog(database)
+    try:
+        with _alone(folder), log.store.reading():
+            serial = log.serial
+            for path in snapshot.newest(folder)[:1]:
+                if path.name.startswith(f"{serial:010}-") and _opens(path):
+                    return path
+            path = snapshot.write(folder, serial, log.rulings())
+            snapshot.prune(folder)
+            return path
+    except OSError as exc:
+        raise PolicyError(f"snapshot in {folder}: {exc}") from exc
+    finally:
+        log.close()
+
+
+def command(database: Path, folder: Path) -> list[str]:
+    """The command line of a compile in another process."""
+    return [sys.executable, "-m", "urlguard.policy.compile", str(database), str(folder)]
+
+
+def compile_apart(database: Path, folder: Path) -> Path:
+    """As `compile_here`, in another process; waits for it."""
+    done = subprocess.run(command(database, folder), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PolicyError(done.stderr.strip().splitlines()[-1] if done.stderr else "compile died")
+    return Path(done.stdout.strip())
+
+
+def _opens(path: Path) -> bool:
+    try:
+        snapshot.open_folder(path)
+    except UrlGuardError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One compile at a time; the lock ends with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        snapshot.clear_unfinished(folder)
+        yield
+
+
+def main() -> int:
+    """Entry point of the compile process."""
+    os.nice(10)
+    gc.disable()  # millions of small objects, none in a cycle, and the process ends soon
+    try:
+        print(compile_here(Path(sys.argv[1]), Path(sys.argv[2])))
+    except UrlGuardError as exc:
+        print(exc, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

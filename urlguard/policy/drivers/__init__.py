@@ -1,0 +1,1 @@
+"""Where the policy log is kept; each driver holds SQL and nothing else."""

@@ -1,0 +1,366 @@
+"""
+The policy log's tables in SQLite, WAL mode.
+
+Claims are clustered by source and rule: a feed's rules lie side by side in the order that a refresh
+brings them in, so a million of them are one sequential write and one sequential read, and no second
+index is needed.  A key's claims are found by one look-up for each source, of which there are few.
+
+Every commit is synced (``synchronous=FULL``): what a command has confirmed survives a power cut.
+"""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from urlguard.errors import PolicyError
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE batch (
+    serial INTEGER PRIMARY KEY,
+    time INTEGER NOT NULL,                -- milliseconds since 1970, UTC
+    actor TEXT NOT NULL,
+    source TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    payload_sha256 TEXT NOT NULL,
+    effect_sha256 TEXT NOT NULL,
+    prev_hash TEXT NOT NULL,
+    hash TEXT NOT NULL
+);
+CREATE TABLE claim (
+    rule TEXT NOT NULL,
+    source TEXT NOT NULL,
+    category TEXT NOT NULL,
+    action TEXT NOT NULL,
+    evidence TEXT NOT NULL,
+    from_serial INTEGER NOT NULL,
+    to_serial INTEGER,                    -- NULL while the claim stands
+    expires_at INTEGER,                   -- seconds since 1970, UTC
+    PRIMARY KEY (source, rule, from_serial)
+) WITHOUT ROWID;
+CREATE INDEX claim_expiring ON claim (expires_at)
+    WHERE expires_at IS NOT NULL AND to_serial IS NULL;
+CREATE INDEX claim_excepting ON claim (rule) WHERE action = 'except' AND to_serial IS NULL;
+CREATE TABLE effect (
+    serial INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    before TEXT,
+    after TEXT,
+    PRIMARY KEY (serial, key)
+) WITHOUT ROWID;
+CREATE TABLE source (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE feed (
+    name TEXT PRIMARY KEY,
+    status TEXT NOT NULL                  -- JSON; operational, not policy
+) WITHOUT ROWID;
+CREATE TABLE held (
+    feed TEXT NOT NULL,
+    rule TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    PRIMARY KEY (feed, rule)
+) WITHOUT ROWID;
+"""
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)
+
+
+class BatchRow(NamedTuple):
+    """One row of ``batch``."""
+
+    serial: int
+    time: int
+    actor: str
+    source: str
+    reason: str
+    payload_sha256: str
+    effect_sha256: str
+    prev_hash: str
+    hash: str
+
+
+class ClaimRow(NamedTuple):
+    """One row of ``claim``."""
+
+    rule: str
+    source: str
+    category: str
+    action: str
+    evidence: str
+    from_serial: int
+    to_serial: int | None
+    expires_at: int | None
+
+
+class EffectRow(NamedTuple):
+    """One row of ``effect``."""
+
+    serial: int
+    key: str
+    before: str | None
+    after: str | None
+
+
+class Store:
+    """One connection; use it from one thread at a time."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """
+        Open the log, and make it unless `read_only`.
+
+        Raises:
+            PolicyError: it cannot be opened, is no UrlGuard log, or was written by a newer version.
+        """
+        self.path = path
+        self._lock = threading.RLock()
+        try:
+            if read_only:
+                # Without a write-ahead log nobody is writing, and SQLite need not make its files.
+                mode = "mode=ro" if _beside(path, "-wal").exists() else "immutable=1"
+                self._db = sqlite3.connect(
+                    f"{path.absolute().as_uri()}?{mode}",
+                    uri=True,
+                    isolation_level=None,
+                    check_same_thread=False,
+                )
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._db = sqlite3.connect(
+                    path, timeout=60, isolation_level=None, check_same_thread=False
+                )
+            self._prepare(read_only)
+        except (sqlite3.Error, OSError) as exc:
+            raise PolicyError(f"policy log {path}: {exc}") from exc
+
+    def _prepare(self, read_only: bool) -> None:
+        db = self._db
+        db.execute("PRAGMA busy_timeout = 60000")
+        if not read_only:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA cache_size = -65536")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version == 0 and not read_only:
+            with self.writing():
+                # Another process may have made the tables while this one waited for the lock.
+                if db.execute("PRAGMA user_version").fetchone() == (0,):
+                    for statement in _SCHEMA.split(";\n"):
+                        db.execute(statement)
+                    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            version = SCHEMA_VERSION
+        if version != SCHEMA_VERSION:
+            raise PolicyError(
+                f"policy log {self.path}: schema {version}; this version reads {SCHEMA_VERSION}"
+            )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """A write transaction: all of it or nothing.  Nests: an inner one joins the outer."""
+        with self._lock:
+            if self._within():
+                yield
+                return
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield
+                self._db.execute("COMMIT")
+            except BaseException as exc:
+                # SQLite has rolled back by itself after some errors, such as a full disk.
+                if self._within():
+                    self._db.execute("ROLLBACK")
+                if isinstance(exc, sqlite3.Error):
+                    raise PolicyError(f"policy log {self.path}: {exc}") from exc
+                raise
+
+    def _within(self) -> bool:
+        return self._db.in_transaction
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """A read transaction: everything read within it is of one serial."""
+        with self._lock:
+            if self._within():
+                yield
+                return
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.execute("COMMIT")
+
+    def changed_by_others(self) -> int:
+        """A number that changes when another connection has committed."""
+        (version,) = self._db.execute("PRAGMA data_version").fetchone()
+        return int(version)
+
+    # Batches
+
+    def head(self) -> BatchRow | None:
+        """The last batch."""
+        row = self._one("SELECT * FROM batch ORDER BY serial DESC LIMIT 1")
+        return BatchRow(*row) if row else None
+
+    def batches(self, after: int = 0, limit: int = -1) -> Iterator[BatchRow]:
+        """Batches with a serial above `after`, oldest first."""
+        sql = "SELECT * FROM batch WHERE serial > ? ORDER BY serial LIMIT ?"
+        return map(BatchRow._make, self._all(sql, after, limit))
+
+    def add_batch(self, row: BatchRow) -> None:
+        """Append a batch."""
+        self._db.execute("INSERT INTO batch VALUES (?,?,?,?,?,?,?,?,?)", row)
+
+    # Claims
+
+    def sources(self) -> list[str]:
+        """Every source that ever claimed anything."""
+        return [name for (name,) in self._all("SELECT name FROM source")]
+
+    def add_source(self, name: str) -> None:
+        """Remember a source's name."""
+        self._db.execute("INSERT OR IGNORE INTO source VALUES (?)", (name,))
+
+    def standing(self, source: str, rule: str) -> ClaimRow | None:
+        """The claim of `source` about `rule` that stands."""
+        row = self._one(
+            "SELECT rule, source, category, action, evidence, from_serial, to_serial, expires_at"
+            " FROM claim WHERE source = ? AND rule = ? AND to_serial IS NULL",
+            source,
+            rule,
+        )
+        return ClaimRow(*row) if row else None
+
+    def standing_of(self, source: str) -> Iterator[tuple[str, str, str, int]]:
+        """All claims of `source` that stand, by rule: rule, action, category, from_serial."""
+        return self._all(
+            "SELECT rule, action, category, from_serial FROM claim"
+            " WHERE source = ? AND to_serial IS NULL ORDER BY rule",
+            source,
+        )
+
+    def history(self, rule: str) -> list[ClaimRow]:
+        """Every claim there ever was about `rule`, oldest first."""
+        rows: list[tuple[Any, ...]] = []
+        for source in self.sources():
+            rows += self._all(
+                "SELECT rule, source, category, action, evidence, from_serial, to_serial,"
+                " expires_at FROM claim WHERE source = ? AND rule = ?",
+                source,
+                rule,
+            )
+        return sorted(map(ClaimRow._make, rows), key=lambda r: r.from_serial)
+
+    def excepted(self) -> list[str]:
+        """The rules about which an exception of a feed stands."""
+        sql = "SELECT DISTINCT rule FROM claim WHERE action = 'except' AND to_serial IS NULL"
+        return [rule for (rule,) in self._all(sql)]
+
+    def expired(self, now: int, limit: int) -> list[tuple[str, str]]:
+        """Source and rule of standing claims whose time has come, at most `limit`."""
+        return list(
+            self._all(
+                "SELECT source, rule FROM claim WHERE expires_at <= ? AND to_serial IS NULL"
+                " AND expires_at IS NOT NULL LIMIT ?",
+                now,
+                limit,
+            )
+        )
+
+    def next_expiry(self) -> int | None:
+        """When the next standing claim expires, in seconds since 1970."""
+        row = self._one(
+            "SELECT min(expires_at) FROM claim WHERE expires_at IS NOT NULL AND to_serial IS NULL"
+        )
+        return None if row is None else row[0]
+
+    def count(self, source: str) -> int:
+        """How many claims of `source` stand."""
+        row = self._one("SELECT count(*) FROM claim WHERE source = ? AND to_serial IS NULL", source)
+        return int(row[0]) if row else 0
+
+    def add_claims(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Add claims, the fields of `ClaimRow`; fastest in the order of source and rule."""
+        self._db.executemany("INSERT INTO claim VALUES (?,?,?,?,?,?,?,?)", rows)
+
+    def end_claims(self, serial: int, claims: Iterable[tuple[str, str]]) -> None:
+        """End the standing claims with these sources and rules."""
+        self._db.executemany(
+            "UPDATE claim SET to_serial = ? WHERE source = ? AND rule = ? AND to_serial IS NULL",
+            ((serial, source, rule) for source, rule in claims),
+        )
+
+    def starts_and_ends(self) -> Iterator[tuple[int, str, str, str, str, str, str, int | None]]:
+        """
+        What each batch's payload was made of, in the payload's order.
+
+        Rows: serial, rule, source, ``+`` or ``-``, category, action, evidence, expires_at.
+        """
+        return self._all(
+            "SELECT from_serial AS s, rule AS r, source AS o, '+' AS sign, category, action,"
+            " evidence, expires_at FROM claim"
+            " UNION ALL SELECT to_serial, rule, source, '-', '', '', '', NULL FROM claim"
+            " WHERE to_serial IS NOT NULL ORDER BY s, r, o, sign"
+        )
+
+    # Effects
+
+    def add_effects(self, rows: Iterable[EffectRow]) -> None:
+        """Add effects; fastest in the order of keys."""
+        self._db.executemany("INSERT INTO effect VALUES (?,?,?,?)", rows)
+
+    def effects(self, after: int = 0, upto: int | None = None) -> Iterator[EffectRow]:
+        """Effects of batches above `after` up to `upto`, by serial and key."""
+        sql = "SELECT * FROM effect WHERE serial > ? AND serial <= ? ORDER BY serial, key"
+        return map(EffectRow._make, self._all(sql, after, upto or (1 << 62)))
+
+    def changes(self, after: int) -> Iterator[tuple[str, str | None, int]]:
+        """Each key that batches above `after` touched: the key, what stands there, the batch."""
+        # With one max() SQLite takes the other columns from the row that holds it.
+        sql = "SELECT key, after, max(serial) FROM effect WHERE serial > ? GROUP BY key"
+        return self._all(sql, after)
+
+    def count_effects(self, after: int) -> int:
+        """How many effects batches above `after` had."""
+        row = self._one("SELECT count(*) FROM effect WHERE serial > ?", after)
+        return int(row[0]) if row else 0
+
+    def last_effect_serial(self) -> int:
+        """The serial of the last batch that changed anything for the world; 0 if none did."""
+        row = self._one("SELECT max(serial) FROM effect")
+        return int(row[0] or 0) if row else 0
+
+    # Feeds
+
+    def feed_status(self) -> dict[str, str]:
+        """The status of each feed that was ever refreshed, as JSON."""
+        return dict(self._all("SELECT name, status FROM feed"))
+
+    def set_feed_status(self, name: str, status: str) -> None:
+        """Replace a feed's status."""
+        self._db.execute("INSERT OR REPLACE INTO feed VALUES (?, ?)", (name, status))
+
+    def held(self, feed: str) -> list[tuple[str, str]]:
+        """The rules of a feed that are held back, with the reason."""
+        return list(self._all("SELECT rule, reason FROM held WHERE feed = ?", feed))
+
+    def set_held(self, feed: str, rows: Iterable[tuple[str, str]]) -> None:
+        """Replace the rules of a feed that are held back."""
+        self._db.execute("DELETE FROM held WHERE feed = ?", (feed,))
+        self._db.executemany(
+            "INSERT INTO held VALUES (?, ?, ?)", ((feed, rule, reason) for rule, reason in rows)
+        )
+
+    def _one(self, sql: str, *arguments: Any) -> tuple[Any, ...] | None:
+        row: tuple[Any, ...] | None = self._db.execute(sql, arguments).fetchone()
+        return row
+
+    def _all(self, sql: str, *arguments: Any) -> Iterator[tuple[Any, ...]]:
+        return iter(self._db.execute(sql, arguments))

@@ -1,0 +1,69 @@
+"""
+What a rule is: its kind, its value, and how people write one.
+
+A rule's *key* is its identity everywhere in UrlGuard: the kind, one space, and the canonical value
+(``subtree evil.example``).  Policy log, overlay, snapshot and zones all speak in keys.
+
+    domain   evil.example            the name itself
+    subtree  evil.example            the name and everything below it
+    below    evil.example            everything below the name, not the name
+    pattern  pay-*-verify.example    see `blocklist.patterns` for what a pattern may say
+    url      evil.example/a/b        a Safe Browsing expression; never blocks its host
+"""
+
+from typing import NamedTuple, Self
+
+from urlguard import names, urls
+from urlguard.errors import InputError
+
+KINDS = ("domain", "subtree", "below", "pattern", "url")
+
+# What a claim can ask for.  ``except`` is a feed's exception (AdBlock @@, rpz-passthru): it cancels
+# that feed's own rules and says nothing about anybody else's.
+ACTIONS = ("block", "review", "allow", "except")
+
+MAX_VALUE = 2048  # characters; longer rules are refused, so that a hostile feed stays bounded
+
+
+class Rule(NamedTuple):
+    """One rule: what it covers, without what is said about it."""
+
+    kind: str
+    value: str
+
+    @property
+    def key(self) -> str:
+        """The rule's identity: kind, space, value."""
+        return f"{self.kind} {self.value}"
+
+    @classmethod
+    def from_key(cls, key: str) -> Self:
+        """The rule that a key names."""
+        kind, _, value = key.partition(" ")
+        return cls(kind, value)
+
+
+def parse(text: str) -> Rule:
+    """
+    The rule that a person means by `text`, as in ``urlguard block TEXT``.
+
+    A plain name is a subtree, ``*.name`` covers what is below the name, anything with a scheme or a
+    path is a URL, and anything with another ``*``, ``keyword:`` or a leading ``/`` is a pattern.
+
+    Raises:
+        InputError: it is none of these; the message says why.
+    """
+    from urlguard.blocklist import patterns
+
+    text = text.strip()
+    if not text:
+        raise InputError("rule: empty; must be a name, *.name, a URL or a pattern")
+    if len(text) > MAX_VALUE:
+        raise InputError(f"rule: {len(text)} characters, limit is {MAX_VALUE}")
+    if text.startswith("*.") and "*" not in text[2:] and "/" not in text:
+        return Rule("below", names.canonical(text[2:]))
+    if "*" in text or text.startswith(("/", patterns.KEYWORD)):
+        return Rule("pattern", patterns.canonical(text))
+    if "://" in text or "/" in text:
+        return Rule("url", urls.rule_value(text))
+    return Rule("subtree", names.canonical(text))

@@ -1,0 +1,1 @@
+"""Sockets and processes: what carries queries to the chain of plugins and answers back."""

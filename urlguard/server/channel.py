@@ -1,0 +1,122 @@
+"""
+JSON lines over the control process's Unix socket.
+
+Workers and commands speak to the control process this way; the socket lies in ``state_dir`` with
+mode 0600, so whoever can speak here could edit the policy log as well.  A line is one message; long
+news travel as several, so that reading one never holds up a worker's loop.
+"""
+
+import asyncio
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+MAX_LINE = 1 << 20  # octets
+CHUNK = 250  # rule changes in one message: about 20 KB, 0.1 ms to read
+
+Message = dict[str, Any]
+
+
+def socket_path(state_dir: Path) -> Path:
+    """Where the control process listens."""
+    return state_dir / "control.sock"
+
+
+class _Short:
+    """
+    A short name for a path while it is in use.
+
+    A Unix socket's address has room for 107 octets only; ``/proc/self/fd/N/name`` reaches any
+    folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> str:
+        self._folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        return f"/proc/self/fd/{self._folder}/{self._path.name}"
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._folder)
+
+
+def listen(path: Path) -> socket.socket:
+    """Bind the control socket, in place of one that a killed process left."""
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    path.unlink(missing_ok=True)
+    old = os.umask(0o177)
+    try:
+        with _Short(path) as short:
+            server.bind(short)
+    finally:
+        os.umask(old)
+    server.listen(64)
+    server.setblocking(False)
+    return server
+
+
+def connect(path: Path, timeout_s: float) -> socket.socket:
+    """
+    Connect to the control process.
+
+    Raises:
+        OSError: nobody is there.
+    """
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    client.settimeout(timeout_s)
+    try:
+        with _Short(path) as short:
+            client.connect(short)
+    except OSError:
+        client.close()
+        raise
+    return client
+
+
+def encode(message: Message) -> bytes:
+    """One message as a line."""
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+async def read(reader: asyncio.StreamReader) -> Message | None:
+    """
+    The next message; None when the other side is gone.
+
+    Raises:
+        ValueError: the line is too long or no JSON object.
+    """
+    try:
+        line = await reader.readline()
+    except ConnectionError:
+        return None
+    if not line.endswith(b"\n"):
+        return None
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError("must be an object")
+    return message
+
+
+def ask(state_dir: Path, message: Message, timeout_s: float = 10.0) -> Message | None:
+    """
+    Send a request to the running control process and wait for its reply.
+
+    Returns:
+        The reply, or None if no server is running on this ``state_dir`` or it does not answer.
+    """
+    try:
+        with connect(socket_path(state_dir), timeout_s) as client:
+            client.sendall(encode(message))
+            data = b""
+            while not data.endswith(b"\n"):
+                part = client.recv(65536)
+                if not part:
+                    return None
+                data += part
+    except OSError:
+        return None
+    reply: Message = json.loads(data)
+    return reply

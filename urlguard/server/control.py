@@ -1,0 +1,322 @@
+"""
+The control process: it writes the policy log and keeps the workers up to date.
+
+What a worker holds is a snapshot and an overlay; whatever it lacks is read from the log's effects
+and sent to it.  So it does not matter who committed: this process on behalf of a command, a feed's
+refresh in a process of its own, or a command that found no server.  Also ends expired claims within
+a second, refreshes feeds when they are due, and has a snapshot compiled when the overlay grows.
+
+The packet path never waits for anything here.
+"""
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from urlguard import events
+from urlguard.blocklist import overlay, snapshot
+from urlguard.config import Config, Feed
+from urlguard.errors import PolicyError, UrlGuardError
+from urlguard.feeds import schedule
+from urlguard.policy import compile as compiling
+from urlguard.policy.log import Change, PolicyLog
+from urlguard.server import channel
+from urlguard.server.channel import Message
+
+T = TypeVar("T")
+
+ACK_S = 2.0  # how long a command waits until every worker has confirmed
+POLL_S = 0.25  # how often to look for commits of other processes and for expired claims
+COMPILE_KEYS = 5_000  # an overlay of this size is compiled at once,
+COMPILE_AFTER_S = 600.0  # a smaller one after this long
+
+
+class _Worker:
+    """A worker's connection, and how far it is."""
+
+    def __init__(self, number: int, serial: int, base: int, writer: asyncio.StreamWriter) -> None:
+        self.number = number
+        self.sent = serial  # the log's serial up to which everything was sent
+        self.acked = serial
+        self.base = base  # the serial of its snapshot
+        self.writer = writer
+        self.told_ready = False
+
+
+class Control:
+    """The control process's state."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.snapshots = config.state_dir / "snapshots"
+        self.log = PolicyLog(config.database)
+        self.workers: set[_Worker] = set()
+        self.ready = False  # the first policy is there, or will not come
+        self._database = ThreadPoolExecutor(1, "policy-log")
+        self._acked = asyncio.Condition()
+        self._push = asyncio.Lock()
+        self._compiling: asyncio.Task[None] | None = None
+        self._compiled_at = time.monotonic()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set."""
+        path = channel.socket_path(self.config.state_dir)
+        server = await asyncio.start_unix_server(
+            self._connected, sock=channel.listen(path), limit=channel.MAX_LINE
+        )
+        async with server:
+            self._tasks = [
+                asyncio.create_task(self._first_policy()),
+                asyncio.create_task(self._watch()),
+            ]
+            await stop.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
+        self._database.shutdown(wait=True)
+        self.log.close()
+
+    async def _in_log(self, work: Callable[[], T]) -> T:
+        """Run `work` on the log's one thread: SQLite may wait for the disk or another writer."""
+        return await asyncio.get_running_loop().run_in_executor(self._database, work)
+
+    # Keeping the log in motion
+
+    async def _first_policy(self) -> None:
+        """Bring in the feeds; the first start serves once they are there."""
+        try:
+            await self._in_log(self._end_unconfigured_feeds)
+            fresh = not snapshot.newest(self.snapshots)
+            serial: int = await self._in_log(lambda: self.log.serial)
+            if fresh and serial:
+                await self._compile()
+                fresh = False
+            if fresh:
+                await asyncio.gather(*(self._refresh(feed) for feed in self._feeds()))
+                await self._compile()
+        except UrlGuardError as exc:
+            events.error("policy.first", error=str(exc), using="what there is")
+        self.ready = True
+        await self.push()
+        for feed in self._feeds():
+            if feed.refresh_s:
+                self._tasks.append(asyncio.create_task(self._keep_fresh(feed)))
+
+    def _feeds(self) -> tuple[Feed, ...]:
+        return schedule.feeds(self.config)
+
+    def _end_unconfigured_feeds(self) -> None:
+        schedule.end_unconfigured(self.log, self.config)
+
+    async def _keep_fresh(self, feed: Feed) -> None:
+        while True:
+            due = await self._in_log(lambda: schedule.due_in_s(self.log, feed, time.time()))
+            if due > 0:
+                await asyncio.sleep(min(due, 60.0))
+                continue
+            await self._refresh(feed)
+            await self.push()
+
+    async def _refresh(self, feed: Feed) -> None:
+        """Refresh one feed in another process; it commits to the log by itself."""
+        code = await _run(
+            [sys.executable, "-m", "urlguard.feeds.refresh", feed.name],
+            schedule.handed_over(self.config),
+        )
+        if code != 0:
+            events.warning("feed.failed", feed=feed.name, exit=code, using="last_good")
+
+    async def _watch(self) -> None:
+        """End expired claims, and notice what other processes committed."""
+        version, newest = -1, None
+        while True:
+            try:
+                due = await self._in_log(self._expire)
+                now = await self._in_log(self.log.store.changed_by_others)
+                found = snapshot.newest(self.snapshots)[:1]
+                if due or now != version or found != newest:
+                    version, newest = now, found
+                    await self.push()
+            except (UrlGuardError, OSError) as exc:
+                events.error("policy.watch", error=str(exc), using="last_good")
+            await asyncio.sleep(POLL_S)
+
+    def _expire(self) -> int:
+        due = self.log.store.next_expiry()
+        if due is None or due > time.time():
+            return 0
+        return len(self.log.expire())
+
+    async def _compile(self) -> None:
+        started = time.monotonic()
+        if await _run(compiling.command(self.config.database, self.snapshots), b"") != 0:
+            raise PolicyError("compile failed; the snapshot in use stays")
+        self._compiled_at = time.monotonic()
+        events.info("snapshot.compiled", seconds=round(self._compiled_at - started, 2))
+
+    async def _compile_and_push(self) -> None:
+        try:
+            await self._compile()
+        except PolicyError as exc:
+            events.error("snapshot.failed", error=str(exc), using="last_good")
+            self._compiled_at = time.monotonic()  # not again at once
+        self._compiling = None
+        await self.push()
+
+    def _compile_soon(self) -> None:
+        if self._compiling is None:
+            self._compiling = asyncio.create_task(self._compile_and_push())
+
+    # Keeping the workers up to date
+
+    async def push(self) -> int:
+        """Send every worker what it lacks; returns the serial that they are brought to."""
+        async with self._push:
+            newest = snapshot.newest(self.snapshots)[:1]
+            base = int(newest[0].name.partition("-")[0]) if newest else 0
+            serial = await self._in_log(lambda: self.log.serial)
+            for worker in list(self.workers):
+                if newest and worker.base < base:
+                    worker.base = worker.sent = base
+                    self._send(worker, {"op": "snapshot", "path": str(newest[0])})
+            lacking = min((w.sent for w in self.workers), default=serial)
+            await self._send_changes(lacking, serial)
+            for worker in self.workers:
+                if self.ready and not worker.told_ready:
+                    worker.told_ready = True
+                    self._send(worker, {"op": "ready"})
+            pending = await self._in_log(lambda: self.log.store.count_effects(base))
+            waited = time.monotonic() - self._compiled_at
+            if self.ready and (pending >= COMPILE_KEYS or (pending and waited > COMPILE_AFTER_S)):
+                self._compile_soon()
+            return serial
+
+    async def _send_changes(self, lacking: int, serial: int) -> None:
+        if lacking >= serial or not self.workers:
+            return
+        if await self._in_log(lambda: self.log.store.count_effects(lacking)) > overlay.MAX_KEYS:
+            # Too much for every worker to keep beside its snapshot: the next one brings it.
+            self._compile_soon()
+            return
+        changes = await self._in_log(lambda: list(self.log.store.changes(lacking)))
+        for worker in list(self.workers):
+            mine = [[key, after] for key, after, at in changes if at > worker.sent]
+            parts = [mine[i : i + channel.CHUNK] for i in range(0, len(mine), channel.CHUNK)]
+            for part in parts[:-1]:
+                self._send(worker, {"op": "change", "changes": part})
+            last = parts[-1] if parts else []
+            self._send(worker, {"op": "change", "changes": last, "serial": serial})
+            worker.sent = serial
+
+    def _send(self, worker: _Worker, message: Message) -> None:
+        if not worker.writer.is_closing():
+            worker.writer.write(channel.encode(message))
+
+    async def _wait_for_workers(self, serial: int) -> int:
+        """Wait until every worker is at `serial`; returns how many are."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ACK_S), self._acked:
+                await self._acked.wait_for(
+                    lambda: all(worker.acked >= serial for worker in self.workers)
+                )
+        return sum(worker.acked >= serial for worker in self.workers)
+
+    # Connections
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while (message := await channel.read(reader)) is not None:
+                if message.get("op") == "hello":
+                    await self._worker(message, reader, writer)
+                    break
+                writer.write(channel.encode(await self._answer(message)))
+                await writer.drain()
+        except (ValueError, ConnectionError) as exc:
+            events.warning("control.bad_message", error=str(exc)[:200])
+        finally:
+            writer.close()
+
+    async def _worker(
+        self, hello: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        worker = _Worker(int(hello["worker"]), int(hello["serial"]), int(hello["base"]), writer)
+        self.workers.add(worker)
+        try:
+            await self.push()
+            while (message := await channel.read(reader)) is not None:
+                worker.acked = int(message["serial"])
+                if message.get("refused"):
+                    # It could not open the snapshot and keeps its own: bring that one forward.
+                    worker.sent = worker.acked
+                    await self.push()
+                async with self._acked:
+                    self._acked.notify_all()
+        finally:
+            self.workers.discard(worker)
+
+    async def _answer(self, message: Message) -> Message:
+        try:
+            match message.get("op"):
+                case "apply":
+                    return await self._apply(message)
+                case "sync":
+                    return await self._synced(await self.push())
+                case "status":
+                    return {
+                        "ready": self.ready,
+                        "serial": await self._in_log(lambda: self.log.serial),
+                        "workers": {str(w.number): w.acked for w in self.workers},
+                    }
+                case other:
+                    return {"error": f"operation {other!r}; known: apply, sync, status"}
+        except (UrlGuardError, KeyError, TypeError, ValueError) as exc:
+            return {"error": str(exc)}
+
+    async def _apply(self, message: Message) -> Message:
+        changes = [Change(*change) for change in message["changes"]]
+        source, actor, reason = (str(message[k]) for k in ("source", "actor", "reason"))
+        batch = await self._in_log(
+            lambda: self.log.commit(source, changes, actor=actor, reason=reason)
+        )
+        synced = await self._synced(await self.push())
+        return {**synced, "changed": bool(batch), "effects": len(batch.effects) if batch else 0}
+
+    async def _synced(self, serial: int) -> Message:
+        acked = await self._wait_for_workers(serial)
+        return {"serial": serial, "workers": len(self.workers), "in_force": acked}
+
+
+async def _run(command: list[str], stdin: bytes) -> int:
+    """Run a child of this process to its end; it does not outlive a cancelled wait."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        await process.communicate(stdin)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return int(process.returncode or 0)
+
+
+def main() -> None:
+    """Entry point of the control process."""
+    from urlguard.server import process
+
+    config: Config = process.handed()
+    events.bind(role="control")
+    os.nice(5)  # answering queries comes first
+    process.run(lambda stop: Control(config).run(stop))
+
+
+if __name__ == "__main__":
+    main()

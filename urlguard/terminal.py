@@ -1,0 +1,159 @@
+"""
+What people see at a terminal: verdicts, feeds, batches and progress bars.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from urlguard.policy.drivers.sqlite import BatchRow
+
+_STYLES = {"block": "bold red", "review": "bold yellow", "allow": "bold green", "none": "dim"}
+_WORDS = {
+    "block": "BLOCK",
+    "review": "REVIEW",
+    "allow": "ALLOW",
+    "none": "no rule",
+}
+_COVERS = {
+    "domain": "exactly this name",
+    "subtree": "the name and all below it",
+    "below": "all below the name",
+    "pattern": "a pattern",
+    "url": "a URL",
+}
+
+_out = Console(highlight=False, soft_wrap=True)
+
+
+def show_verdict(verdict: dict[str, Any]) -> None:
+    """Print one verdict."""
+    if verdict["kind"] == "invalid":
+        _out.print(Text.assemble((f"{verdict['input']}", "bold"), "  ", ("invalid", "bold yellow")))
+        _out.print(Text(f"    {verdict['error']}"))
+        return
+    action = verdict["action"]
+    shown = verdict["canonical"]
+    _out.print(Text.assemble((shown, "bold"), "  ", (_WORDS[action], _STYLES[action])))
+    if verdict["input"].strip() != shown:
+        _out.print(Text(f"    input     {verdict['input']}"))
+    if rule := verdict["rule"]:
+        _out.print(Text(f"    rule      {rule['value']} ({_COVERS[rule['kind']]})"))
+        if rule["category"]:
+            _out.print(Text(f"    category  {rule['category']}"))
+        _out.print(Text(f"    said by   {', '.join(rule['sources'])}, batch {rule['serial']}"))
+    elif verdict["reason"] == "popular":
+        _out.print(Text(f"    because   {verdict['registrable']} is a well-known name"))
+    if verdict["score"] is not None:
+        _out.print(Text(f"    score     {verdict['score']:.4f} ({verdict['model']})"))
+    for reason in verdict["why"]:
+        _out.print(Text(f"    {reason['contribution']:+8.3f}  {reason['words']}"))
+
+
+def show_feeds(rows: list[dict[str, Any]], show_all: bool) -> None:
+    """Print all feeds, then what needs a look."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("feed", "rules", "format", "checked", "changed", "bad lines", "held", "state"):
+        table.add_column(column, justify="right" if column in _NUMBERS else "left")
+    for row in rows:
+        state = Text("failed", "bold red") if row["error"] else Text("ok", "green")
+        if not row["checked_at"]:
+            state = Text("never refreshed", "yellow")
+        table.add_row(
+            Text(row["name"], "bold"),
+            f"{row['rules']:,}",
+            row["format"] or "–",
+            _ago(row["checked_at"]),
+            _ago(row["changed_at"]),
+            f"{row['bad']:,}",
+            f"{row['held']:,}",
+            state,
+        )
+    _out.print(table)
+    for row in rows:
+        if row["error"]:
+            _out.print(Text.assemble("\n", (row["error"], "red")))
+        _some(
+            row["name"],
+            "held back",
+            [f"{r}: {why}" for r, why in row["held_rules"]],
+            row["held"],
+            show_all,
+        )
+        _some(row["name"], "bad lines", row["problems"], row["bad"], show_all)
+        ignored = ", ".join(f"{n:,} {why}" for why, n in row["ignored"].items())
+        if ignored and show_all:
+            _out.print(Text(f"\n{row['name']}: lines of no use here: {ignored}"))
+
+
+_NUMBERS = ("rules", "bad lines", "held")
+
+
+def _some(name: str, what: str, lines: list[str], total: int, show_all: bool) -> None:
+    if not lines:
+        return
+    shown = lines if show_all else lines[:5]
+    _out.print(Text(f"\n{name}: {what}", "bold"))
+    for line in shown:
+        _out.print(Text(f"    {line}"))
+    if total > len(shown):
+        hint = "" if show_all else "; --all shows more"
+        _out.print(Text(f"    … and {total - len(shown):,} more{hint}", "dim"))
+
+
+def batch_line(batch: BatchRow) -> str:
+    """One line for one batch."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(batch.time / 1000))
+    reason = f"  {batch.reason}" if batch.reason else ""
+    return f"{batch.serial:8}  {when}Z  {batch.source} by {batch.actor}{reason}"
+
+
+class Step:
+    """A progress bar's handle; see `feeds.refresh.Step`."""
+
+    def __init__(self, name: str, bar: Progress | None) -> None:
+        self._name = name
+        self._bar = bar
+        self._task = bar.add_task(name, total=None) if bar else None
+
+    def __call__(self, words: str, done: int, total: int) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(
+                self._task,
+                description=f"{self._name}: {words}",
+                completed=done,
+                total=total or None,
+            )
+
+    def close(self) -> None:
+        """Take the bar off the terminal."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+@contextlib.contextmanager
+def progress(name: str) -> Iterator[Step]:
+    """A progress bar on stderr if that is a terminal, nothing otherwise."""
+    if not sys.stderr.isatty():
+        yield Step(name, None)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield Step(name, bar)
+
+
+def _ago(when: float) -> str:
+    if not when:
+        return "never"
+    seconds = max(0, int(time.time() - when))
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"

@@ -1,0 +1,92 @@
+"""
+The answer to "is this name or URL fraud?", and the ruling behind it.
+
+A `Ruling` is what stands at one rule key once all claims about it are weighed; the policy log
+derives it, snapshots and overlays carry it.  A `Verdict` is what the engine says of one input.
+Neither knows packets, files or databases.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+FEED = "feed:"  # the prefix of a feed's name among sources
+
+
+class Ruling(NamedTuple):
+    """
+    What is in force at a rule key.
+
+    ``kind`` and ``value`` name the rule that decided.  At the key of a feed's exception that may be
+    a wider rule of another feed, or action ``except`` if no feed's rule is left; such a ruling is
+    ``resolved``: it already weighs all that feeds say at its value.  ``serial`` is the batch that
+    brought it into force.  ``sources`` are sorted: ``operator``, ``analyst:NAME``, ``feed:NAME``.
+    """
+
+    action: str
+    category: str
+    sources: tuple[str, ...]
+    serial: int
+    kind: str
+    value: str
+    resolved: bool = False
+
+    @property
+    def operator(self) -> bool:
+        """True if a person decided this, which outranks every feed."""
+        return not self.sources[0].startswith(FEED)
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``rule`` object of ``urlguard check --json``."""
+        return {
+            "value": self.value,
+            "kind": self.kind,
+            "category": self.category,
+            "sources": list(self.sources),
+            "serial": self.serial,
+        }
+
+
+def encode(ruling: Ruling | None) -> str | None:
+    """The compact text of a ruling at its key, for logs and snapshots; None stays None."""
+    if ruling is None:
+        return None
+    parts: list[Any] = [ruling.action, ruling.category, list(ruling.sources), ruling.serial]
+    if ruling.resolved:
+        parts += [ruling.kind, ruling.value]
+    return json.dumps(parts, separators=(",", ":"))
+
+
+def decode(text: str | None, key: str) -> Ruling | None:
+    """The ruling that `encode` wrote for `key`."""
+    if text is None:
+        return None
+    kind, _, value = key.partition(" ")
+    return from_parts(json.loads(text), kind, value)
+
+
+def from_parts(parts: Sequence[Any], kind: str, value: str) -> Ruling:
+    """A ruling at `kind` and `value` from the decoded list that `encode` wrote."""
+    action, category, sources, serial = parts[:4]
+    if len(parts) > 4:
+        return Ruling(action, category, tuple(sources), serial, parts[4], parts[5], True)
+    return Ruling(action, category, tuple(sources), serial, kind, value)
+
+
+class Verdict(NamedTuple):
+    """
+    What the engine says of one name or URL.
+
+    ``action`` is block, review, allow or none; ``reason`` is blocklist, pattern, classifier,
+    allowlist, popular or none; ``score`` is the model's, 0 to 1, or None where no model ran.
+    """
+
+    action: str
+    reason: str
+    rule: Ruling | None = None
+    score: float | None = None
+    model: str | None = None
+    why: Sequence[dict[str, Any]] = ()
+
+
+NOTHING = Verdict("none", "none")

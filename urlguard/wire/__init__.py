@@ -1,0 +1,1 @@
+"""The DNS wire format: queries in, answers out; no sockets, no policy."""

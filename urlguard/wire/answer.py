@@ -1,0 +1,202 @@
+"""
+Building DNS answers, and making an upstream's reply into one of ours.
+
+What holds for every answer built here:
+
+* ID, opcode, RD, CD and the question are the client's, the question in the client's own spelling.
+* RA is set and AA clear, for we forward.  AD is never set, for we validate nothing.
+* The OPT record is ours and stands last; it is there exactly if the client sent one (RFC 6891
+  section 7).  DO is echoed.  An EDE option (RFC 8914) carries a code and no text of ours: a rule's
+  wording is nothing that a client's log should show.
+
+Knows no policy and no sockets.
+"""
+
+from collections.abc import Sequence
+from struct import Struct
+
+from urlguard.errors import WireError
+from urlguard.wire import query as wire
+from urlguard.wire.query import FORMERR, OPT, SERVFAIL, SOA, UDP_SIZE, Query
+
+# Extended DNS error codes, RFC 8914 section 4.
+EDE_FORGED, EDE_BLOCKED, EDE_CENSORED, EDE_PROHIBITED = 4, 15, 16, 18
+EDE_NO_REACHABLE, EDE_NETWORK = 22, 23
+
+_EDE_OPTION = 15
+_BASE = wire.QR | wire.RA
+_ECHO = wire.OPCODE | wire.RD | wire.CD
+_QNAME = b"\xc0\x0c"  # a pointer to offset 12, where the question's name stands
+
+_header = Struct("!HHHHHH").pack
+_record = Struct("!HHIH").pack
+_opt = Struct("!BHHBBHH").pack
+_option = Struct("!HH").pack
+
+# MNAME and RNAME of the SOA in negative answers lead nowhere on purpose (RFC 2606).
+_NAMES = b"\x09localhost\0\x06nobody\x07invalid\0"
+
+
+def error(q: Query, rcode: int, ede: int | None = None) -> bytes:
+    """An answer without records; `ede` is an extended error code (RFC 8914)."""
+    return _message(q, rcode, b"", 0, 0, ede)
+
+
+def error_raw(data: bytes, rcode: int) -> bytes:
+    """
+    The answer to a message that `parse_query` refused with `rcode`.
+
+    Args:
+        data: at least 12 octets.
+
+    The question is repeated where it could be read.  BADVERS needs the OPT record that carries its
+    upper bits; no other answer to a broken message has one.
+    """
+    ident, flags, questions, *_ = wire.header(data)
+    question = b""
+    if questions == 1 and not flags & wire.OPCODE:
+        try:
+            end = wire.skip_name(data, 12) + 4
+        except WireError:
+            end = len(data) + 1
+        if end <= len(data) and end <= 12 + 255 + 4:
+            question = data[12:end]
+    opt = _opt(0, OPT, UDP_SIZE, rcode >> 4, 0, 0, 0) if rcode > 15 else b""
+    head = _header(ident, _BASE | flags & _ECHO | rcode & 15, len(question) > 0, 0, 0, len(opt) > 0)
+    return head + question + opt
+
+
+def addresses(q: Query, rdatas: Sequence[bytes], ttl: int, ede: int | None = None) -> bytes:
+    """
+    An answer with an A record for each 4 octets and an AAAA record for each 16.
+
+    Args:
+        ttl: in seconds.
+    """
+    records = b"".join(
+        [
+            _QNAME + _record(wire.A if len(r) == 4 else wire.AAAA, wire.IN, ttl, len(r)) + r
+            for r in rdatas
+        ]
+    )
+    return _message(q, 0, records, len(rdatas), 0, ede)
+
+
+def negative(q: Query, ttl: int, rcode: int = 0, ede: int | None = None) -> bytes:
+    """
+    NODATA, or with `rcode` 3 NXDOMAIN, to be remembered for `ttl` seconds (RFC 2308 section 5).
+    """
+    return _message(q, rcode, soa_record(ttl), 0, 1, ede)
+
+
+def soa(q: Query, ttl: int, ede: int | None = None) -> bytes:
+    """The answer to a SOA query: the record that `negative` puts into the authority section."""
+    return _message(q, 0, soa_record(ttl), 1, 0, ede)
+
+
+def soa_record(ttl: int) -> bytes:
+    """The SOA record of the question's own name, made up; its minimum is `ttl`, in seconds."""
+    rdata = _NAMES + Struct("!IIIII").pack(1, 3600, 600, 86_400, ttl)
+    return _QNAME + _record(SOA, wire.IN, ttl, len(rdata)) + rdata
+
+
+def truncated(q: Query, rcode: int = 0) -> bytes:
+    """
+    An answer without records that sends the client to TCP.
+
+    Part of an answer is of no use to anybody (RFC 2181 section 9), so that none is sent.
+    """
+    return _message(q, rcode, b"", 0, 0, None, wire.TC)
+
+
+def rewrite_upstream(reply: bytes, q: Query) -> bytes:
+    """
+    Make the upstream's reply to `q` into an answer for the client.
+
+    The client's ID, question spelling, RD and CD are put back (names that point to offset 12
+    follow), AA and AD are cleared, RA is set, and the upstream's OPT record, which concerns one
+    hop only, gives way to ours; its EDE options are kept.  The question must have been compared
+    with the client's before.  The answer may be larger than the client's UDP limit.
+
+    Raises:
+        WireError: a record ends after the message, or the question is of another length; the
+            client should get ``rcode`` SERVFAIL.
+    """
+    try:
+        return _rewrite(reply, q)
+    except WireError as exc:
+        raise WireError(f"upstream: {exc}", SERVFAIL) from exc
+
+
+def _rewrite(reply: bytes, q: Query) -> bytes:
+    if len(reply) < q.question_end:
+        raise WireError(f"{len(reply)} octets; must have {q.question_end}", FORMERR)
+    _, flags, questions, answers, authorities, additionals = wire.header(reply)
+    if questions != 1 or wire.skip_name(reply, 12) + 4 != q.question_end:
+        raise WireError("question: not the one that was asked", FORMERR)
+    at = q.question_end
+    rcode = flags & 15
+    read = wire.read_record
+    for _ in range(answers + authorities):
+        rtype, _, _, _, at = read(reply, at)
+        if rtype == OPT:
+            raise WireError("OPT record: outside the additional section", FORMERR)
+    kept = 0
+    extra = b""
+    for _ in range(additionals):
+        rtype, _, ttl, rdata, end = read(reply, at)
+        if rtype == OPT:
+            # What follows is dropped: moving it would break compression pointers into it, and
+            # additional records are a courtesy.  Everyone puts OPT last anyway.
+            if ttl >> 24:
+                rcode = SERVFAIL  # an extended rcode is about our hop, not the client's
+            if q.has_opt and end > rdata:
+                extra = b"".join(
+                    [
+                        _option(code, len(content)) + content
+                        for code, content in wire.options(reply, rdata, end)
+                        if code == _EDE_OPTION and len(content) >= 2
+                    ]
+                )
+            break
+        kept += 1
+        at = end
+    bits = _BASE | q.flags & _ECHO | flags & wire.TC | rcode
+    head = _header(q.id, bits, 1, answers, authorities, kept + q.has_opt)
+    wired = head + q.data[12 : q.question_end] + reply[q.question_end : at]
+    if q.has_opt:
+        wired += _opt(0, OPT, UDP_SIZE, 0, 0, 0x8000 if q.do else 0, len(extra)) + extra
+    return wired
+
+
+def _message(
+    q: Query,
+    rcode: int,
+    records: bytes,
+    answers: int,
+    authorities: int,
+    ede: int | None,
+    bits: int = 0,
+) -> bytes:
+    """The whole answer; `records` are those of the answer and authority sections."""
+    bits |= _BASE | q.flags & _ECHO | rcode & 15
+    if not q.has_opt:
+        head = _header(q.id, bits, 1, answers, authorities, 0)
+        return head + q.data[12 : q.question_end] + records
+    opt = _OPTS.get((rcode >> 4, q.do, ede))
+    if opt is None:
+        opt = _make_opt(rcode >> 4, q.do, ede)
+    head = _header(q.id, bits, 1, answers, authorities, 1)
+    return head + q.data[12 : q.question_end] + records + opt
+
+
+def _make_opt(upper: int, do: bool, ede: int | None) -> bytes:
+    """Our OPT record, and remember it: there are only a few."""
+    extra = b"" if ede is None else Struct("!HHH").pack(_EDE_OPTION, 2, ede)
+    opt = _opt(0, OPT, UDP_SIZE, upper, 0, 0x8000 if do else 0, len(extra)) + extra
+    if len(_OPTS) < 1000:
+        _OPTS[upper, do, ede] = opt
+    return opt
+
+
+_OPTS: dict[tuple[int, bool, int | None], bytes] = {}
