@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,9 @@ def _example(config: configuration.Config) -> str | None:
     from urlguard.check import open_engine
 
     engine = open_engine(config)
-    for name, _ in engine.snapshot.names.items():
+    some = (name for name, _ in islice(engine.snapshot.names.items(), 1000))
+    readable = sorted(some, key=lambda name: (name.startswith("xn--"), len(name)))
+    for name in readable:
         if (ruling := engine.decide(name)) and ruling.action == "block":
             return name
     return None

@@ -325,6 +325,24 @@ def test_owners_are_taken_relative_to_the_zone(text, expected):
     assert said(parse(text, "rpz")) == expected
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x.example CNAME .\n A 192.0.2.1\n",
+        "b.example A 192.0.2.1\nx.example CNAME .\n CNAME rpz-passthru.\n",
+        "zone.test. SOA a. b. 1 2 3 4 5\nx.example.zone.test. CNAME .\n CNAME rpz-passthru.\n",
+        "zone.test. SOA a. b. 1 2 3 4 5\nx.example.rpz-nsdname.zone.test. CNAME .\n",
+        "x.example.rpz-nsdname CNAME .\nx.rpz-other CNAME .\n",
+        "$ORIGIN zone.test.\nx.example CNAME .\n$ORIGIN y.zone.test.\n CNAME rpz-passthru.\n",
+    ],
+)
+def test_bulk_and_care_agree_on_zones(text, carefully):
+    """
+    What a line takes from the lines above it is the same after a run that was read in bulk.
+    """
+    assert parse(text, "rpz") == carefully(text, "rpz")
+
+
 def test_unclosed_parentheses_cost_the_record_not_the_list():
     """
     A record that never ends is given up after a while, and the lines below are read.

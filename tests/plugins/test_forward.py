@@ -269,11 +269,18 @@ async def test_a_truncated_reply_to_a_tcp_client_is_fetched_over_tcp(query):
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    where = server.sockets[0].getsockname()
-    udp, _ = await loop.create_datagram_endpoint(
-        lambda: Upstream(lambda data: [reply(data, flags=0x0200)]), local_addr=where
-    )
+    # UDP first, and TCP on its port; another test's socket may have that port, then once more.
+    for attempt in range(10):
+        udp, _ = await loop.create_datagram_endpoint(
+            lambda: Upstream(lambda data: [reply(data, flags=0x0200)]), local_addr=("127.0.0.1", 0)
+        )
+        where = udp.get_extra_info("sockname")
+        try:
+            server = await asyncio.start_server(serve, *where)
+            break
+        except OSError:
+            udp.close()
+            assert attempt < 9
     forward = Forward([Endpoint(*where)], loop)
     try:
         got = await ask(forward, query(tcp=True))

@@ -14,6 +14,7 @@ import dns.message
 import dns.query
 import dns.rrset
 import pytest
+import uvloop
 
 from urlguard import config
 from urlguard.config import Config, Endpoint
@@ -24,6 +25,20 @@ from urlguard.server.listener import TcpListener, UdpListener, open_sockets
 from urlguard.verdict import Ruling
 
 BLOCK = Ruling("block", "phishing", ("feed:x",), 3, "subtree", "evil.example")
+
+
+# The hook that is to replace this fixture is newer than the oldest pytest-asyncio that we permit.
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the:pytest.PytestDeprecationWarning")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy],
+    ids=["asyncio", "uvloop"],
+)
+def event_loop_policy(request):
+    """Each event loop in turn: workers run on uvloop, whose transports are classes of their own."""
+    return request.param()
 
 
 class Live:
@@ -126,6 +141,14 @@ async def tcp(server, message):
 def texts(message):
     """The addresses in an answer."""
     return [r.to_text() for rrset in message.answer for r in rrset]
+
+
+async def test_the_loop_is_the_one_asked_for(event_loop_policy):
+    """
+    The tests below really run on either loop.
+    """
+    wanted = type(event_loop_policy).__module__.partition(".")[0]
+    assert type(asyncio.get_running_loop()).__module__.partition(".")[0] == wanted
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -325,6 +348,21 @@ async def test_an_ipv6_wildcard_socket_answers_over_ipv6(serve):
     server.host = "127.0.0.1"
     with pytest.raises(OSError, match="refused"):
         await raw(server, make().to_wire())
+
+
+@pytest.mark.parametrize(
+    ("address", "kept"),
+    [("2001:db8::53", 0), ("fe80::53", 3)],  # the interface received on is 3
+)
+async def test_replies_name_the_ipv6_address_asked(serve, address, kept):
+    """
+    The interface is routing's business, except for a link-local address, which needs it.
+    """
+    server = await serve("::")
+    packed = socket.inet_pton(socket.AF_INET6, address)
+    [(level, kind, data)] = server.udp._source(packed + struct.pack("=i", 3))
+    assert (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO)
+    assert data == packed + struct.pack("=i", kept)
 
 
 async def test_a_send_that_fails_is_counted_and_survived(serve, monkeypatch):

@@ -92,36 +92,40 @@ class Pattern:
             return re.compile(_url_regex(self.text), re.DOTALL)
         start = "" if self.text.startswith("*") else r"\."
         end = "" if self.text.endswith("*") else r"\.\Z"
-        return re.compile(start + _glob(self.text.strip("*"), "[^.]", end))
+        return re.compile(start + _glob(self.text.strip("*"), "[^.]") + end)
 
 
 def _url_regex(text: str) -> str:
     """A pattern over ``host/path?query``; see the module's table."""
     host, _, path = text.partition("/")
+    start = r"\A"
     if not host:
-        host_part = r"\A[^/]*"
+        start += "[^/]*"
     elif host == "*":
-        host_part = r"\A.*?"
+        start += ".*?"
     elif host.startswith("*"):
-        host_part = r"\A[^/]*?" + _glob(host.lstrip("*"), "[^/]", "")
+        start += _glob(host.lstrip("*"), "[^/]", before="[^/]*?")
     else:
-        host_part = r"\A(?:[^/]*\.)?" + _glob(host, "[^/]", "")
+        start += _glob(host, "[^/]", before=r"(?:[^/]*?\.)??")
     # Without a star at its end a path ends where the pattern does, but any query may follow.
     end = "" if path.endswith("*") else r"\Z" if "?" in path else r"(?:\?.*)?\Z"
-    return host_part + _glob("/" + path.rstrip("*"), ".", end)
+    if host == "*":
+        return _glob("/" + path.rstrip("*"), ".", before=start) + end
+    return start + _glob("/" + path.rstrip("*"), ".") + end
 
 
-def _glob(text: str, star: str, end: str) -> str:
+def _glob(text: str, star: str, before: str = "") -> str:
     """
-    A regular expression for literals between stars, where a star is any run of `star`.
+    A regular expression for `before` and literals between stars, where a star is any run of `star`.
 
     All but the last literal are atomic: the earliest place for one leaves the most room for the
     rest, so going back could find nothing new, and the cost stays linear in the subject.
     """
     first, *rest = (re.escape(part) for part in text.split("*"))
+    if not rest:
+        return before + first
     middle = "".join(f"(?>{star}*?{part})" for part in rest[:-1])
-    last = f"{star}*?{rest[-1]}" if rest else ""
-    return first + middle + last + end
+    return f"(?>{before}{first}){middle}{star}*?{rest[-1]}"
 
 
 def _longest_literal(text: str) -> str:
@@ -164,12 +168,22 @@ class PatternSet:
         ]
 
     def save(self, folder: Path) -> list[Path]:
-        """Write the patterns and their automaton."""
+        """
+        Write the patterns and their automaton.
+
+        Raises:
+            OSError: the disk is full or not writable.
+        """
         text_path, automaton_path = folder / "patterns.txt", folder / "patterns.ac"
         text_path.write_text("".join(f"{t}\n" for t in self.texts), encoding="ascii")
         if not self._patterns:
             return [text_path]
-        self._automaton.save(str(automaton_path))
+        try:
+            self._automaton.save(str(automaton_path))
+            # The library does not look whether its last block reached the disk; reading it back does.
+            ahocorasick.load(str(automaton_path), _no_objects)
+        except (SystemError, ValueError) as exc:
+            raise OSError(f"{automaton_path.name}: not written whole: {exc}") from exc
         return [text_path, automaton_path]
 
     @classmethod

@@ -153,6 +153,9 @@ def open_folder(folder: Path) -> Snapshot:
         raise SnapshotError(f"{folder.name}: no usable manifest: {exc}") from exc
     if version != FORMAT:
         raise SnapshotError(f"{folder.name}: format {version}; this build reads {FORMAT}")
+    for path in folder.iterdir():
+        if path.name not in digests and path.name != "manifest.json":
+            raise SnapshotError(f"{folder.name}/{path.name}: no digest in the manifest")
     for name, wanted in digests.items():
         try:
             found = _digest(folder / Path(name).name)
@@ -162,17 +165,16 @@ def open_folder(folder: Path) -> Snapshot:
             raise SnapshotError(f"{folder.name}/{name}: digest {found[:8]}; must be {wanted[:8]}")
     return Snapshot(
         serial,
-        Suffixes(folder),
-        Table(folder, _URLS),
+        Suffixes(Table.open(folder, NAMES)),
+        Table.open(folder, _URLS),
         PatternSet.load(folder),
-        Table(folder, _PATTERN_RULINGS),
+        Table.open(folder, _PATTERN_RULINGS),
     )
 
 
 def nothing() -> Snapshot:
-    """A snapshot without rules, of serial 0."""
-    with tempfile.TemporaryDirectory(prefix="urlguard-") as folder:
-        return open_folder(write(Path(folder), 0, ()))
+    """A snapshot without rules, of serial 0; there are no files behind it."""
+    return Snapshot(0, Suffixes(Table()), Table(), PatternSet(()), Table())
 
 
 def newest(folder: Path) -> list[Path]:

@@ -7,7 +7,6 @@ one call into the trie, and the dot makes a match end at a label's edge.
 """
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from urlguard.blocklist.table import Cell, Table
 
@@ -22,8 +21,8 @@ def backwards(name: str) -> str:
 class Suffixes:
     """The name rules of one snapshot."""
 
-    def __init__(self, folder: Path) -> None:
-        self._table = Table(folder, FILE)
+    def __init__(self, table: Table) -> None:
+        self._table = table
 
     def __len__(self) -> int:
         return len(self._table)

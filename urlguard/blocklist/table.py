@@ -15,7 +15,7 @@ import mmap
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import marisa_trie
 
@@ -31,29 +31,38 @@ _CACHED_CELLS = 65_536
 class Table:
     """Keys with their cells, read-only."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self) -> None:
+        """An empty table, which needs no files."""
+        self._trie = marisa_trie.Trie()
+        self._index = memoryview(b"").cast("I")
+        self._ends = memoryview(b"").cast("Q")
+        self._cells: mmap.mmap | bytes = b""
+        self._decoded: dict[int, Cell] = {}
+        # One call on the packet path: all keys that are a prefix of the argument.
+        self.prefixes = self._trie.prefixes
+
+    @classmethod
+    def open(cls, folder: Path, name: str) -> Self:
         """
         Open the files `name`.trie, .idx, .cells and .ends in `folder`.
 
         Raises:
             SnapshotError: a file is missing or the files do not fit one another.
         """
+        table = cls()
         try:
-            self._trie = marisa_trie.Trie()
-            self._trie.mmap(str(folder / f"{name}.trie"))
-            self._index = _numbers(folder / f"{name}.idx", "I")
-            self._ends = _numbers(folder / f"{name}.ends", "Q")
-            self._cells = _mapped(folder / f"{name}.cells")
+            table._trie.mmap(str(folder / f"{name}.trie"))
+            table._index = _numbers(folder / f"{name}.idx", "I")
+            table._ends = _numbers(folder / f"{name}.ends", "Q")
+            table._cells = _mapped(folder / f"{name}.cells")
         except (OSError, RuntimeError, ValueError, TypeError) as exc:
             raise SnapshotError(f"{folder.name}/{name}: {exc}; must be a readable table") from exc
-        if len(self._index) != len(self._trie):
+        if len(table._index) != len(table._trie):
             raise SnapshotError(
-                f"{folder.name}/{name}.idx: {len(self._index)} entries; "
-                f"the trie has {len(self._trie)} keys"
+                f"{folder.name}/{name}.idx: {len(table._index)} entries; "
+                f"the trie has {len(table._trie)} keys"
             )
-        self._decoded: dict[int, Cell] = {}
-        # One call on the packet path: all keys that are a prefix of the argument.
-        self.prefixes = self._trie.prefixes
+        return table
 
     def __len__(self) -> int:
         return len(self._index)
@@ -117,7 +126,10 @@ class TableBuilder:
             cells += f"{{{text}}}".encode()
             ends.append(len(cells))
         paths = [folder / f"{name}.{end}" for end in ("trie", "idx", "ends", "cells")]
-        trie.save(str(paths[0]))
+        try:
+            trie.save(str(paths[0]))
+        except RuntimeError as exc:  # how marisa says that the disk is full
+            raise OSError(f"{paths[0].name}: {str(exc).splitlines()[0]}") from exc
         for path, data in zip(
             paths[1:], (_little(index), _little(ends), bytes(cells)), strict=True
         ):

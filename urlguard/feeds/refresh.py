@@ -35,6 +35,8 @@ MIN_JUDGED = 100  # rules; a smaller feed may change as it likes
 SHOWN_HELD = 1000  # held rules that are kept for `feed list`, so that a bad list stays bounded
 _SHOWN_PROBLEMS = 25
 
+_EXCEPT = ""  # in place of a category, which is never empty
+
 Step = Callable[[str, int, int], None]  # words, done, total (0: unknown)
 
 
@@ -54,6 +56,7 @@ class Status:
     held: int = 0
     serial: int = 0  # of the last batch
     settings: str = ""  # digest of the settings that the rules were read under
+    sha256: str = ""  # of the list that the last batch brought the log to
 
     @classmethod
     def read(cls, log: PolicyLog, name: str) -> "Status":
@@ -121,33 +124,37 @@ def _refresh(
     step("fetching", 0, 0)
     folder = state_dir / "feeds"
     settings = _settings(feed)
-    # The same bytes mean other rules if the settings are others, or if the last batch is missing.
-    known = source.load_last_good(folder, feed) if status.settings == settings else None
-    fetched = source.fetch(
-        feed, known.cached if known else None, lambda done, total: step("fetching", done, total)
-    )
+    # The same bytes mean other rules if the settings are others, and the copy says nothing of a log
+    # that was restored, or whose claims were ended when the feed left the configuration.
+    known = source.load_cached(folder, feed) if status.settings == settings else None
+    if known is not None and known.sha256 != status.sha256:
+        known = None
+    fetched = source.fetch(feed, known, lambda done, total: step("fetching", done, total))
     if fetched.unchanged:
+        source.save_last_good(folder, feed, fetched)  # renews its ETag and times
         return None
     step("reading", 0, len(fetched.data))
     parsed = formats.parse(fetched.data, feed, lambda done, total: step("reading", done, total))
     held = _hold_back(parsed, feed)
     step("comparing", 0, 0)
     origin = FEED + feed.name
+    # What stands counts exceptions too, and one claim where a key is both.
+    rules = len(parsed.rules) + sum(rule not in parsed.rules for rule in parsed.exceptions)
     changes, standing = _difference(log, origin, parsed, feed)
     if not force:
-        _judge_size(feed, len(parsed.rules), standing)
-    reason = f"refresh: {len(parsed.rules)} rules, sha256 {fetched.sha256[:16]}"
+        _judge_size(feed, rules, standing)
+    reason = f"refresh: {rules} rules, sha256 {fetched.sha256[:16]}"
     with log.store.writing():
         batch = log.commit(
             origin, changes, actor=actor, reason=reason, progress=lambda words: step(words, 0, 0)
         )
         log.store.set_held(feed.name, held[:SHOWN_HELD])
         status.format = parsed.format
-        status.rules = len(parsed.rules)
+        status.rules = rules
         status.lines, status.bad, status.held = parsed.lines, parsed.bad, len(held)
         status.problems = [str(p) for p in parsed.problems[:_SHOWN_PROBLEMS]]
         status.ignored = parsed.ignored
-        status.settings = settings
+        status.settings, status.sha256 = settings, fetched.sha256
         if batch:
             status.changed_at, status.serial = time.time(), batch.serial
         status.write(log, feed.name)
@@ -178,34 +185,35 @@ def _hold_back(parsed: Parsed, feed: Feed) -> list[tuple[str, str]]:
 def _difference(
     log: PolicyLog, origin: str, parsed: Parsed, feed: Feed
 ) -> tuple[list[Change], int]:
-    """The changes that bring the log to what the feed says, and how many rules stand now."""
-    action, usual = feed.action, feed.category
+    """
+    The changes that bring the log to what the feed says, and how many rules stand now.
+
+    Uses up `parsed.rules`.
+    """
     new = parsed.rules
-    exceptions = parsed.exceptions
-    gone: list[str] = []
-    changes: list[Change] = []
+    for rule in [rule for rule, category in new.items() if not category]:
+        new[rule] = feed.category
+    for rule in parsed.exceptions:
+        new[rule] = _EXCEPT  # at the same key a feed's exception is stronger than its rule
+    changes = []
     standing = 0
-    seen: set[str] = set()
-    for rule, was, category, _ in log.store.standing_of(origin):
+    # Of millions of rules nearly all are as they were: one look-up each, and what is left is new.
+    take = new.pop
+    for rule, was in log.store.said(origin, feed.action):
         standing += 1
-        now = new.get(rule)
-        # At the same key a feed's exception is stronger than its rule.
-        if rule in exceptions:
-            if was != "except":
-                changes.append(Change(rule, "except"))
-        elif now is None:
-            gone.append(rule)
-        elif was != action or category != (now or usual):
-            changes.append(Change(rule, action, now or usual))
-        seen.add(rule)
-    changes += (Change(rule, None) for rule in gone)
-    changes += (
-        Change(rule, action, category or usual)
-        for rule, category in new.items()
-        if rule not in seen and rule not in exceptions
-    )
-    changes += (Change(rule, "except") for rule in exceptions if rule not in seen)
+        now = take(rule, None)
+        if now != was:
+            changes.append(_change(feed, rule, now))
+    changes += (_change(feed, rule, category) for rule, category in new.items())
     return changes, standing
+
+
+def _change(feed: Feed, rule: str, category: str | None) -> Change:
+    if category is None:
+        return Change(rule, None)
+    if category == _EXCEPT:
+        return Change(rule, "except")
+    return Change(rule, feed.action, category)
 
 
 def _judge_size(feed: Feed, rules: int, standing: int) -> None:

@@ -75,17 +75,24 @@ def overview(config: Config) -> list[dict[str, Any]]:
 
 def end_unconfigured(log: PolicyLog, config: Config) -> None:
     """Withdraw what feeds say that are no longer configured."""
-    known = {FEED + feed.name for feed in feeds(config)}
+    known = {feed.name for feed in feeds(config)}
     for source in log.store.sources():
-        if source.startswith(FEED) and source not in known:
-            rules = [rule for rule, *_ in log.store.standing_of(source)]
+        name = source.removeprefix(FEED)
+        if name == source or name in known:
+            continue
+        rules = [rule for rule, *_ in log.store.standing_of(source)]
+        if not rules and Status.read(log, name) == Status():
+            continue
+        with log.store.writing():
             log.commit(
                 source,
                 (Change(rule, None) for rule in rules),
                 actor="urlguard",
                 reason="the feed is no longer configured",
             )
-            log.store.set_held(source.removeprefix(FEED), ())
+            log.store.set_held(name, ())
+            # Nothing is remembered: should the feed come back, the same list is news again.
+            Status().write(log, name)
 
 
 def handed_over(config: Config) -> bytes:

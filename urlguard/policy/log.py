@@ -21,7 +21,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from urlguard.blocklist.suffixes import parents
+from urlguard import names
 from urlguard.errors import PolicyError
 from urlguard.policy.drivers.sqlite import BatchRow, ClaimRow, EffectRow, Store
 from urlguard.policy.precedence import Standing, effective, plain, same_world
@@ -32,7 +32,8 @@ GENESIS = "0" * 64
 EXPIRY_BATCH = 10_000  # claims that one expiry batch ends, so that none takes long
 _BULK = 5_000  # keys from which reading a whole source beats looking keys up
 
-_TEXT = re.compile(r"[^\x00-\x1f\x7f]*")
+# No control characters, and no half of a surrogate pair, which no UTF-8 has.
+_TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
 _MAX_TEXT = 2048
 
 
@@ -163,14 +164,19 @@ class PolicyLog:
         return Batch(serial, len(touched), effects)
 
     def expire(self, now: float | None = None) -> list[Batch]:
-        """End every claim whose time has come, one batch for each source."""
-        batches = []
-        due = self.store.expired(int(now or time.time()), EXPIRY_BATCH)
-        for source, group in groupby(sorted(due), key=itemgetter(0)):
-            changes = [Change(rule, None) for _, rule in group]
-            batch = self.commit(source, changes, actor="urlguard", reason="expired")
-            if batch:
-                batches.append(batch)
+        """End claims whose time has come, at most `EXPIRY_BATCH`, one batch for each source."""
+        batches: list[Batch] = []
+        moment = int(time.time() if now is None else now)
+        if not self.store.expired(moment, 1):
+            return batches
+        # Read again within the transaction: another process may have prolonged a claim meanwhile.
+        with self.store.writing():
+            due = self.store.expired(moment, EXPIRY_BATCH)
+            for source, group in groupby(sorted(due), key=itemgetter(0)):
+                changes = [Change(rule, None) for _, rule in group]
+                batch = self.commit(source, changes, actor="urlguard", reason="expired")
+                if batch:
+                    batches.append(batch)
         return batches
 
     def ruling(self, key: str) -> Ruling | None:
@@ -185,13 +191,7 @@ class PolicyLog:
         Streams: call it inside ``store.reading()``, so that all of it is of one serial.
         """
         keys = _exception_keys(self.store.excepted())
-        streams = [
-            (
-                (rule, Standing(source, action, category, serial))
-                for rule, action, category, serial in self.store.standing_of(source)
-            )
-            for source in self.store.sources()
-        ]
+        streams = [self._standing_of(source) for source in self.store.sources()]
         encoded: dict[tuple[Any, ...], str | None] = {}
         for key, group in groupby(merge(*streams, key=itemgetter(0)), key=itemgetter(0)):
             if key in keys:
@@ -200,6 +200,10 @@ class PolicyLog:
                 ruling = plain(key, [claim for _, claim in group])
             if ruling is not None:
                 yield key, _encoded(ruling, encoded) or ""
+
+    def _standing_of(self, source: str) -> Iterator[tuple[str, Standing]]:
+        for rule, action, category, serial in self.store.standing_of(source):
+            yield rule, Standing(source, action, category, serial)
 
     def verify(self, progress: Callable[[int], None] | None = None) -> Damage | None:
         """
@@ -214,6 +218,7 @@ class PolicyLog:
     def _verify(self, progress: Callable[[int], None] | None) -> Damage | None:
         claims = _Grouped(self.store.starts_and_ends())
         effects = _Grouped(self.store.effects())
+        listed = set(self.store.sources())
         previous = GENESIS
         expected = 0
         for row in self.store.batches():
@@ -222,8 +227,8 @@ class PolicyLog:
             for rows, what in ((claims, "claims"), (effects, "effects")):
                 if (early := rows.before(row.serial)) is not None:
                     return Damage(early, f"{what} without a batch")
-            payload = _sha256(_line(*r[3:4], *r[1:3], *r[4:]) for r in claims.take(row.serial))
-            effect = _sha256(_effect_line(EffectRow(*r)) for r in effects.take(row.serial))
+            payload = _sha256(_claim_line_found(r) for r in claims.take(row.serial))
+            effect = _sha256(_effect_line_found(r) for r in effects.take(row.serial))
             if payload != row.payload_sha256:
                 return Damage(row.serial, "its claims do not fit its digest")
             if effect != row.effect_sha256:
@@ -232,12 +237,18 @@ class PolicyLog:
                 return Damage(row.serial, "it does not follow from the batch before it")
             if _row(row.serial, row.time, row[2:5], row[5:7], previous).hash != row.hash:
                 return Damage(row.serial, "its own fields do not fit its hash")
+            # A source that is not listed says nothing to anybody, whatever its claims are.
+            if row.source not in listed:
+                return Damage(row.serial, "its source is not listed")
             previous, expected = row.hash, row.serial + 1
             if progress:
                 progress(row.serial)
         for rows, what in ((claims, "claims"), (effects, "effects")):
-            if (early := rows.before(1 << 62)) is not None:
-                return Damage(early, f"{what} without a batch")
+            if rows.left is not None:
+                serial = rows.left[0]
+                # Text, which SQLite lets into a column of numbers, sorts behind all of them.
+                late = serial if isinstance(serial, int) else expected
+                return Damage(late, f"{what} without a batch")
         return None
 
     def _standing(self, source: str, changes: list[Change]) -> dict[str, ClaimRow]:
@@ -278,8 +289,13 @@ class PolicyLog:
         return {
             key
             for key in _exception_keys(rules)
-            if any(parent in values for parent in parents(key.partition(" ")[2]))
+            if any(at in values for at in _upwards(key.partition(" ")[2]))
         }
+
+
+def _upwards(value: str) -> Iterator[str]:
+    yield value
+    yield from names.parents(value)
 
 
 def _exception_keys(rules: Iterable[str]) -> set[str]:
@@ -337,19 +353,19 @@ class _Grouped:
 
     def __init__(self, rows: Iterator[tuple[Any, ...]]) -> None:
         self._rows = rows
-        self._next = next(rows, None)
+        self.left = next(rows, None)
 
     def before(self, serial: int) -> int | None:
         """The serial of the next row, if it is below `serial`."""
-        if self._next is not None and self._next[0] < serial:
-            return int(self._next[0])
+        if self.left is not None and isinstance(self.left[0], int) and self.left[0] < serial:
+            return self.left[0]
         return None
 
     def take(self, serial: int) -> Iterator[tuple[Any, ...]]:
         """The rows of `serial`."""
-        while self._next is not None and self._next[0] == serial:
-            yield self._next
-            self._next = next(self._rows, None)
+        while self.left is not None and self.left[0] == serial:
+            yield self.left
+            self.left = next(self._rows, None)
 
 
 def _check(source: str, actor: str, reason: str, changes: list[Change]) -> None:
@@ -366,6 +382,7 @@ def _check(source: str, actor: str, reason: str, changes: list[Change]) -> None:
         if change.action is not None and change.action not in ACTIONS:
             raise PolicyError(f"action: {change.action!r}; must be one of {', '.join(ACTIONS)}")
         for text in (change.rule, change.category, change.evidence):
+            # isprintable is the quick answer, and nearly always the right one.
             if len(text) > _MAX_TEXT or not (text.isprintable() or _TEXT.fullmatch(text)):
                 raise PolicyError(
                     f"claim {change.rule[:60]!r}: {text[:40]!r}; must be at most {_MAX_TEXT} "
@@ -389,6 +406,24 @@ def _payload(source: str, starts: list[Change], ends: list[str]) -> Iterator[str
 
 def _effect_line(row: EffectRow) -> str:
     return _line(row.key, row.before, row.after)
+
+
+# What stands in the store was perhaps not written by `commit`: a field with a tab or a line end in
+# it, or an empty text where NULL belongs, could make other rows give the same lines.
+_FORGED = "\x00"
+
+
+def _claim_line_found(row: tuple[Any, ...]) -> str:
+    _, rule, source, sign, *said, expires = row
+    line = _line(sign, rule, source, *said, expires)
+    good = expires is None or type(expires) is int
+    return line if good and line.count("\t") == 6 and "\n" not in line else _FORGED
+
+
+def _effect_line_found(row: tuple[Any, ...]) -> str:
+    line = _effect_line(EffectRow(*row))
+    good = row[2] != "" and row[3] != ""
+    return line if good and line.count("\t") == 2 and "\n" not in line else _FORGED
 
 
 def _sha256(lines: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ because its rules are equally specific.
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from urlguard.blocklist.suffixes import parents
+from urlguard import names
 from urlguard.verdict import FEED, Ruling
 
 _STRENGTH = {"review": 0, "block": 1, "allow": 2}
@@ -97,9 +97,8 @@ def _levels(kind: str, value: str) -> Iterable[list[str]]:
         yield [f"subtree {value}"]
     else:
         yield [f"below {value}", f"subtree {value}"]
-    for parent in parents(value):
-        if parent != value:
-            yield [f"below {parent}", f"subtree {parent}"]
+    for parent in names.parents(value):
+        yield [f"below {parent}", f"subtree {parent}"]
 
 
 def _merged(key: str, claims: list[Standing]) -> Ruling:

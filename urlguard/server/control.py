@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from urlguard import events
 from urlguard.blocklist import overlay, snapshot
@@ -27,6 +27,7 @@ from urlguard.policy import compile as compiling
 from urlguard.policy.log import Change, PolicyLog
 from urlguard.server import channel
 from urlguard.server.channel import Message
+from urlguard.share import rpz
 
 T = TypeVar("T")
 
@@ -63,6 +64,8 @@ class Control:
         self._compiling: asyncio.Task[None] | None = None
         self._compiled_at = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
+        self._rpz: rpz.Primary | None = None
+        self._connections: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set."""
@@ -70,15 +73,21 @@ class Control:
         server = await asyncio.start_unix_server(
             self._connected, sock=channel.listen(path), limit=channel.MAX_LINE
         )
+        self._rpz = await rpz.start(self.config)
         async with server:
             self._tasks = [
                 asyncio.create_task(self._first_policy()),
                 asyncio.create_task(self._watch()),
             ]
             await stop.wait()
+        if self._rpz is not None:
+            await self._rpz.stop()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # A reader whose connection is closed ends by itself.
+        for writer in self._connections.values():
+            writer.close()
+        await asyncio.wait([*self._tasks, *self._connections], timeout=2)
         with contextlib.suppress(OSError):
             path.unlink()
         self._database.shutdown(wait=True)
@@ -179,6 +188,8 @@ class Control:
 
     async def push(self) -> int:
         """Send every worker what it lacks; returns the serial that they are brought to."""
+        if self._rpz is not None:
+            self._rpz.changed()
         async with self._push:
             newest = snapshot.newest(self.snapshots)[:1]
             base = int(newest[0].name.partition("-")[0]) if newest else 0
@@ -204,7 +215,8 @@ class Control:
             return
         if await self._in_log(lambda: self.log.store.count_effects(lacking)) > overlay.MAX_KEYS:
             # Too much for every worker to keep beside its snapshot: the next one brings it.
-            self._compile_soon()
+            if self.ready:
+                self._compile_soon()
             return
         changes = await self._in_log(lambda: list(self.log.store.changes(lacking)))
         for worker in list(self.workers):
@@ -232,6 +244,10 @@ class Control:
     # Connections
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a connection's callback runs in a task")
+        self._connections[task] = writer
         try:
             while (message := await channel.read(reader)) is not None:
                 if message.get("op") == "hello":
@@ -242,6 +258,7 @@ class Control:
         except (ValueError, ConnectionError) as exc:
             events.warning("control.bad_message", error=str(exc)[:200])
         finally:
+            del self._connections[task]
             writer.close()
 
     async def _worker(

@@ -21,7 +21,7 @@ import ipaddress
 import socket
 from collections import Counter
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from urlguard.config import Endpoint, Server
 from urlguard.errors import ConfigError, WireError
@@ -337,8 +337,8 @@ class _Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # A cast, for uvloop's transports are no subclasses of asyncio's.
+        self._transport = transport = cast(asyncio.Transport, transport)
         self._client = transport.get_extra_info("peername") or ("", 0)
         if not self._listener.admit(self):
             transport.abort()

@@ -11,7 +11,7 @@ Every commit is synced (``synchronous=FULL``): what a command has confirmed surv
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -186,16 +186,24 @@ class Store:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """A read transaction: everything read within it is of one serial."""
+        """
+        A read transaction: everything read within it is of one serial.
+
+        Raises:
+            PolicyError: the file is damaged.
+        """
         with self._lock:
             if self._within():
                 yield
                 return
-            self._db.execute("BEGIN")
             try:
-                yield
-            finally:
-                self._db.execute("COMMIT")
+                self._db.execute("BEGIN")
+                try:
+                    yield
+                finally:
+                    self._db.execute("COMMIT")
+            except sqlite3.Error as exc:
+                raise PolicyError(f"policy log {self.path}: {exc}") from exc
 
     def changed_by_others(self) -> int:
         """A number that changes when another connection has committed."""
@@ -243,6 +251,21 @@ class Store:
         return self._all(
             "SELECT rule, action, category, from_serial FROM claim"
             " WHERE source = ? AND to_serial IS NULL ORDER BY rule",
+            source,
+        )
+
+    def said(self, source: str, action: str) -> Iterator[tuple[str, str | None]]:
+        """
+        What `source` says about its rules, for comparing with what it will say.
+
+        Returns:
+            Each rule with its category where it claims `action`, "" where it claims an exception,
+            and None where it claims anything else.
+        """
+        return self._all(
+            "SELECT rule, CASE action WHEN ? THEN category WHEN 'except' THEN '' END"
+            " FROM claim WHERE source = ? AND to_serial IS NULL",
+            action,
             source,
         )
 
@@ -332,10 +355,18 @@ class Store:
         row = self._one("SELECT count(*) FROM effect WHERE serial > ?", after)
         return int(row[0]) if row else 0
 
-    def last_effect_serial(self) -> int:
-        """The serial of the last batch that changed anything for the world; 0 if none did."""
-        row = self._one("SELECT max(serial) FROM effect")
-        return int(row[0] or 0) if row else 0
+    def last_effect_serial(self, kinds: Collection[str] = ()) -> int:
+        """
+        The serial of the last batch that changed anything for the world; 0 if none did.
+
+        With `kinds`, only rules of these kinds count.
+        """
+        which = " OR ".join("key GLOB ?" for _ in kinds) or "1"
+        row = self._one(
+            f"SELECT serial FROM effect WHERE {which} ORDER BY serial DESC LIMIT 1",  # noqa: S608
+            *(f"{kind} *" for kind in kinds),
+        )
+        return int(row[0]) if row else 0
 
     # Feeds
 

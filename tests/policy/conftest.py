@@ -1,0 +1,40 @@
+"""A policy log in a file of its own, and short ways to write to it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from urlguard.policy.log import Batch, Change, PolicyLog
+
+Say = Callable[..., Batch | None]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """Where the log's file is."""
+    return tmp_path / "policy.db"
+
+
+@pytest.fixture
+def log(database: Path) -> Iterator[PolicyLog]:
+    """An empty log."""
+    log = PolicyLog(database)
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def say(log: PolicyLog) -> Say:
+    """``say(source, "block subtree evil.example", …)`` commits one batch; ``end`` withdraws."""
+
+    def commit(source: str, *claims: str, category: str = "fraud") -> Batch | None:
+        changes = []
+        for claim in claims:
+            action, rule = claim.split(" ", 1)
+            changes.append(
+                Change(rule, None) if action == "end" else Change(rule, action, category)
+            )
+        return log.commit(source, changes, actor="test", reason="")
+
+    return commit
