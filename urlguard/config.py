@@ -311,7 +311,7 @@ def parse(data: dict[str, Any], path: Path) -> Config:
     _across(config, reader)
     if reader.problems:
         raise ConfigError(reader.problems)
-    return dataclasses.replace(config, path=path)
+    return dataclasses.replace(config, path=path, state_dir=path.parent / config.state_dir)
 
 
 def read_table(cls: type[Any], table: dict[str, Any], where: str, path: Path | None) -> Any:

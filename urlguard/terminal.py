@@ -33,22 +33,31 @@ _COVERS = {
 _out = Console(highlight=False, soft_wrap=True)
 
 
+def printable(text: str) -> str:
+    """Text from outside without what could drive a terminal, or not be written to one."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def show_verdict(verdict: dict[str, Any]) -> None:
     """Print one verdict."""
+    shown = printable(verdict["input"])
     if verdict["kind"] == "invalid":
-        _out.print(Text.assemble((f"{verdict['input']}", "bold"), "  ", ("invalid", "bold yellow")))
+        _out.print(Text.assemble((shown, "bold"), "  ", ("invalid", "bold yellow")))
         _out.print(Text(f"    {verdict['error']}"))
         return
     action = verdict["action"]
-    shown = verdict["canonical"]
-    _out.print(Text.assemble((shown, "bold"), "  ", (_WORDS[action], _STYLES[action])))
-    if verdict["input"].strip() != shown:
-        _out.print(Text(f"    input     {verdict['input']}"))
+    canonical = verdict["canonical"]
+    _out.print(Text.assemble((canonical, "bold"), "  ", (_WORDS[action], _STYLES[action])))
+    if verdict["input"].strip() != canonical:
+        _out.print(Text(f"    input     {shown}"))
     if rule := verdict["rule"]:
         _out.print(Text(f"    rule      {rule['value']} ({_COVERS[rule['kind']]})"))
         if rule["category"]:
-            _out.print(Text(f"    category  {rule['category']}"))
-        _out.print(Text(f"    said by   {', '.join(rule['sources'])}, batch {rule['serial']}"))
+            _out.print(Text(f"    category  {printable(rule['category'])}"))
+        sources = printable(", ".join(rule["sources"]))
+        _out.print(Text(f"    said by   {sources}, batch {rule['serial']}"))
     elif verdict["reason"] == "popular":
         _out.print(Text(f"    because   {verdict['registrable']} is a well-known name"))
     if verdict["score"] is not None:
@@ -112,7 +121,7 @@ def batch_line(batch: BatchRow) -> str:
     """One line for one batch."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(batch.time / 1000))
     reason = f"  {batch.reason}" if batch.reason else ""
-    return f"{batch.serial:8}  {when}Z  {batch.source} by {batch.actor}{reason}"
+    return printable(f"{batch.serial:8}  {when}Z  {batch.source} by {batch.actor}{reason}")
 
 
 class Step:

@@ -180,7 +180,7 @@ class PatternSet:
             return [text_path]
         try:
             self._automaton.save(str(automaton_path))
-            # The library does not look whether its last block reached the disk; reading it back does.
+            # The library does not look whether its last block was written; reading it back does.
             ahocorasick.load(str(automaton_path), _no_objects)
         except (SystemError, ValueError) as exc:
             raise OSError(f"{automaton_path.name}: not written whole: {exc}") from exc

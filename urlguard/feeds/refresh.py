@@ -202,7 +202,7 @@ def _difference(
     for rule, was in log.store.said(origin, feed.action):
         standing += 1
         now = take(rule, None)
-        if now != was:
+        if now is None or now != was:
             changes.append(_change(feed, rule, now))
     changes += (_change(feed, rule, category) for rule, category in new.items())
     return changes, standing

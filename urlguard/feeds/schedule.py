@@ -48,6 +48,11 @@ def named(config: Config, name: str) -> Feed:
     raise InputError(f"feed {name!r}: not configured; known: {known}")
 
 
+def imported(log: PolicyLog, feed: Feed) -> bool:
+    """True if `feed` was ever refreshed with success."""
+    return bool(Status.read(log, feed.name).settings)
+
+
 def due_in_s(log: PolicyLog, feed: Feed, now: float) -> float:
     """Seconds until `feed` is due; 0 or less if it is."""
     status = Status.read(log, feed.name)

@@ -103,13 +103,10 @@ class Control:
         """Bring in the feeds; the first start serves once they are there."""
         try:
             await self._in_log(self._end_unconfigured_feeds)
-            fresh = not snapshot.newest(self.snapshots)
-            serial: int = await self._in_log(lambda: self.log.serial)
-            if fresh and serial:
-                await self._compile()
-                fresh = False
-            if fresh:
+            if not await self._in_log(self._any_feed_imported):
                 await asyncio.gather(*(self._refresh(feed) for feed in self._feeds()))
+                await self._compile()
+            elif not snapshot.newest(self.snapshots):
                 await self._compile()
         except UrlGuardError as exc:
             events.error("policy.first", error=str(exc), using="what there is")
@@ -121,6 +118,10 @@ class Control:
 
     def _feeds(self) -> tuple[Feed, ...]:
         return schedule.feeds(self.config)
+
+    def _any_feed_imported(self) -> bool:
+        """False until a start has got as far as a first feed; killed before, it is as new."""
+        return any(schedule.imported(self.log, feed) for feed in self._feeds())
 
     def _end_unconfigured_feeds(self) -> None:
         schedule.end_unconfigured(self.log, self.config)
@@ -266,6 +267,8 @@ class Control:
     ) -> None:
         worker = _Worker(int(hello["worker"]), int(hello["serial"]), int(hello["base"]), writer)
         self.workers.add(worker)
+        if not self.ready:
+            self._send(worker, {"op": "wait"})
         try:
             await self.push()
             while (message := await channel.read(reader)) is not None:

@@ -26,8 +26,8 @@ from urlguard.server.channel import Message
 from urlguard.server.listener import TcpListener, UdpListener
 from urlguard.verdict import decode
 
-WAIT_S = 3.0  # for the control process, when there is a snapshot to begin with
-FIRST_POLICY_S = 600.0  # when there is none: the first import has to end
+WAIT_S = 3.0  # for the control process's word, when there is a snapshot to begin with
+FIRST_POLICY_S = 600.0  # when there is none, or it says so: the first import has to end
 DRAIN_S = 5.0
 _RETRY_S = 0.2
 
@@ -51,6 +51,7 @@ class Worker:
         self.live = Live(self._open_newest())
         self._next: Engine | None = None  # opened, and not yet as far as the one in use
         self._ready = asyncio.Event()
+        self._told_to_wait = False
 
     @property
     def has_policy(self) -> bool:
@@ -72,11 +73,13 @@ class Worker:
         following = asyncio.create_task(self._follow())
         stopping = asyncio.create_task(stop.wait())
         # Queries meanwhile wait in the sockets, which the supervisor opened.
-        await asyncio.wait(
-            [asyncio.create_task(self._ready.wait()), stopping],
-            timeout=WAIT_S if self.has_policy else FIRST_POLICY_S,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
+        ready = asyncio.create_task(self._ready.wait())
+        await asyncio.wait([ready, stopping], timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+        if self._told_to_wait or not self.has_policy:
+            await asyncio.wait(
+                [ready, stopping], timeout=FIRST_POLICY_S, return_when=asyncio.FIRST_COMPLETED
+            )
+        ready.cancel()
         if not self._ready.is_set() and not stop.is_set():
             events.warning("worker.alone", serial=self.live.engine.serial, using="last_good")
         chain = Chain.build(self.config, Parts(self.config, self.live, loop))
@@ -133,6 +136,8 @@ class Worker:
         try:
             while (message := await channel.read(reader)) is not None:
                 match message["op"]:
+                    case "wait":
+                        self._told_to_wait = True
                     case "ready":
                         self._ready.set()
                     case "snapshot":
