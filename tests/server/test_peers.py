@@ -205,7 +205,8 @@ async def test_no_listed_name_ever_gets_an_upstream_address(tmp_path, upstream):
     path, listed = sample(20_000)
     text = (
         f'[forward]\nupstreams = ["127.0.0.1:{upstream.port}"]\n'
-        f'[server]\nlisten = ["127.0.0.1:0"]\n[[feed]]\nname = "list"\npath = "{path}"\nformat = "csv"\nallow_popular = true\n'
+        f'[server]\nlisten = ["127.0.0.1:0"]\n[[feed]]\nname = "list"\npath = "{path}"\n'
+        'format = "csv"\nallow_popular = true\n'
     )
     running = Server(tmp_path, text)
     try:
@@ -237,8 +238,8 @@ async def test_unlisted_names_get_what_the_upstream_says(tmp_path, peers):
     zone.write_text(
         "$TTL 300\n@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns\nns A 192.0.2.53\n"
         "$GENERATE 0-2999 a$ A 192.0.2.1\n$GENERATE 0-2999 aaaa$ AAAA 2001:db8::$\n"
-        "$GENERATE 0-2999 cname$ CNAME a$\n$GENERATE 0-2999 mx$ MX "10 a$"\n"
-        '$GENERATE 0-2999 txt$ TXT text-$\n'
+        '$GENERATE 0-2999 cname$ CNAME a$\n$GENERATE 0-2999 mx$ MX "10 a$"\n'
+        "$GENERATE 0-2999 txt$ TXT text-$\n"
         "$GENERATE 0-255 many A 192.0.2.$\n"
         "$GENERATE 0-199 *.w$ A 192.0.2.9\n"
     )
