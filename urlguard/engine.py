@@ -19,8 +19,8 @@ from operator import itemgetter
 from urlguard import urls, wellknown
 from urlguard.blocklist.overlay import Overlay
 from urlguard.blocklist.snapshot import Snapshot
-from urlguard.blocklist.suffixes import parents
 from urlguard.blocklist.table import EMPTY
+from urlguard.names import parents
 from urlguard.verdict import NOTHING, Ruling, Verdict, from_parts
 
 _STRENGTH = {"review": 0, "block": 1, "allow": 2, "except": 2}
@@ -43,7 +43,8 @@ class Engine:
     def __init__(self, snapshot: Snapshot, overlay: Overlay | None = None) -> None:
         self.snapshot = snapshot
         self.overlay = overlay or Overlay(snapshot.serial)
-        self._any_rule = snapshot.names.any_covering
+        self._keys = snapshot.names.keys
+        self._patterned = len(snapshot.patterns) > 0
 
     @property
     def serial(self) -> int:
@@ -60,12 +61,15 @@ class Engine:
         Returns:
             A ruling with action block, review or allow.
         """
+        keys = self._keys(name)
         changed = self.overlay.names
         if (
-            self._any_rule(name) or (changed and any(parent in changed for parent in parents(name)))
-        ) and (ruling := _winner(self._covering(name))):
+            keys or (changed and (name in changed or any(map(changed.__contains__, parents(name)))))
+        ) and (ruling := _winner(self._covering(name, keys))):
             return ruling
-        return _winner(self._patterns(f".{name}.", on_url=False))
+        if self._patterned or self.overlay.patterns:
+            return _winner(self._patterns(f".{name}.", on_url=False))
+        return None
 
     def verdict(self, name: str) -> Verdict:
         """What is said of a canonical host name."""
@@ -77,7 +81,7 @@ class Engine:
         name = url.name
         rules = list(self._expressions(url))
         if name is not None:
-            rules += self._covering(name)
+            rules += self._covering(name, self._keys(name))
         if ruling := _winner(rules):
             return _by(ruling)
         patterns = list(self._patterns(url.canonical.partition("://")[2], on_url=True))
@@ -87,11 +91,15 @@ class Engine:
             return _by(ruling)
         return NOTHING if name is None else _popular(name)
 
-    def _covering(self, name: str) -> Iterator[Candidate]:
-        """The name rules that cover `name`, the overlay's in the snapshot's place key by key."""
-        found = self.snapshot.names.covering(name)
+    def _covering(self, name: str, keys: Iterable[tuple[str, int]]) -> Iterator[Candidate]:
+        """
+        The name rules that cover `name`, the overlay's in the snapshot's place key by key.
+
+        `keys` are those that the snapshot's table has for the name.
+        """
+        found = self.snapshot.names.cells(keys)
         changed = self.overlay.names
-        for value in parents(name) if changed else found:
+        for value in (name, *parents(name)) if changed else found:
             cell, changes = found.get(value, EMPTY), changed.get(value, _UNCHANGED)
             exact = value == name
             for kind in ("domain", "subtree") if exact else ("subtree", "below"):

@@ -167,7 +167,7 @@ def test_nothing_is_a_policy_without_files(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path / "not there"))
     empty = snapshot.nothing()
     assert (len(empty), empty.serial) == (0, 0)
-    assert not empty.names.any_covering("evil.example")
+    assert not empty.names.keys("evil.example")
     assert empty.names.covering("evil.example") == {}
     assert empty.url("evil.example/") is None
     assert empty.patterns.matching(".evil.example.") == []

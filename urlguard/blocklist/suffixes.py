@@ -27,21 +27,26 @@ class Suffixes:
     def __len__(self) -> int:
         return len(self._table)
 
-    def covering(self, name: str) -> dict[str, Cell]:
+    def keys(self, name: str) -> list[tuple[str, int]]:
         """
-        The cells of every rule value that is `name` or a parent of it, by value.
+        The table's keys that are `name` or a parent of it, with their numbers; about 1 µs.
+
+        Any characters may stand in `name`; what no rule can spell finds nothing.
+        """
+        return list(self._table.prefixes(name[::-1] + "."))
+
+    def cells(self, keys: Iterable[tuple[str, int]]) -> dict[str, Cell]:
+        """
+        The cells of keys that `keys` found, by rule value, shortest first.
 
         A cell may hold kinds that do not apply, such as ``domain`` at a parent.
         """
-        get = self._table.get
-        return {
-            key[-2::-1]: get(key)  # without the final dot, forwards again
-            for key in self._table.prefixes(backwards(name))
-        }
+        cell = self._table.cell
+        return {key[-2::-1]: cell(number) for key, number in keys}  # forwards, without the dot
 
-    def any_covering(self, name: str) -> bool:
-        """True if `covering` would find a cell; about 1 µs."""
-        return bool(self._table.prefixes(name[::-1] + "."))
+    def covering(self, name: str) -> dict[str, Cell]:
+        """The cells of every rule value that is `name` or a parent of it, by value."""
+        return self.cells(self.keys(name))
 
     def get(self, name: str) -> Cell:
         """The cell at exactly this value."""
@@ -51,12 +56,3 @@ class Suffixes:
         """All values with their cells."""
         for key, cell in self._table.items():
             yield key[-2::-1], cell
-
-
-def parents(name: str) -> Iterable[str]:
-    """`name` and each of its parents, longest first, without the root."""
-    yield name
-    at = name.find(".")
-    while at >= 0:
-        yield name[at + 1 :]
-        at = name.find(".", at + 1)

@@ -38,8 +38,8 @@ class Table:
         self._ends = memoryview(b"").cast("Q")
         self._cells: mmap.mmap | bytes = b""
         self._decoded: dict[int, Cell] = {}
-        # One call on the packet path: all keys that are a prefix of the argument.
-        self.prefixes = self._trie.prefixes
+        # One call on the packet path: all keys that are a prefix of the argument, with numbers.
+        self.prefixes = self._trie.iter_prefixes_with_ids
 
     @classmethod
     def open(cls, folder: Path, name: str) -> Self:
@@ -70,14 +70,16 @@ class Table:
     def get(self, key: str) -> Cell:
         """The cell of `key`, empty if there is none."""
         number = self._trie.get(key)
-        return EMPTY if number is None else self._cell(self._index[number])
+        return EMPTY if number is None else self.cell(number)
 
     def items(self) -> Iterable[tuple[str, Cell]]:
         """All keys with their cells, in no particular order."""
         for key, number in self._trie.iteritems():
-            yield key, self._cell(self._index[number])
+            yield key, self.cell(number)
 
-    def _cell(self, number: int) -> Cell:
+    def cell(self, key_number: int) -> Cell:
+        """The cell of the key that the trie gave this number."""
+        number = self._index[key_number]
         cell = self._decoded.get(number)
         if cell is None:
             start = self._ends[number - 1] if number else 0
