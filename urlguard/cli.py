@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,7 @@ def serve(config: configuration.Config) -> None:
     """Start the resolver, and run until Ctrl-C or SIGTERM."""
     from urlguard.server.supervisor import Supervisor
 
-    for warning in configuration.warnings(config):
-        click.secho(f"warning: {warning}", fg="yellow", err=True)
+    _examine(config)
     supervisor = Supervisor(config)
     supervisor.open()
     addresses = ", ".join(str(a) for a in supervisor.addresses)
@@ -101,6 +101,22 @@ def serve(config: configuration.Config) -> None:
         supervisor.close()
 
 
+def _examine(config: configuration.Config) -> None:
+    """Print warnings, and have every plugin read its table: a worker would only die of it."""
+    from urlguard.blocklist import snapshot
+    from urlguard.engine import Engine, Live
+    from urlguard.plugins import Chain
+    from urlguard.plugins.base import Parts
+
+    for warning in configuration.warnings(config):
+        click.secho(f"warning: {warning}", fg="yellow", err=True)
+    loop = asyncio.new_event_loop()
+    try:
+        Chain.build(config, Parts(config, Live(Engine(snapshot.nothing())), loop)).close()
+    finally:
+        loop.close()
+
+
 def _example(config: configuration.Config) -> str | None:
     """A name that is blocked now."""
     from urlguard.check import open_engine
@@ -118,8 +134,7 @@ def _example(config: configuration.Config) -> str | None:
 @_with_config
 def check_config(config: configuration.Config) -> None:
     """Read the configuration and say everything that is wrong with it."""
-    for warning in configuration.warnings(config):
-        click.secho(f"warning: {warning}", fg="yellow", err=True)
+    _examine(config)
     click.echo(f"{config.path or 'built-in defaults'}: ok; state in {config.state_dir}")
 
 
@@ -280,12 +295,13 @@ def _decide(
     until = decisions.expiry(expires)
     parsed = list(dict.fromkeys(rules.parse(value) for value in values))
     changes = [Change(rule.key, action, category, reason, until) for rule in parsed]
+    decided = {rule for rule in parsed if decisions.stands(config, rule.key, OPERATOR)}
     done = decisions.apply(config, OPERATOR, changes, actor=getpass.getuser(), reason=reason)
     words = {"block": "blocked", "allow": "allowed", None: "withdrawn"}[action]
     for rule in parsed:
         others = decisions.others(config, rule.key, OPERATOR)
         rest = f"; still said by {', '.join(others)}" if others else ""
-        if action is None and not done.changed:
+        if action is None and not (done.changed and rule in decided):
             click.echo(f"{rule.value}: the operator says nothing about this {rule.kind}{rest}")
         else:
             click.echo(f"{words} {rule.kind} {rule.value}: {done.words}{rest}")
@@ -384,18 +400,19 @@ def log(config: configuration.Config, since: int, verify: bool, as_json: bool) -
     if not config.database.exists():
         raise PolicyError(f"policy log {config.database}: not there; `urlguard serve` makes it")
     policy = PolicyLog(config.database, read_only=True)
-    if not verify:
-        for batch in policy.store.batches(since):
-            if as_json:
-                click.echo(json.dumps(batch._asdict()))
-            else:
-                click.echo(terminal.batch_line(batch))
-        return
-    damage = policy.verify()
+    with closing(policy), policy.store.reading():
+        if not verify:
+            for batch in policy.store.batches(since):
+                if as_json:
+                    click.echo(json.dumps(batch._asdict()))
+                else:
+                    click.echo(terminal.batch_line(batch))
+            return
+        damage, batches = policy.verify(), policy.serial
     if as_json:
         click.echo(json.dumps({"ok": damage is None, "damage": damage and damage._asdict()}))
     elif damage is None:
-        click.echo(f"ok: {policy.serial} batches, each follows from the one before")
+        click.echo(f"ok: {batches} batches, each follows from the one before")
     else:
         click.secho(f"batch {damage.serial}: {damage.what}", fg="red")
     if damage is not None:

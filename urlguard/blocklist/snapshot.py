@@ -182,6 +182,11 @@ def newest(folder: Path) -> list[Path]:
     return [path for _, _, path in sorted(_listed(folder), reverse=True)]
 
 
+def serial_of(folder: Path) -> int:
+    """The serial that a finished snapshot's name tells."""
+    return int(folder.name.partition("-")[0])
+
+
 def prune(folder: Path, keep: int = 2) -> None:
     """Delete all but the newest snapshots, and what unfinished writers left behind."""
     for path in newest(folder)[keep:]:

@@ -40,11 +40,13 @@ COMPILE_AFTER_S = 600.0  # a smaller one after this long
 class _Worker:
     """A worker's connection, and how far it is."""
 
-    def __init__(self, number: int, serial: int, base: int, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, number: int, serial: int, snapshot: str, writer: asyncio.StreamWriter
+    ) -> None:
         self.number = number
         self.sent = serial  # the log's serial up to which everything was sent
         self.acked = serial
-        self.base = base  # the serial of its snapshot
+        self.snapshot = snapshot  # the name of the one that it has, or was offered last
         self.writer = writer
         self.told_ready = False
 
@@ -192,19 +194,19 @@ class Control:
         if self._rpz is not None:
             self._rpz.changed()
         async with self._push:
-            newest = snapshot.newest(self.snapshots)[:1]
-            base = int(newest[0].name.partition("-")[0]) if newest else 0
+            newest = next(iter(snapshot.newest(self.snapshots)), None)
+            base = snapshot.serial_of(newest) if newest else 0
             serial = await self._in_log(lambda: self.log.serial)
             for worker in list(self.workers):
-                if newest and worker.base < base:
-                    worker.base = worker.sent = base
-                    self._send(worker, {"op": "snapshot", "path": str(newest[0])})
+                if newest and newest.name != worker.snapshot:
+                    worker.snapshot, worker.sent = newest.name, base
+                    self._send(worker, {"op": "snapshot", "path": str(newest)})
             lacking = min((w.sent for w in self.workers), default=serial)
             await self._send_changes(lacking, serial)
             for worker in self.workers:
                 if self.ready and not worker.told_ready:
                     worker.told_ready = True
-                    self._send(worker, {"op": "ready"})
+                    self._send(worker, {"op": "ready", "serial": serial})
             pending = await self._in_log(lambda: self.log.store.count_effects(base))
             waited = time.monotonic() - self._compiled_at
             if self.ready and (pending >= COMPILE_KEYS or (pending and waited > COMPILE_AFTER_S)):
@@ -265,7 +267,7 @@ class Control:
     async def _worker(
         self, hello: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        worker = _Worker(int(hello["worker"]), int(hello["serial"]), int(hello["base"]), writer)
+        worker = _Worker(int(hello["worker"]), int(hello["serial"]), str(hello["snapshot"]), writer)
         self.workers.add(worker)
         if not self.ready:
             self._send(worker, {"op": "wait"})
@@ -274,9 +276,11 @@ class Control:
             while (message := await channel.read(reader)) is not None:
                 worker.acked = int(message["serial"])
                 if message.get("refused"):
-                    # It could not open the snapshot and keeps its own: bring that one forward.
+                    # It could not open the snapshot and keeps its own: bring that one forward,
+                    # and replace the bad one.
                     worker.sent = worker.acked
                     await self.push()
+                    self._compile_soon()
                 async with self._acked:
                     self._acked.notify_all()
         finally:

@@ -48,9 +48,12 @@ class Worker:
         self.config = orders.config
         self.number = orders.number
         self.sockets = orders.sockets
+        self._snapshot = ""  # the name of the one in use
         self.live = Live(self._open_newest())
+        self._next_snapshot = ""
         self._next: Engine | None = None  # opened, and not yet as far as the one in use
         self._ready = asyncio.Event()
+        self._ready_at: int | None = None  # the serial that makes this worker ready
         self._told_to_wait = False
 
     @property
@@ -62,7 +65,9 @@ class Worker:
         folder = self.config.state_dir / "snapshots"
         for path in snapshot.newest(folder):
             try:
-                return Engine(snapshot.open_folder(path))
+                engine = Engine(snapshot.open_folder(path))
+                self._snapshot = path.name
+                return engine
             except SnapshotError as exc:
                 events.error("snapshot.refused", error=str(exc), using="the one before")
         return Engine(snapshot.nothing())
@@ -128,9 +133,10 @@ class Worker:
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._next = None
         serial = self.live.engine.serial
-        base = self.live.engine.snapshot.serial
         writer.write(
-            channel.encode({"op": "hello", "worker": self.number, "serial": serial, "base": base})
+            channel.encode(
+                {"op": "hello", "worker": self.number, "serial": serial, "snapshot": self._snapshot}
+            )
         )
         pending: list[list[str | None]] = []
         try:
@@ -139,28 +145,31 @@ class Worker:
                     case "wait":
                         self._told_to_wait = True
                     case "ready":
-                        self._ready.set()
+                        self._ready_at = int(message["serial"])
                     case "snapshot":
-                        await self._open(str(message["path"]), writer)
+                        await self._open(Path(message["path"]), writer)
                     case "change":
                         pending += message["changes"]
                         if "serial" in message:
                             self._apply(pending, int(message["serial"]))
                             pending = []
                             self._say_serial(writer)
+                if self._ready_at is not None and self.live.engine.serial >= self._ready_at:
+                    self._ready.set()
         finally:
             writer.close()
 
-    async def _open(self, path: str, writer: asyncio.StreamWriter) -> None:
+    async def _open(self, path: Path, writer: asyncio.StreamWriter) -> None:
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
             # In a thread: hashing the files and bringing their pages in takes some milliseconds.
-            opened = await asyncio.to_thread(snapshot.open_folder, Path(path))
+            opened = await asyncio.to_thread(snapshot.open_folder, path)
         except SnapshotError as exc:
             events.error("snapshot.refused", error=str(exc), using="last_good")
             self._say_serial(writer, refused=True)
             return
+        self._next_snapshot = path.name
         self._next = Engine(opened, Overlay(opened.serial))
         self._swap()
         events.info(
@@ -185,6 +194,7 @@ class Worker:
     def _swap(self) -> None:
         """Use the new engine once it knows all that the old one does: nothing is ever undone."""
         if self._next is not None and self._next.serial >= self.live.engine.serial:
+            self._snapshot = self._next_snapshot
             self.live.swap(self._next)
             self._next = None
 
