@@ -354,6 +354,8 @@ class _Reader:
                 values[key] = self.value(types_[key], fields[key], raw, label)
             except ValueError as exc:
                 self.problem(section, f"{key} = {_toml(raw)}: {exc}")
+                if fields[key].metadata.get("pattern") and isinstance(raw, str):
+                    values[key] = raw  # so that a bad name is not called a missing one as well
         return cls(**values)
 
     def value(self, hint: Any, f: "dataclasses.Field[Any]", raw: Any, label: str) -> Any:

@@ -3,15 +3,14 @@ Bringing a decision into force: through the running server, or straight into the
 """
 
 import re
-import sqlite3
 import time
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from urlguard import events
 from urlguard.config import Config
 from urlguard.errors import InputError, PolicyError
 from urlguard.policy.compile import compile_apart
+from urlguard.policy.drivers.sqlite import ClaimRow
 from urlguard.policy.log import Change, PolicyLog
 from urlguard.server import channel
 
@@ -64,18 +63,25 @@ def in_force(config: Config) -> None:
         compile_apart(config.database, config.state_dir / "snapshots")
 
 
+def stands(config: Config, key: str, source: str) -> bool:
+    """True if `source` says something about `key` now."""
+    return any(claim.source == source for claim in _standing(config, key))
+
+
 def others(config: Config, key: str, source: str) -> list[str]:
     """The other sources whose claims about `key` stand, each with what it says."""
+    found = _standing(config, key)
+    return [f"{claim.source} ({claim.action})" for claim in found if claim.source != source]
+
+
+def _standing(config: Config, key: str) -> list[ClaimRow]:
+    """The claims about `key` that stand, from the log's file."""
+    if not config.database.exists():
+        return []
     log = PolicyLog(config.database, read_only=True)
     try:
-        return [
-            f"{claim.source} ({claim.action})"
-            for claim in log.store.history(key)
-            if claim.to_serial is None and claim.source != source
-        ]
-    except sqlite3.Error as exc:
-        events.warning("policy.unreadable", error=str(exc))
-        return []
+        with log.store.reading():
+            return [claim for claim in log.store.history(key) if claim.to_serial is None]
     finally:
         log.close()
 

@@ -111,20 +111,6 @@ def test_an_empty_log_compiles(database, folder):
     assert (opened.serial, len(opened)) == (0, 0)
 
 
-def test_compiles_at_the_same_time_take_turns(filled, folder):
-    """
-    Several processes compile the same serial; all name one good snapshot.
-    """
-    runs = [
-        subprocess.Popen(compiling.command(filled, folder), stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-    outputs = {run.communicate(timeout=60)[0].strip() for run in runs}
-    assert outputs == {str(folder / "0000000006-1")}
-    assert len(snapshot.open_folder(snapshot.newest(folder)[0])) == 7
-    assert not list(folder.glob(".writing-*"))
-
-
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """A log whose compile takes a while."""
@@ -135,6 +121,20 @@ def large(tmp_path_factory):
     log.commit("feed:a", rules, actor="test", reason="")
     log.close()
     return path
+
+
+def test_compiles_at_the_same_time_take_turns(large, folder):
+    """
+    Several processes compile the same serial; all name one good snapshot.
+    """
+    runs = [
+        subprocess.Popen(compiling.command(large, folder), stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    outputs = {run.communicate(timeout=60)[0].strip() for run in runs}
+    assert outputs == {str(folder / "0000000001-1")}
+    assert len(snapshot.open_folder(snapshot.newest(folder)[0])) == 42_000
+    assert not list(folder.glob(".writing-*"))
 
 
 def test_a_killed_compile_leaves_nothing_that_is_opened(large, folder):

@@ -63,19 +63,28 @@ def due_in_s(log: PolicyLog, feed: Feed, now: float) -> float:
 
 
 def overview(config: Config) -> list[dict[str, Any]]:
-    """Each feed with its status and held rules; creates no files."""
-    log = PolicyLog(config.database, read_only=True) if config.database.exists() else None
-    rows = []
-    for feed in feeds(config):
-        status = Status.read(log, feed.name) if log else Status()
-        held = log.store.held(feed.name) if log else []
-        where = feed.url or str(feed.path)
-        rows.append(
-            {"name": feed.name, "from": where, **dataclasses.asdict(status), "held_rules": held}
-        )
-    if log:
+    """
+    Each feed with its status and held rules; creates no files.
+
+    Raises:
+        PolicyError: the log cannot be read.
+    """
+    if not config.database.exists():
+        return [_row(feed, Status(), []) for feed in feeds(config)]
+    log = PolicyLog(config.database, read_only=True)
+    try:
+        with log.store.reading():
+            return [
+                _row(feed, Status.read(log, feed.name), log.store.held(feed.name))
+                for feed in feeds(config)
+            ]
+    finally:
         log.close()
-    return rows
+
+
+def _row(feed: Feed, status: Status, held: list[tuple[str, str]]) -> dict[str, Any]:
+    where = feed.url or str(feed.path)
+    return {"name": feed.name, "from": where, **dataclasses.asdict(status), "held_rules": held}
 
 
 def end_unconfigured(log: PolicyLog, config: Config) -> None:

@@ -1,0 +1,450 @@
+"""The command line: every command as people call it, in a process of its own."""
+
+import contextlib
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from urlguard import __version__
+from urlguard.cli import main
+from urlguard.policy.log import Change, PolicyLog
+
+SCRIPT = Path(sys.executable).with_name("urlguard")
+
+
+class Here:
+    """A folder with a configuration, a list, and the command."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        (folder / "list.txt").write_text("evil.example\nbad.example\n")
+        self.config = folder / "urlguard.toml"
+        self.config.write_text('state_dir = "var"\n[[feed]]\nname = "a"\npath = "list.txt"\n')
+        self.database = folder / "var" / "policy.db"
+
+    def run(self, *arguments, cwd=None, **env):
+        return subprocess.run(
+            [SCRIPT, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=cwd or self.folder,
+            env=os.environ | {"NO_COLOR": "1"} | env,
+            timeout=60,
+        )
+
+    def out(self, *arguments):
+        """What a command that succeeds prints."""
+        done = self.run(*arguments)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        return done.stdout
+
+    def verdict(self, item):
+        return json.loads(self.out("check", "--json", item))
+
+
+@pytest.fixture
+def here(tmp_path):
+    return Here(tmp_path)
+
+
+def commands(group, path=()):
+    """Every command with the words that call it."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+COMMANDS = dict(commands(main))
+
+
+def test_the_commands_that_people_rely_on():
+    """
+    The commands of this version; one that is gone breaks somebody's script.
+    """
+    assert {" ".join(words) for words in COMMANDS} >= {
+        "serve", "check-config", "check", "block", "allow", "remove", "feed list", "feed refresh",
+        "compile", "log", "status", "completion",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [(), ("feed",), *COMMANDS], ids=" ".join)
+def test_every_command_explains_itself(words):
+    """
+    ``--help`` and ``-h`` say what it does; an option that it does not know is a wrong call.
+    """
+    runner = CliRunner()
+    for option in ("--help", "-h"):
+        result = runner.invoke(main, [*words, option])
+        assert result.exit_code == 0
+        assert result.output.startswith("Usage: ")
+        body = result.output.split("\n\n", 1)[1].strip()
+        assert body
+        assert "  --help" in result.output or "-h, --help" in result.output
+    result = runner.invoke(main, [*words, "--nonsense"])
+    assert result.exit_code == 2
+    assert "--nonsense" in result.output
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_takes_a_configuration_after_its_name(words):
+    """
+    ``--config FILE``, except where there is nothing to configure.
+    """
+    options = {o for p in COMMANDS[words].params for o in getattr(p, "opts", ())}
+    assert ("--config" in options) is (words != ("completion",))
+
+
+def test_the_version(here):
+    """
+    The one version that stands in the package.
+    """
+    assert __version__ in here.out("--version")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["check-config"], 0),
+        (["check", "evil.example"], 0),
+        (["status"], 1),
+        (["log"], 1),  # nothing is there yet
+        (["block", "two words"], 1),
+        (["block", "192.0.2.1"], 1),
+        (["block", "com"], 1),
+        (["block", "evil.example", "--expires", "soon"], 1),
+        (["remove", "evil.example"], 1),
+        (["feed", "refresh", "nobody"], 1),
+        ([], 2),
+        (["nonsense"], 2),
+        (["block"], 2),
+        (["log", "--since", "x"], 2),
+        (["completion", "tcsh"], 2),
+        (["check", "x.example", "--config", "missing.toml"], 2),
+        (["check", "x.example", "--config", "."], 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_exit_codes(here, arguments, code):
+    """
+    0: done. 1: it could not be done, or the answer is no. 2: the call or the configuration is
+    wrong.  Never a traceback.
+    """
+    done = here.run(*arguments)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    if code == 1 and arguments[0] not in ("status", "remove"):
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_wrong_configuration_is_told_at_once(here):
+    """
+    Every problem on its own line, exit code 2, and nothing is made or changed.
+    """
+    here.config.write_text("x = 1\n[server]\nworkers = 0\n[guard]\nanswer = 'x'\n")
+    for command in ("check-config", "serve", "compile"):
+        done = here.run(command)
+        assert done.returncode == 2
+        lines = done.stderr.splitlines()
+        assert len(lines) == 3
+        assert all(line.startswith("error: urlguard.toml: ") for line in lines)
+    assert not (here.folder / "var").exists()
+
+
+def test_check_config_shows_what_is_probably_not_meant(here):
+    """
+    Warnings go to stderr and do not fail the check.
+    """
+    here.config.write_text('[acl]\nallow = ["0.0.0.0/0"]\n')
+    done = here.run("check-config")
+    assert done.returncode == 0
+    assert "open resolver" in done.stderr
+    assert f"{here.config}: ok; state in {here.folder / 'var'}" in done.stdout
+
+
+def test_paths_are_relative_to_the_configuration(here, tmp_path):
+    """
+    From another folder, the same state and the same lists are used.
+    """
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for way in (["--config", "../urlguard.toml"], ["--config", str(here.config)]):
+        done = here.run("feed", "refresh", *way, cwd=elsewhere)
+        assert done.returncode == 0, done.stderr
+    done = here.run("check", "--json", "evil.example", cwd=elsewhere, URLGUARD_CONFIG=here.config)
+    assert json.loads(done.stdout)["action"] == "block"
+    assert list(elsewhere.iterdir()) == []
+    assert here.database.is_file()
+
+
+# -- decisions -------------------------------------------------------------------------------------
+
+
+def test_decisions_without_a_server(here):
+    """
+    block, allow and remove change the log, `check` sees it at once, and `remove` says what remains.
+    """
+    here.out("feed", "refresh")
+    assert here.verdict("www.evil.example")["rule"]["sources"] == ["feed:a"]
+    out = here.out("allow", "evil.example", "--reason", "ticket 7")
+    assert out == (
+        "allowed subtree evil.example: serial 2, in force at the next start; "
+        "still said by feed:a (block)\n"
+    )
+    assert here.verdict("www.evil.example")["action"] == "allow"
+    out = here.out("remove", "evil.example")
+    assert out.startswith("withdrawn subtree evil.example: serial 3")
+    assert out.endswith("; still said by feed:a (block)\n")
+    assert here.verdict("www.evil.example")["action"] == "block"
+    done = here.run("remove", "evil.example")
+    assert done.returncode == 1
+    assert done.stdout == (
+        "evil.example: the operator says nothing about this subtree; still said by feed:a (block)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "blocked", "free"),
+    [
+        ("x.example", ["x.example", "www.x.example", "http://x.example/p"], ["xx.example"]),
+        ("*.x.example", ["www.x.example"], ["x.example"]),
+        ("http://x.example/p", ["x.example/p"], ["x.example", "x.example/q"]),
+        ("x.example/", ["http://x.example/any", "www.x.example/"], ["x.example"]),
+        ("pay-*-verify.example", ["pay-me-verify.example"], ["pay-verify.example"]),
+        ("keyword:paypa1", ["my-paypa1.example"], ["mypaypa1.example"]),
+        ("/login*.php", ["x.example/login2.php"], ["x.example"]),
+    ],
+)
+def test_what_a_value_blocks(here, value, blocked, free):
+    """
+    The kinds of rules as one types them.
+    """
+    here.out("block", value, "--category", "phishing")
+    output = here.out("check", "--json", *blocked, *free)
+    actions = [json.loads(line)["action"] for line in output.splitlines()]
+    assert actions == ["block"] * len(blocked) + ["none"] * len(free)
+    assert json.loads(output.splitlines()[0])["rule"]["category"] == "phishing"
+
+
+def test_several_values_are_one_batch(here):
+    """
+    All or nothing, one serial, and the same value twice counts once.
+    """
+    out = here.out("block", "x.example", "y.example", "X.example.")
+    assert out.count("serial 1") == 2
+    done = here.run("block", "z.example", "two words")
+    assert done.returncode == 1
+    assert here.verdict("z.example")["action"] == "none"
+
+
+def test_removing_several_tells_them_apart(here):
+    """
+    Of values that are removed at once, those that nobody had decided on are said to be so.
+    """
+    here.out("block", "x.example")
+    out = here.out("remove", "x.example", "y.example").splitlines()
+    assert out[0].startswith("withdrawn subtree x.example")
+    assert out[1] == "y.example: the operator says nothing about this subtree"
+
+
+def test_popular_names_need_force(here):
+    """
+    A slip of the finger must not take a well-known site away.
+    """
+    done = here.run("block", "co.uk")
+    assert (done.returncode, "--force" in done.stderr) == (1, True)
+    assert not here.database.exists()
+    here.out("block", "co.uk", "--force")
+    assert here.verdict("x.co.uk")["action"] == "block"
+
+
+def test_expiry_is_kept(here):
+    """
+    --expires is in the log, and a past one is refused.
+    """
+    here.out("block", "x.example", "--expires", "2100-01-31")
+    with contextlib.closing(sqlite3.connect(here.database)) as db:
+        assert db.execute("SELECT expires_at FROM claim").fetchall() == [(4105036800,)]
+    done = here.run("block", "y.example", "--expires", "2020-01-01")
+    assert "lies in the past" in done.stderr
+
+
+def test_texts_that_are_not_utf_8(here):
+    """
+    Octets that are no text are refused as a value and as a reason.
+    """
+    octets = os.fsdecode(b"\xff")
+    for arguments in (["block", f"{octets}.example"], ["block", "x.example", "--reason", octets]):
+        done = here.run(*arguments)
+        assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+
+
+# -- feeds and the log -----------------------------------------------------------------------------
+
+
+def test_feeds(here):
+    """
+    A refresh says what changed, compiles, and `feed list` shows it; a failed one fails the command.
+    """
+    assert here.out("feed", "refresh") == "a: 2 changes, serial 1\n"
+    assert here.out("feed", "refresh", "a") == "a: unchanged\n"
+    assert len(list((here.folder / "var" / "snapshots").glob("0*"))) == 1
+    (row,) = map(json.loads, here.out("feed", "list", "--json").splitlines())
+    assert (row["name"], row["rules"], row["error"]) == ("a", 2, None)
+    (here.folder / "list.txt").write_text("<html>\n")
+    done = here.run("feed", "refresh")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: feed a: looks like an HTML page")
+    out = here.out("feed", "list", "--all")
+    assert "failed" in out
+    assert "HTML page" in out
+    assert here.verdict("evil.example")["action"] == "block"
+
+
+def test_force_takes_a_list_that_shrank(here):
+    """
+    --force is there for the day when a list really is a tenth of what it was.
+    """
+    path = here.folder / "list.txt"
+    path.write_text("".join(f"h{i}.example\n" for i in range(500)))
+    here.out("feed", "refresh")
+    path.write_text("h1.example\n")
+    assert "--force" in here.run("feed", "refresh").stderr
+    assert here.out("feed", "refresh", "--force") == "a: 499 changes, serial 2\n"
+
+
+def test_what_was_held_back_is_shown(here):
+    """
+    `feed list` names held rules and bad lines.
+    """
+    lines = "evil.example\nco.uk\nb@d\none.example\ntwo.example\nthree.example\n"
+    (here.folder / "list.txt").write_text(lines)
+    here.out("feed", "refresh")
+    out = here.out("feed", "list")
+    assert "subtree co.uk: public suffix" in out
+    assert "line 3: 'b@d'" in out
+
+
+def test_compile(here):
+    """
+    Prints the snapshot's folder.
+    """
+    here.out("block", "x.example")
+    path = Path(here.out("compile").strip())
+    assert path.name == "0000000001-1"
+    assert (path / "manifest.json").is_file()
+
+
+def test_the_log(here):
+    """
+    Batches with who and why, as lines or JSON, after a serial.
+    """
+    here.out("block", "x.example", "--reason", "ticket 7")
+    here.out("allow", "y.example")
+    assert "operator by " in here.out("log")
+    assert "ticket 7" in here.out("log")
+    (batch,) = map(json.loads, here.out("log", "--json", "--since", "1").splitlines())
+    assert (batch["serial"], batch["source"]) == (2, "operator")
+
+
+def test_log_verify(here):
+    """
+    Exit code 0 and the number of batches, or 1 and the first batch that does not fit.
+    """
+    for i in range(3):
+        here.out("block", f"x{i}.example")
+    assert here.out("log", "--verify") == "ok: 3 batches, each follows from the one before\n"
+    assert json.loads(here.out("log", "--verify", "--json")) == {"ok": True, "damage": None}
+    with contextlib.closing(sqlite3.connect(here.database)) as db, db:
+        db.execute("UPDATE claim SET category = 'frauD' WHERE from_serial = 2")
+    done = here.run("log", "--verify")
+    assert (done.returncode, done.stdout) == (1, "batch 2: its claims do not fit its digest\n")
+    done = here.run("log", "--verify", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["damage"]["serial"] == 2
+
+
+def test_a_damaged_log_is_told_in_one_line(here):
+    """
+    A file that SQLite cannot read is an error with its name, whatever the command.
+    """
+    here.out("block", "x.example")
+    data = here.database.read_bytes()
+    here.database.write_bytes(data[:4096] + b"\xa5" * (len(data) - 4096))
+    for command in (["log", "--verify"], ["log"], ["check", "x.example"], ["compile"],
+                    ["block", "y.example"], ["feed", "list"]):  # fmt: skip
+        done = here.run(*command)
+        assert (done.returncode, "Traceback" in done.stderr) == (1, False), (command, done.stderr)
+        assert "policy.db" in done.stderr
+
+
+def test_reading_commands_create_nothing(here):
+    """
+    Looking around before the first start leaves no files behind.
+    """
+    before = sorted(p.name for p in here.folder.rglob("*"))
+    for command in (["check", "x.example"], ["feed", "list"], ["status"], ["log"],
+                    ["check-config"]):  # fmt: skip
+        here.run(*command)
+    assert sorted(p.name for p in here.folder.rglob("*")) == before
+
+
+def test_text_from_outside_cannot_drive_the_terminal(here):
+    """
+    Escape sequences in an item or a reason are shown, not sent.
+    """
+    here.out("block", "x.example", "--reason", "a\x9b2Jb")
+    for arguments in (["check", "a\x1b[2Jb.example"], ["check", "http://a\x9b2J/"], ["log"]):
+        done = here.run(*arguments)
+        assert done.stdout
+        assert "\x1b" not in done.stdout + done.stderr
+        assert "\x9b" not in done.stdout + done.stderr
+
+
+# -- completion ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(here, shell):
+    """
+    A script that the shell itself finds well-formed, where it is installed.
+    """
+    script = here.out("completion", shell)
+    assert "_URLGUARD_COMPLETE" in script
+    if shutil.which(shell):
+        checked = subprocess.run([shell, "-n"], input=script, text=True, check=False)
+        assert checked.returncode == 0
+
+
+def test_completion_completes(here):
+    """
+    What the script asks for gives the commands' names.
+    """
+    done = here.run(_URLGUARD_COMPLETE="bash_complete", COMP_WORDS="urlguard che", COMP_CWORD="1")
+    assert {line.partition(",")[2] for line in done.stdout.split()} == {"check", "check-config"}
+
+
+def test_the_log_of_another_program_is_left_alone(here):
+    """
+    A newer schema is refused with both versions, and not touched.
+    """
+    log = PolicyLog(here.folder / "policy.db")
+    log.commit("operator", [Change("domain x.example", "block")], actor="t", reason="")
+    log.close()
+    here.config.write_text('[store]\nurl = "sqlite:///policy.db"\n')
+    with contextlib.closing(sqlite3.connect(here.folder / "policy.db")) as db:
+        db.execute("PRAGMA user_version = 9")
+    done = here.run("block", "y.example")
+    assert done.returncode == 1
+    assert "schema 9; this version reads 1" in done.stderr

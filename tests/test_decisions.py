@@ -1,0 +1,139 @@
+"""Decisions without a running server: straight into the policy log."""
+
+import contextlib
+import socket
+import time
+
+import pytest
+
+from urlguard import decisions
+from urlguard.config import Config
+from urlguard.errors import InputError, PolicyError
+from urlguard.policy.log import Change, PolicyLog
+
+EVIL = "subtree evil.example"
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A place without a server."""
+    return Config(state_dir=tmp_path)
+
+
+def apply(config, source, *changes):
+    """Make changes as somebody."""
+    return decisions.apply(config, source, list(changes), actor="eve", reason="because")
+
+
+def test_without_a_server_the_log_is_written(config):
+    """
+    The decision is in the log when the call returns, with who and why.
+    """
+    done = apply(config, "operator", Change(EVIL, "block", "fraud"))
+    assert done == (True, "serial 1, in force at the next start")
+    assert apply(config, "operator", Change(EVIL, "block", "fraud")).changed is False
+    log = PolicyLog(config.database, read_only=True)
+    with contextlib.closing(log):
+        (batch,) = log.store.batches()
+        assert (batch.source, batch.actor, batch.reason) == ("operator", "eve", "because")
+        assert log.ruling(EVIL).action == "block"
+
+
+def test_a_socket_that_nobody_listens_on_is_no_server(config):
+    """
+    A server that was killed leaves its socket; decisions go to the log then.
+    """
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(config.state_dir / "control.sock"))
+    assert apply(config, "operator", Change(EVIL, "block")).changed
+
+
+def test_a_refused_change_changes_nothing(config):
+    """
+    One bad change refuses them all.
+    """
+    with pytest.raises(PolicyError, match="must be one of"):
+        apply(config, "operator", Change(EVIL, "block"), Change("domain x.example", "destroy"))
+    log = PolicyLog(config.database, read_only=True)
+    with contextlib.closing(log):
+        assert log.serial == 0
+
+
+def test_the_sources_that_remain(config):
+    """
+    Everybody else who says something about the rule now, with what it is.
+    """
+    apply(config, "operator", Change(EVIL, "block"))
+    apply(config, "feed:a", Change(EVIL, "block"))
+    apply(config, "feed:b", Change(EVIL, "except"))
+    apply(config, "feed:c", Change(EVIL, "block"))
+    apply(config, "feed:c", Change(EVIL, None))
+    assert decisions.others(config, EVIL, "operator") == ["feed:a (block)", "feed:b (except)"]
+    assert decisions.others(config, "subtree x.example", "operator") == []
+
+
+def test_in_force_without_a_server_is_a_snapshot(config):
+    """
+    A refresh by hand leaves a compiled snapshot for the next start.
+    """
+    apply(config, "feed:a", Change(EVIL, "block"))
+    decisions.in_force(config)
+    (folder,) = (config.state_dir / "snapshots").glob("0*")
+    assert folder.name == "0000000001-1"
+
+
+DAY = 86_400
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1s", 1), ("90s", 90), ("30m", 1800), ("12h", 43_200), ("7d", 7 * DAY), ("2w", 14 * DAY)],
+)
+def test_a_duration_counts_from_now(text, seconds):
+    """
+    A number and a unit.
+    """
+    assert abs(decisions.expiry(text) - time.time() - seconds) < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "when"),
+    [
+        (None, None),
+        ("2100-01-31T12:00Z", 4105080000),
+        ("2100-01-31T12:00:00+00:00", 4105080000),
+        ("2100-01-31T14:00+02:00", 4105080000),
+        ("2100-01-31T12:00", 4105080000),  # without a zone: UTC
+        ("2100-01-31", 4105036800),
+    ],
+)
+def test_a_time_is_a_time(text, when):
+    """
+    ISO 8601, in UTC where no zone stands.
+    """
+    assert decisions.expiry(text) == when
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "must be a duration"),
+        ("soon", "must be a duration"),
+        ("12", "must be a duration"),
+        ("12 h", "must be a duration"),
+        ("1y", "must be a duration"),
+        ("-1h", "must be a duration"),
+        ("1.5h", "must be a duration"),
+        ("9999999999s", "must be a duration"),
+        ("2100-02-30", "must be a duration"),
+        ("0s", "lies in the past"),
+        ("2020-01-01", "lies in the past"),
+        ("0001-01-01", "lies in the past"),
+    ],
+)
+def test_what_is_no_expiry(text, said):
+    """
+    Neither a duration nor a time, or one that has passed.
+    """
+    with pytest.raises(InputError, match=said):
+        decisions.expiry(text)
