@@ -119,12 +119,12 @@ def test_the_version(here):
         (["check", "evil.example"], 0),
         (["status"], 1),
         (["log"], 1),  # nothing is there yet
-        (["block", "two words"], 1),
-        (["block", "192.0.2.1"], 1),
-        (["block", "com"], 1),
-        (["block", "evil.example", "--expires", "soon"], 1),
+        (["block", "two words"], 2),
+        (["block", "192.0.2.1"], 2),
+        (["block", "com"], 2),
+        (["block", "evil.example", "--expires", "soon"], 2),
         (["remove", "evil.example"], 1),
-        (["feed", "refresh", "nobody"], 1),
+        (["feed", "refresh", "nobody"], 2),
         ([], 2),
         (["nonsense"], 2),
         (["block"], 2),
@@ -244,7 +244,7 @@ def test_several_values_are_one_batch(here):
     out = here.out("block", "x.example", "y.example", "X.example.")
     assert out.count("serial 1") == 2
     done = here.run("block", "z.example", "two words")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert here.verdict("z.example")["action"] == "none"
 
 
@@ -263,7 +263,7 @@ def test_popular_names_need_force(here):
     A slip of the finger must not take a well-known site away.
     """
     done = here.run("block", "co.uk")
-    assert (done.returncode, "--force" in done.stderr) == (1, True)
+    assert (done.returncode, "--force" in done.stderr) == (2, True)
     assert not here.database.exists()
     here.out("block", "co.uk", "--force")
     assert here.verdict("x.co.uk")["action"] == "block"
@@ -285,9 +285,10 @@ def test_texts_that_are_not_utf_8(here):
     Octets that are no text are refused as a value and as a reason.
     """
     octets = os.fsdecode(b"\xff")
-    for arguments in (["block", f"{octets}.example"], ["block", "x.example", "--reason", octets]):
+    calls = ((["block", f"{octets}.example"], 2), (["block", "x.example", "--reason", octets], 1))
+    for arguments, code in calls:
         done = here.run(*arguments)
-        assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False)
 
 
 # -- feeds and the log -----------------------------------------------------------------------------
@@ -448,3 +449,16 @@ def test_the_log_of_another_program_is_left_alone(here):
     done = here.run("block", "y.example")
     assert done.returncode == 1
     assert "schema 9; this version reads 1" in done.stderr
+
+
+def test_rpz_shows_the_zone_and_what_it_leaves_out(here):
+    """
+    `rpz` lists the rules that a zone cannot say; `rpz --zone` writes a zone file of the others.
+    """
+    here.out("block", "x.example", "pay-*-verify.example")
+    text = here.out("rpz")
+    assert "left out: patterns     1" in text
+    assert "pattern pay-*-verify.example: " in text
+    zone = here.out("rpz", "--zone")
+    assert "x.example" in zone
+    assert "pay-" not in zone

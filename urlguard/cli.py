@@ -38,7 +38,8 @@ class _Group(click.Group):
             ctx.exit(2)
         except UrlGuardError as exc:
             click.secho(f"error: {exc}", fg="red", err=True)
-            ctx.exit(1)
+            # What was typed is no name, rule, time or feed: the call is wrong.
+            ctx.exit(2 if isinstance(exc, InputError) else 1)
         except BrokenPipeError:
             # The reader of our output has seen enough.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -417,6 +418,29 @@ def log(config: configuration.Config, since: int, verify: bool, as_json: bool) -
         click.secho(f"batch {damage.serial}: {damage.what}", fg="red")
     if damage is not None:
         sys.exit(1)
+
+
+@main.command("rpz")
+@click.option("--zone", is_flag=True, help="Write the zone as a zone file to standard output.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@_with_config
+def rpz_(config: configuration.Config, zone: bool, as_json: bool) -> None:
+    """Show the policy as a response policy zone, and the rules that a zone cannot say."""
+    from urlguard.share import rpz
+
+    if zone:
+        rpz.write_zone(config, sys.stdout)
+        return
+    left_out = rpz.unsayable(config)
+    if as_json:
+        click.echo(json.dumps(dict(rpz.overview(config))))
+        for key, reason in left_out:
+            click.echo(json.dumps({"rule": key, "reason": reason}))
+        return
+    for words, value in rpz.overview(config):
+        click.echo(f"{words:22} {value}")
+    for key, reason in left_out:
+        click.echo(f"    {key}: {reason}")
 
 
 @main.command()

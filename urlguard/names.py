@@ -214,3 +214,8 @@ def is_public_suffix(name: str) -> bool:
 def listed_suffixes() -> frozenset[str]:
     """Every public suffix that the list spells out; those by wildcard have no end."""
     return frozenset(name for name, kind in (_rules or _load()).items() if kind & _EXACT)
+
+
+def wildcard_suffixes() -> frozenset[str]:
+    """The names directly below which every name is a public suffix, exceptions apart: ``ck``."""
+    return frozenset(name for name, kind in (_rules or _load()).items() if kind & _WILDCARD)

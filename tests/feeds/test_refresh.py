@@ -201,16 +201,24 @@ def test_names_that_must_not_be_blocked_are_held_back(play):
     Popular names and public suffixes of a feed make no rule, and are listed with the reason.
     """
     popular = next(n for n in wellknown.popular() if n not in wellknown.protected())
-    lines = ["evil.example", popular, f"www.{popular}", "co.uk", f"evil.{popular}", f"{popular}/"]
+    lines = [
+        "evil.example",
+        popular,
+        f"www.{popular}",
+        "co.uk",
+        "any.ck",
+        f"evil.{popular}",
+        f"{popular}/",
+    ]
     play.refresh(*lines)
     wanted = {"subtree evil.example", f"subtree evil.{popular}"}
     assert play.standing().keys() == wanted
     held = dict(play.log.store.held("a"))
-    assert held.keys() == {f"subtree {popular}", f"subtree www.{popular}", "subtree co.uk",
-                           f"url {popular}/"}  # fmt: skip
+    values = (popular, f"www.{popular}", "co.uk", "any.ck")
+    assert held.keys() == {f"url {popular}/", *(f"subtree {value}" for value in values)}
     assert held["subtree co.uk"] == "public suffix"
     assert "popular name, rank" in held[f"subtree {popular}"]
-    assert play.status.held == 4
+    assert play.status.held == 5
     # A page on a popular site is free.
     play.refresh(f"{popular}/login", "evil.example")
     assert f"url {popular}/login" in play.standing()

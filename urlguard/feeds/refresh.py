@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from urlguard import events, wellknown
+from urlguard import events, names, wellknown
 from urlguard.config import Config, Feed
-from urlguard.errors import FeedError
+from urlguard.errors import FeedError, UrlGuardError
 from urlguard.feeds import formats, source
 from urlguard.feeds.parsed import Parsed
 from urlguard.policy.log import Batch, Change, PolicyLog
@@ -169,13 +169,15 @@ def _hold_back(parsed: Parsed, feed: Feed) -> list[tuple[str, str]]:
         return []
     held = []
     values = wellknown.held_values()
+    wildcards = names.wildcard_suffixes()
     for key in parsed.rules:
         kind, _, value = key.partition(" ")
         if kind == "url":
             # Only the whole site: a page on a popular site is what URL rules are for.
             value = value[:-1] if value.endswith("/") and value.count("/") == 1 else ""
             kind = "subtree"
-        if value in values and (reason := wellknown.hold_reason(kind, value)):
+        candidate = value in values or value.partition(".")[2] in wildcards
+        if candidate and (reason := wellknown.hold_reason(kind, value)):
             held.append((key, reason))
     for key, _ in held:
         del parsed.rules[key]
@@ -258,9 +260,11 @@ def main() -> int:
     started = time.monotonic()
     try:
         batch = refresh(log, feed, config.state_dir)
-    except FeedError as exc:
+    except UrlGuardError as exc:
         events.warning("feed.refused", error=str(exc), using="last_good")
         return 1
+    finally:
+        log.close()
     events.info(
         "feed.refreshed",
         serial=batch.serial if batch else None,

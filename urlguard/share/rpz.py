@@ -229,8 +229,7 @@ class Primary:
         try:
             with ZoneStore(self._path) as store:
                 fresh = store.state().at == 0
-                store.follow(log)
-                if fresh:
+                if store.follow(log).at and fresh:
                     _report(log, store, self.look.zone)
                 return store.look(self.look.digest)
         finally:
