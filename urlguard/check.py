@@ -6,7 +6,8 @@ Knows the policy as an `Engine`; opening one without making a file is its busine
 
 import ipaddress
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from urlguard import events, names, urls
@@ -30,24 +31,30 @@ def open_engine(config: Config) -> Engine:
     Raises:
         PolicyError: the log is damaged.
     """
-    engine = Engine(snapshot.nothing())
-    for path in snapshot.newest(config.state_dir / "snapshots"):
+    folder = config.state_dir / "snapshots"
+    if not config.database.exists():
+        return _newest(folder, lambda *_: True)
+    from urlguard.policy.log import PolicyLog
+
+    log = PolicyLog(config.database, read_only=True)
+    try:
+        with log.store.reading():
+            engine = _newest(folder, log.made)
+            changes = list(log.store.changes(engine.serial))
+            engine.overlay.apply(((k, decode(after, k)) for k, after, _ in changes), log.serial)
+    finally:
+        log.close()
+    return engine
+
+
+def _newest(folder: Path, usable: Callable[[int, str], bool]) -> Engine:
+    for path in snapshot.newest(folder):
         try:
-            engine = Engine(snapshot.open_folder(path))
-            break
+            if usable(snapshot.serial_of(path), snapshot.history_of(path)):
+                return Engine(snapshot.open_folder(path))
         except SnapshotError as exc:
             events.error("snapshot.refused", error=str(exc), using="the one before")
-    if config.database.exists():
-        from urlguard.policy.log import PolicyLog
-
-        log = PolicyLog(config.database, read_only=True)
-        try:
-            with log.store.reading():
-                changes = list(log.store.changes(engine.serial))
-                engine.overlay.apply(((k, decode(after, k)) for k, after, _ in changes), log.serial)
-        finally:
-            log.close()
-    return engine
+    return Engine(snapshot.nothing())
 
 
 def inspect(engine: Engine, text: str) -> dict[str, Any]:

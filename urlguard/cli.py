@@ -111,6 +111,11 @@ def _examine(config: configuration.Config) -> None:
 
     for warning in configuration.warnings(config):
         click.secho(f"warning: {warning}", fg="yellow", err=True)
+    if config.rpz.listen:
+        from urlguard.share import transfer
+
+        transfer.Look(config)
+        transfer.keys(config.rpz.tsig)
     loop = asyncio.new_event_loop()
     try:
         Chain.build(config, Parts(config, Live(Engine(snapshot.nothing())), loop)).close()
@@ -188,6 +193,8 @@ def check(
             fg="yellow",
             err=True,
         )
+    if "-" in items and len(items) > 1:
+        raise click.UsageError("- stands for standard input, and must be the only ITEM")
     if items == ("-",):
         for output in checking.lines(engine, _standard_input()):
             sys.stdout.buffer.write(output)
@@ -221,7 +228,11 @@ def _decision(
 
     def wrap(command: Callable[..., None]) -> Callable[..., None]:
         command = click.argument("values", nargs=-1, required=True, metavar="VALUE…")(command)
-        command = click.option("--category", default="fraud" if action == "block" else "")(command)
+        command = click.option(
+            "--category",
+            default="fraud" if action == "block" else "",
+            help="What kind of fraud it is, such as phishing; shown in verdicts.",
+        )(command)
         command = click.option("--reason", default="", help="For the audit.")(command)
         return click.option(
             "--expires", metavar="D", help="30m, 12h, 7d, or a time such as 2030-01-31T12:00Z."
@@ -407,7 +418,9 @@ def log(config: configuration.Config, since: int, verify: bool, as_json: bool) -
                 if as_json:
                     click.echo(json.dumps(batch._asdict()))
                 else:
-                    click.echo(terminal.batch_line(batch))
+                    click.echo(
+                        terminal.batch_line(batch, *policy.store.effects_of(batch.serial, 3))
+                    )
             return
         damage, batches = policy.verify(), policy.serial
     if as_json:

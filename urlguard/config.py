@@ -299,6 +299,11 @@ def warnings(config: Config) -> list[str]:
             f"[acl] allow = {', '.join(beyond)}: clients on other machines get a loopback address "
             "as sinkhole, which is their own machine; set [guard] sinkhole_ipv4 and sinkhole_ipv6"
         )
+    if "acl" not in config.plugins:
+        found.append("plugins: acl is not among them; whoever reaches the server may ask")
+    for feed in config.feed:
+        if feed.path is not None and not feed.path.exists():
+            found.append(f"[[feed]] {feed.name}: path {feed.path}: not there")
     if any(network.prefixlen == 0 for network in config.acl.allow):
         found.append("[acl] allow: the whole Internet may ask; this is an open resolver")
     return found

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from urlguard.policy.drivers.sqlite import BatchRow
+from urlguard.policy.drivers.sqlite import BatchRow, EffectRow
+from urlguard.verdict import decode
 
 _STYLES = {"block": "bold red", "review": "bold yellow", "allow": "bold green", "none": "dim"}
 _WORDS = {
@@ -117,11 +118,17 @@ def _some(name: str, what: str, lines: list[str], total: int, show_all: bool) ->
         _out.print(Text(f"    … and {total - len(shown):,} more{hint}", "dim"))
 
 
-def batch_line(batch: BatchRow) -> str:
-    """One line for one batch."""
+def batch_line(batch: BatchRow, effects: int, shown: list[EffectRow]) -> str:
+    """One batch: a line for who and why, and one for each of its first effects."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(batch.time / 1000))
     reason = f"  {batch.reason}" if batch.reason else ""
-    return printable(f"{batch.serial:8}  {when}Z  {batch.source} by {batch.actor}{reason}")
+    lines = [f"{batch.serial:8}  {when}Z  {batch.source} by {batch.actor}{reason}"]
+    for effect in shown:
+        now = decode(effect.after, effect.key)
+        lines.append(f"{'':10}{now.action if now else 'no rule':8} {effect.key}")
+    if effects > len(shown):
+        lines.append(f"{'':10}and {effects - len(shown):,} more")
+    return "\n".join(map(printable, lines))
 
 
 class Step:

@@ -67,7 +67,7 @@ def _ruling(cell: Cell, kind: str, value: str) -> Ruling | None:
     return None if parts is None else from_parts(parts, kind, value)
 
 
-def write(folder: Path, serial: int, rulings: Iterable[tuple[str, str]]) -> Path:
+def write(folder: Path, serial: int, rulings: Iterable[tuple[str, str]], history: str = "") -> Path:
     """
     Compile rulings into a new snapshot below `folder`.
 
@@ -75,6 +75,7 @@ def write(folder: Path, serial: int, rulings: Iterable[tuple[str, str]]) -> Path
         folder: where snapshots live; made if missing.
         serial: the batch whose policy this is.
         rulings: rule keys with encoded rulings (`verdict.encode`), each key once.
+        history: the batch's hash, which tells this log's serials from another's.
 
     Returns:
         The new snapshot's folder.
@@ -106,6 +107,7 @@ def write(folder: Path, serial: int, rulings: Iterable[tuple[str, str]]) -> Path
                 {
                     "format": FORMAT,
                     "serial": serial,
+                    "history": history,
                     "rules": {"names": len(names), "urls": len(urls), "patterns": len(texts)},
                     "sha256": {path.name: _digest(path) for path in paths},
                 },
@@ -180,6 +182,14 @@ def nothing() -> Snapshot:
 def newest(folder: Path) -> list[Path]:
     """Finished snapshots below `folder`, newest first."""
     return [path for _, _, path in sorted(_listed(folder), reverse=True)]
+
+
+def history_of(folder: Path) -> str:
+    """The hash of the batch that a snapshot was made of; "" if its manifest does not say."""
+    try:
+        return str(json.loads((folder / "manifest.json").read_bytes())["history"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def serial_of(folder: Path) -> int:

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import gc
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from urlguard.blocklist import snapshot
 from urlguard.errors import PolicyError, UrlGuardError
-from urlguard.policy.log import PolicyLog
+from urlguard.policy.log import GENESIS, PolicyLog
 
 
 def compile_here(database: Path, folder: Path) -> Path:
@@ -33,17 +34,37 @@ def compile_here(database: Path, folder: Path) -> Path:
     log = PolicyLog(database)
     try:
         with _alone(folder), log.store.reading():
+            strange = foreign(log, folder)
             serial = log.serial
-            for path in snapshot.newest(folder)[:1]:
-                if path.name.startswith(f"{serial:010}-") and _opens(path):
-                    return path
-            path = snapshot.write(folder, serial, log.rulings())
+            own = [path for path in snapshot.newest(folder) if path.name not in strange]
+            made = own and snapshot.serial_of(own[0]) == serial and _opens(own[0])
+            if made:
+                path = own[0]
+            else:
+                head = log.store.head()
+                path = snapshot.write(folder, serial, log.rulings(), head.hash if head else GENESIS)
+            # Not before there is one to take their place.
+            for name in strange:
+                shutil.rmtree(folder / name, ignore_errors=True)
             snapshot.prune(folder)
             return path
     except OSError as exc:
         raise PolicyError(f"snapshot in {folder}: {exc}") from exc
     finally:
         log.close()
+
+
+def foreign(log: PolicyLog, folder: Path) -> set[str]:
+    """
+    The names of snapshots that are not of this log's history, as after the log was restored.
+
+    They are never to be used: the next compile replaces them.
+    """
+    return {
+        path.name
+        for path in snapshot.newest(folder)
+        if not log.made(snapshot.serial_of(path), snapshot.history_of(path))
+    }
 
 
 def command(database: Path, folder: Path) -> list[str]:

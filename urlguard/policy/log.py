@@ -79,6 +79,13 @@ class PolicyLog:
         head = self.store.head()
         return head.serial if head else 0
 
+    def made(self, serial: int, history: str) -> bool:
+        """True if this log's batch `serial` has the hash `history`; 0 is before the first."""
+        if serial == 0:
+            return history == GENESIS
+        batch = next(self.store.batches(serial - 1, 1), None)
+        return batch is not None and (batch.serial, batch.hash) == (serial, history)
+
     def commit(
         self,
         source: str,

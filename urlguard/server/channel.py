@@ -13,6 +13,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from urlguard.errors import PolicyError
+
 MAX_LINE = 1 << 20  # octets
 CHUNK = 250  # rule changes in one message: about 20 KB, 0.1 ms to read
 
@@ -100,22 +102,39 @@ async def read(reader: asyncio.StreamReader) -> Message | None:
     return message
 
 
-def ask(state_dir: Path, message: Message, timeout_s: float = 10.0) -> Message | None:
+def ask(state_dir: Path, message: Message, timeout_s: float = 90.0) -> Message | None:
     """
     Send a request to the running control process and wait for its reply.
 
+    Args:
+        state_dir: which server.
+        message: the request.
+        timeout_s: to wait at most; a commit may stand behind the import of a large list.
+
     Returns:
-        The reply, or None if no server is running on this ``state_dir`` or it does not answer.
+        The reply, or None if no server is running on this ``state_dir``, or it died meanwhile.
+
+    Raises:
+        PolicyError: a server is running, and this user may not speak to it or it does not answer.
     """
+    path = socket_path(state_dir)
+    data = b""
     try:
-        with connect(socket_path(state_dir), timeout_s) as client:
+        with connect(path, timeout_s) as client:
             client.sendall(encode(message))
-            data = b""
             while not data.endswith(b"\n"):
                 part = client.recv(65536)
                 if not part:
                     return None
                 data += part
+    except PermissionError as exc:
+        raise PolicyError(
+            f"{path}: a server is running; only its user and root may talk to it"
+        ) from exc
+    except TimeoutError as exc:
+        raise PolicyError(
+            f"{path}: no answer within {timeout_s:g} s; what was asked for may still be done"
+        ) from exc
     except OSError:
         return None
     reply: Message = json.loads(data)

@@ -35,6 +35,7 @@ ACK_S = 2.0  # how long a command waits until every worker has confirmed
 POLL_S = 0.25  # how often to look for commits of other processes and for expired claims
 COMPILE_KEYS = 5_000  # an overlay of this size is compiled at once,
 COMPILE_AFTER_S = 600.0  # a smaller one after this long
+RETRY_S = 60.0  # after a failed compile
 
 
 class _Worker:
@@ -65,6 +66,8 @@ class Control:
         self._push = asyncio.Lock()
         self._compiling: asyncio.Task[None] | None = None
         self._compiled_at = time.monotonic()
+        self._compile_failed_at = -RETRY_S
+        self._foreign: set[str] = set()  # snapshots of another history that workers may have
         self._tasks: list[asyncio.Task[None]] = []
         self._rpz: rpz.Primary | None = None
         self._connections: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
@@ -104,6 +107,10 @@ class Control:
     async def _first_policy(self) -> None:
         """Bring in the feeds; the first start serves once they are there."""
         try:
+            self._foreign = await self._in_log(lambda: compiling.foreign(self.log, self.snapshots))
+            if self._foreign:
+                events.warning("snapshot.foreign", replacing=sorted(self._foreign))
+                await self._compile()
             await self._in_log(self._end_unconfigured_feeds)
             if not await self._in_log(self._any_feed_imported):
                 await asyncio.gather(*(self._refresh(feed) for feed in self._feeds()))
@@ -179,12 +186,13 @@ class Control:
             await self._compile()
         except PolicyError as exc:
             events.error("snapshot.failed", error=str(exc), using="last_good")
-            self._compiled_at = time.monotonic()  # not again at once
+            self._compile_failed_at = time.monotonic()
         self._compiling = None
         await self.push()
 
     def _compile_soon(self) -> None:
-        if self._compiling is None:
+        waited = time.monotonic() - self._compile_failed_at
+        if self._compiling is None and waited >= RETRY_S:
             self._compiling = asyncio.create_task(self._compile_and_push())
 
     # Keeping the workers up to date
@@ -199,8 +207,10 @@ class Control:
             serial = await self._in_log(lambda: self.log.serial)
             for worker in list(self.workers):
                 if newest and newest.name != worker.snapshot:
+                    foreign = worker.snapshot in self._foreign or worker.acked > serial
                     worker.snapshot, worker.sent = newest.name, base
-                    self._send(worker, {"op": "snapshot", "path": str(newest)})
+                    message = {"op": "snapshot", "path": str(newest), "anew": foreign}
+                    self._send(worker, message)
             lacking = min((w.sent for w in self.workers), default=serial)
             await self._send_changes(lacking, serial)
             for worker in self.workers:
@@ -236,13 +246,15 @@ class Control:
             worker.writer.write(channel.encode(message))
 
     async def _wait_for_workers(self, serial: int) -> int:
-        """Wait until every worker is at `serial`; returns how many are."""
+        """Wait until every configured worker is at `serial`; returns how many are."""
+
+        def reached() -> int:
+            return sum(worker.acked >= serial for worker in self.workers)
+
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ACK_S), self._acked:
-                await self._acked.wait_for(
-                    lambda: all(worker.acked >= serial for worker in self.workers)
-                )
-        return sum(worker.acked >= serial for worker in self.workers)
+                await self._acked.wait_for(lambda: reached() >= self.config.server.workers)
+        return reached()
 
     # Connections
 
@@ -297,7 +309,10 @@ class Control:
                     return {
                         "ready": self.ready,
                         "serial": await self._in_log(lambda: self.log.serial),
-                        "workers": {str(w.number): w.acked for w in self.workers},
+                        "workers": {
+                            str(w.number): w.acked
+                            for w in sorted(self.workers, key=lambda w: w.number)
+                        },
                     }
                 case other:
                     return {"error": f"operation {other!r}; known: apply, sync, status"}
@@ -315,7 +330,7 @@ class Control:
 
     async def _synced(self, serial: int) -> Message:
         acked = await self._wait_for_workers(serial)
-        return {"serial": serial, "workers": len(self.workers), "in_force": acked}
+        return {"serial": serial, "workers": self.config.server.workers, "in_force": acked}
 
 
 async def _run(command: list[str], stdin: bytes) -> int:

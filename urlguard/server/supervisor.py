@@ -45,7 +45,11 @@ class _Child:
         delay = 0.0
         while not stop.is_set():
             started = time.monotonic()
-            code = await self._run()
+            code: int | str
+            try:
+                code = await self._run()
+            except OSError as exc:
+                code = str(exc)  # it could not even be started
             if stop.is_set():
                 return
             quick = time.monotonic() - started < _QUICK_S
@@ -152,7 +156,8 @@ class Supervisor:
 def _lock(state_dir: Path) -> int:
     """Hold `state_dir` for this process; the kernel lets go of it however the process ends."""
     try:
-        state_dir.mkdir(parents=True, exist_ok=True)
+        # Not for everyone: reasons and evidence in the log may be sensitive.
+        state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         lock = os.open(state_dir / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise ConfigError([f"state_dir {state_dir}: {exc.strerror}; must be writable"]) from exc

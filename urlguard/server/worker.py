@@ -147,7 +147,7 @@ class Worker:
                     case "ready":
                         self._ready_at = int(message["serial"])
                     case "snapshot":
-                        await self._open(Path(message["path"]), writer)
+                        await self._open(Path(message["path"]), bool(message["anew"]), writer)
                     case "change":
                         pending += message["changes"]
                         if "serial" in message:
@@ -159,7 +159,7 @@ class Worker:
         finally:
             writer.close()
 
-    async def _open(self, path: Path, writer: asyncio.StreamWriter) -> None:
+    async def _open(self, path: Path, anew: bool, writer: asyncio.StreamWriter) -> None:
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
@@ -171,7 +171,7 @@ class Worker:
             return
         self._next_snapshot = path.name
         self._next = Engine(opened, Overlay(opened.serial))
-        self._swap()
+        self._swap(anew)
         events.info(
             "snapshot.swapped",
             serial=opened.serial,
@@ -191,9 +191,13 @@ class Worker:
         else:
             self._swap()
 
-    def _swap(self) -> None:
-        """Use the new engine once it knows all that the old one does: nothing is ever undone."""
-        if self._next is not None and self._next.serial >= self.live.engine.serial:
+    def _swap(self, anew: bool = False) -> None:
+        """
+        Use the new engine once it knows all that the old one does: nothing is ever undone.
+
+        `anew`: the one in use is of another log's history, so its serial means nothing.
+        """
+        if self._next is not None and (anew or self._next.serial >= self.live.engine.serial):
             self._snapshot = self._next_snapshot
             self.live.swap(self._next)
             self._next = None

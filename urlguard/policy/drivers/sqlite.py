@@ -350,6 +350,13 @@ class Store:
         sql = "SELECT key, after, max(serial) FROM effect WHERE serial > ? GROUP BY key"
         return self._all(sql, after)
 
+    def effects_of(self, serial: int, limit: int) -> tuple[int, list[EffectRow]]:
+        """How many effects a batch had, and the first `limit` of them."""
+        row = self._one("SELECT count(*) FROM effect WHERE serial = ?", serial)
+        sql = "SELECT * FROM effect WHERE serial = ? ORDER BY key LIMIT ?"
+        shown = [EffectRow(*r) for r in self._all(sql, serial, limit)]
+        return (int(row[0]) if row else 0), shown
+
     def count_effects(self, after: int) -> int:
         """How many effects batches above `after` had."""
         row = self._one("SELECT count(*) FROM effect WHERE serial > ?", after)
