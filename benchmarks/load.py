@@ -1,0 +1,206 @@
+"""
+What every server is measured with: its processes' CPU and memory, dnsperf, single questions.
+
+CPU is user + system time from ``/proc/PID/stat`` of a server's process and all of its descendants,
+so UrlGuard's supervisor and control process count as well as its worker.  On loopback the kernel
+delivers a datagram in the sender's time: what it takes to bring an answer into dnsperf's socket is
+the server's, what it takes to bring a query in is dnsperf's, for all servers alike.
+"""
+
+import os
+import re
+import shutil
+import socket
+import struct
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+OUTSTANDING = 100  # queries under way at any time; dnsperf sends the next when one is answered
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class BenchmarkError(Exception):
+    """A benchmark's own result is wrong, so its figures are worth nothing."""
+
+
+# -- processes -------------------------------------------------------------------------------------
+
+
+def family(pid: int) -> list[int]:
+    """The process and its living descendants."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = _stat(int(entry.name))
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found = [pid]
+    for one in found:
+        found += children.get(one, [])
+    return found
+
+
+def cpu_s(pid: int) -> float:
+    """User + system seconds so far of the process and its descendants, ended ones included."""
+    total = 0
+    for one in family(pid):
+        try:
+            total += sum(map(int, _stat(one)[11:15]))
+        except OSError:
+            continue
+    return total / _TICKS
+
+
+class Foreign:
+    """What processes that are not ours take of the machine's CPUs, from now on."""
+
+    def __init__(self) -> None:
+        self._busy, self._all = _machine()
+        self._ours = cpu_s(os.getpid())
+
+    def share(self) -> float:
+        """Their share of all CPU time since then, from 0 to 1."""
+        busy, all_ = _machine()
+        ours = (cpu_s(os.getpid()) - self._ours) * _TICKS
+        return max(0.0, (busy - self._busy - ours) / max(1, all_ - self._all))
+
+
+def _machine() -> tuple[int, int]:
+    """Ticks that the CPUs were busy, and all; what a hypervisor took away counts as busy."""
+    ticks = list(map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9]))
+    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
+
+
+def memory_mib(pid: int) -> tuple[float, float]:
+    """
+    The sums of RSS and PSS over the process and its descendants, in MiB.
+
+    PSS shares a page out among the processes that map it, so that its sum counts each page once.
+    """
+    rss = pss = 0
+    for one in family(pid):
+        try:
+            text = Path(f"/proc/{one}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        for key, kib in re.findall(r"^(Rss|Pss): +(\d+) kB", text, re.M):
+            if key == "Rss":
+                rss += int(kib)
+            else:
+                pss += int(kib)
+    return rss / 1024, pss / 1024
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of ``/proc/PID/stat`` from the third on: the second may contain anything."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+
+
+# -- one question at a time ------------------------------------------------------------------------
+
+
+def query(name: str, ident: int) -> bytes:
+    """A query for A with recursion desired and without EDNS, as dnsperf sends."""
+    labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
+    return struct.pack("!HHHHHH", ident, 0x0100, 1, 0, 0, 0) + labels + b"\0\0\1\0\1"
+
+
+def udp(port: int) -> socket.socket:
+    """A socket that is connected to a port of 127.0.0.1, with a source port of its own."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.connect(("127.0.0.1", port))
+    return sock
+
+
+def ask(port: int, name: str, timeout_s: float = 1.0) -> str | None:
+    """What 127.0.0.1:`port` says of the name: see `meaning`; None if it says nothing."""
+    with udp(port) as sock:
+        sock.settimeout(timeout_s)
+        try:
+            sock.send(query(name, 4711))
+            return meaning(sock.recv(4096))
+        except OSError:
+            return None
+
+
+def meaning(reply: bytes) -> str:
+    """The address in an answer with one A record, else the response code in words."""
+    _, flags, _, answers, _, _ = struct.unpack_from("!HHHHHH", reply)
+    if not flags & 0x8000:
+        return "no response"
+    if rcode := flags & 15:
+        return {2: "SERVFAIL", 3: "NXDOMAIN", 5: "REFUSED"}.get(rcode, f"rcode {rcode}")
+    at = 12
+    while reply[at]:
+        at += reply[at] + 1
+    at += 5
+    if not answers:
+        return "NODATA"
+    # A pointer to the question's name, type, class, TTL, length: 12 octets before the address.
+    if reply[at] < 0xC0 or reply[at + 2 : at + 4] != b"\0\1":
+        return "other records"
+    return socket.inet_ntoa(reply[at + 12 : at + 16])
+
+
+# -- dnsperf ---------------------------------------------------------------------------------------
+
+
+class Run(NamedTuple):
+    """One run of dnsperf: its own counts, and the server's CPU meanwhile."""
+
+    sent: int
+    completed: int
+    lost: int
+    qps: float
+    rcodes: dict[str, int]
+    cpu_us: float  # for each answered query
+    others: float  # share of the machine's CPUs that neither servers nor dnsperf used
+
+
+def dnsperf(pid: int, port: int, names: Path, seconds: float, *, once: bool) -> Run:
+    """
+    Load the server for `seconds`, or if `once` until the names are used up, whichever is first.
+
+    Raises:
+        BenchmarkError: dnsperf failed, or gave no figures.
+    """
+    command = ["dnsperf", "-s", "127.0.0.1", "-p", str(port), "-d", str(names), "-t", "1"]
+    command += ["-c", "1", "-T", "1", "-q", str(OUTSTANDING), "-l", str(seconds)]
+    command += ["-n", "1"] if once else []
+    foreign, before = Foreign(), cpu_s(pid)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30)
+    spent, others = cpu_s(pid) - before, foreign.share()
+    if done.returncode != 0:
+        raise BenchmarkError(f"dnsperf: exit code {done.returncode}: {done.stderr.strip()[-300:]}")
+
+    def figure(label: str) -> float:
+        found = re.search(rf"{label}:\s+([\d.]+)", done.stdout)
+        if found is None:
+            raise BenchmarkError(f"dnsperf: no {label!r} in its output")
+        return float(found[1])
+
+    completed = int(figure("Queries completed"))
+    if not completed:
+        raise BenchmarkError("dnsperf: not one query was answered")
+    line = re.search(r"Response codes:(.*)", done.stdout)
+    rcodes = re.findall(r"([A-Z]+) (\d+) \(", line[1] if line else "")
+    return Run(
+        sent=int(figure("Queries sent")),
+        completed=completed,
+        lost=int(figure("Queries lost")),
+        qps=figure("Queries per second"),
+        rcodes={code: int(count) for code, count in rcodes},
+        cpu_us=spent / completed * 1e6,
+        others=others,
+    )
+
+
+def need_dnsperf() -> str:
+    """Its version; ends the program with advice if it is not installed."""
+    if shutil.which("dnsperf") is None:
+        raise SystemExit("dnsperf is not installed; on Debian: apt-get install dnsperf")
+    done = subprocess.run(["dnsperf", "-h"], capture_output=True, text=True)
+    found = re.search(r"Version (\S+)", done.stdout + done.stderr)
+    return found[1] if found else "unknown"

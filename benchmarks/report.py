@@ -1,0 +1,124 @@
+"""
+What did the latest recorded runs measure?
+
+    python -m benchmarks.report            print the tables, in Markdown
+    python -m benchmarks.report --write    put them into docs/benchmarks.md
+
+Reads ``benchmarks/record`` and measures nothing.
+"""
+
+import argparse
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import results
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- tables: made by `python -m benchmarks.report --write` -->", "<!-- end -->"
+
+LOADS = ("ready", "blocked", "mix", "new")
+
+
+def resolvers(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each server: µs of CPU a query by load, then the rest."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["server"], {})[row["case"]] = row
+    head = ["CPU µs a query", *LOADS, "start, s", "PSS, MiB", "PSS loaded", "RSS loaded"]
+    cpu, rates = [head], [["queries a second", *LOADS, "lost, at most"]]
+    for server, cases in found.items():
+        start = cases.get("start", {})
+        title = " ".join([server, start.get("version", "").strip("-")]).strip()
+        last = next((cases[name] for name in reversed(LOADS) if name in cases), {})
+        memory = [_number(start, "pss_mib", 0), _number(last, "pss_mib", 0)]
+        line = [title, *(_number(cases.get(name), "cpu_us", 1) for name in LOADS)]
+        cpu.append([*line, _number(start, "seconds", 1), *memory, _number(last, "rss_mib", 0)])
+        lost = max((float(row["loss_pct"]) for name, row in cases.items() if name in LOADS))
+        rate = (_number(cases.get(name), "per_s", 0) for name in LOADS)
+        rates.append([title, *rate, f"{lost:.2f} %"])
+    others = [float(row["others_pct"]) for row in rows if row.get("others_pct")]
+    quiet = f"Other programs took up to {max(others, default=0):.0f} % of the CPUs meanwhile."
+    return f"{_table(cpu)}\n\n{_table(rates)}\n\n{quiet}"
+
+
+def policy(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A line for each measure."""
+    lines = [["measure", "rules", "median", "range or p99", "times", "others, %"]]
+    for row in rows:
+        if row.get("disk_mib"):
+            median, more = f"{float(row['disk_mib']):.1f} MiB", ""
+        elif row.get("per_s"):
+            median, more = f"{int(row['per_s']):,} a second", ""
+        else:
+            median = _time(row["seconds"])
+            more = f"{_time(row['seconds_low'])} to {_time(row['seconds_high'])}"
+            if row.get("seconds_p99"):
+                more = f"p99 {_time(row['seconds_p99'])}"
+        lines.append([row["case"], f"{int(row['rules']):,}", median, more])
+        lines[-1] += [str(row["rounds"]), _number(row, "others_pct", 0)]
+    return _table(lines)
+
+
+def _time(seconds: Any) -> str:
+    value = float(seconds)
+    return f"{value:.1f} s" if value >= 10 else f"{value * 1000:,.0f} ms"
+
+
+def _number(row: Mapping[str, Any] | None, key: str, digits: int) -> str:
+    if not row or row.get(key) in (None, ""):
+        return "–"
+    return f"{float(row[key]):,.{digits}f}"
+
+
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns are aligned in plain text as well."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *rest = zip(cells, widths, strict=True)
+        padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
+        return f"| {' | '.join(padded)} |"
+
+    ruler = [f"{'-' * widths[0]}", *(f"{'-' * (width - 1)}:" for width in widths[1:])]
+    return "\n".join([line(lines[0]), line(ruler), *map(line, lines[1:])])
+
+
+def tables(record: Path = results.RECORD) -> str:
+    """Everything that the latest runs measured, each with where and when."""
+    parts = []
+    for benchmark, show in (("resolvers", resolvers), ("policy", policy)):
+        rows = results.latest(benchmark, record)
+        if not rows:
+            parts.append(f"No run of `benchmarks.{benchmark}` is recorded.")
+            continue
+        about = rows[0]
+        rules = f"{max(int(row['rules'] or 0) for row in rows):,} rules"
+        rounds = max(int(row["rounds"]) for row in rows)
+        times = f", medians of {rounds} rounds" if benchmark == "resolvers" else ""
+        parts.append(
+            f"`benchmarks.{benchmark}`, {about['time']}, commit {about['commit']}, {about['cpu']},"
+            f" {about['cores']} cores, Python {about['python']}, {rules}{times}:"
+        )
+        parts.append(show(rows))
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    """Print the tables, or write them into the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report")
+    parser.add_argument("--write", action="store_true", help="put them into docs/benchmarks.md")
+    if not parser.parse_args().write:
+        print(tables())
+        return
+    text = PAGE.read_text(encoding="utf-8")
+    between = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.S)
+    if not between.search(text):
+        raise SystemExit(f"docs/{PAGE.name}: no place for the tables; must have {BEGIN}")
+    made = f"{BEGIN}\n\n{tables()}\n\n{END}"
+    PAGE.write_text(between.sub(lambda _: made, text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
