@@ -44,6 +44,7 @@ class Engine:
         self.snapshot = snapshot
         self.overlay = overlay or Overlay(snapshot.serial)
         self._keys = snapshot.names.keys
+        self._cell = snapshot.names.cell
         self._patterned = len(snapshot.patterns) > 0
 
     @property
@@ -63,6 +64,13 @@ class Engine:
         """
         keys = self._keys(name)
         changed = self.overlay.names
+        if len(keys) == 1 and not changed:
+            # Most listed names: one subtree rule, and nothing to weigh it against.
+            ((key, number),) = keys
+            cell = self._cell(number)
+            parts = cell.get("subtree")
+            if parts is not None and len(cell) == 1 and parts[0] != "except":
+                return from_parts(parts, "subtree", key[-2::-1])
         if (
             keys or (changed and (name in changed or any(map(changed.__contains__, parents(name)))))
         ) and (ruling := _winner(self._covering(name, keys))):

@@ -23,6 +23,7 @@ class Suffixes:
 
     def __init__(self, table: Table) -> None:
         self._table = table
+        self.cell = table.cell  # the cell of one number that `keys` found
 
     def __len__(self) -> int:
         return len(self._table)

@@ -232,6 +232,8 @@ class Forward:
             del flights[flight_or_none.ident]
             channel.upstream.answered = self._loop.time()
             self._replied(flight_or_none, reply)
+            if not flights:
+                return  # nothing more to come, so no need to ask the kernel
 
     def _replied(self, flight: _Flight, reply: bytes) -> None:
         q = flight.query

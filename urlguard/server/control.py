@@ -120,6 +120,7 @@ class Control:
         except UrlGuardError as exc:
             events.error("policy.first", error=str(exc), using="what there is")
         self.ready = True
+        os.nice(5)  # from now on, answering queries comes first
         await self.push()
         for feed in self._feeds():
             if feed.refresh_s:
@@ -353,7 +354,6 @@ def main() -> None:
 
     config: Config = process.handed()
     events.bind(role="control")
-    os.nice(5)  # answering queries comes first
     process.run(lambda stop: Control(config).run(stop))
 
 

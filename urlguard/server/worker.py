@@ -9,6 +9,7 @@ force after it.
 
 import asyncio
 import contextlib
+import gc
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,9 @@ class Worker:
                 listener.start()
             else:
                 await listener.start()
+        # What is there now stays: the collector need not walk it again and again.
+        gc.collect()
+        gc.freeze()
         process.say_ready()
         await stop.wait()
         await asyncio.gather(*(listener.drain(DRAIN_S) for listener in listeners))
