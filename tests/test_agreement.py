@@ -62,7 +62,12 @@ class Policy:
     def names(self, count):
         """Random names, some with a label that no rule has."""
         depths = (0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 7, 8)
-        return [oracle.random_name(self.rng, "abcz", depths) for _ in range(count)]
+        found: set[str] = set()
+        while len(found) < count:
+            name = oracle.random_name(self.rng, "abcz", depths)
+            # A label that no rule has makes the name new and leaves what covers it as it was.
+            found.add(name if name not in found else f"n{len(found)}.{name}")
+        return list(found)
 
     def disagreements(self, engine, names):
         """Where engine and oracle differ: name, oracle's action, engine's; and the actions."""

@@ -227,10 +227,10 @@ def test_the_keys_that_stay_stable():
         ("[gard]", "unknown key 'gard'; did you mean 'guard'?"),
         ("[guard]\nanswers = 1", "[guard] unknown key 'answers'; did you mean 'answer'?"),
         ("[acl]\nqqqq = 1", "[acl] unknown key 'qqqq'; known: allow"),
-        ("[[feed]]\nname='a'\npath='x'\ncolum='a'", "[feed] unknown key 'colum'; did you mean"),
+        ("[[feed]]\nname='a'\npath='x'\ncolum='a'", "[[feed]] a: unknown key 'colum'; did you"),
         (
             "[[rpz.tsig]]\nname='a'\nsecret_file='x'\nnme = 'a'",
-            "[rpz.tsig] unknown key 'nme'; did you mean 'name'?",
+            "[[rpz.tsig]] a: unknown key 'nme'; did you mean 'name'?",
         ),
         ("path = 'x'", "unknown key 'path'"),
         ("server = 5", "server = 5: must be a table, [server]"),

@@ -30,7 +30,7 @@ def test_without_a_server_the_log_is_written(config):
     The decision is in the log when the call returns, with who and why.
     """
     done = apply(config, "operator", Change(EVIL, "block", "fraud"))
-    assert done == (True, "serial 1, in force at the next start")
+    assert done == (True, "serial 1, in force at the next start", True)
     assert apply(config, "operator", Change(EVIL, "block", "fraud")).changed is False
     log = PolicyLog(config.database, read_only=True)
     with contextlib.closing(log):

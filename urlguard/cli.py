@@ -243,7 +243,9 @@ def _decision(
 
 @main.command()
 @_decision("block")
-@click.option("--force", is_flag=True, help="Also block a public suffix or a popular name.")
+@click.option(
+    "--force", is_flag=True, help="Also block a public suffix, such as co.uk."
+)
 @_with_config
 def block(
     config: configuration.Config,
@@ -264,8 +266,10 @@ def block(
     for value in values:
         rule = rules.parse(value)
         held = wellknown.hold_reason(rule.kind, rule.value)
-        if held and not force:
+        if held and held.startswith("public suffix") and not force:
             raise InputError(f"{value}: {held}; --force blocks it all the same")
+        if held and not force:
+            click.secho(f"warning: {value}: {held}", fg="yellow", err=True)
     _decide(config, values, "block", category, reason, expires)
 
 
@@ -308,17 +312,30 @@ def _decide(
     parsed = list(dict.fromkeys(rules.parse(value) for value in values))
     changes = [Change(rule.key, action, category, reason, until) for rule in parsed]
     decided = {rule for rule in parsed if decisions.stands(config, rule.key, OPERATOR)}
-    done = decisions.apply(config, OPERATOR, changes, actor=getpass.getuser(), reason=reason)
+    done = decisions.apply(config, OPERATOR, changes, actor=_user(), reason=reason)
     words = {"block": "blocked", "allow": "allowed", None: "withdrawn"}[action]
     for rule in parsed:
         others = decisions.others(config, rule.key, OPERATOR)
+        if action is None and (decides := decisions.deciding(config, rule)):
+            others.append(decides)
         rest = f"; still said by {', '.join(others)}" if others else ""
         if action is None and not (done.changed and rule in decided):
             click.echo(f"{rule.value}: the operator says nothing about this {rule.kind}{rest}")
         else:
             click.echo(f"{words} {rule.kind} {rule.value}: {done.words}{rest}")
-    if action is None and not done.changed:
+    if not done.everywhere:
+        message = "warning: a worker has not confirmed it yet; see `urlguard status`"
+        click.secho(message, fg="yellow", err=True)
+    if not done.everywhere or (action is None and not done.changed):
         sys.exit(1)
+
+
+def _user() -> str:
+    """Who runs the command, for the audit."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user number without a name, as in containers
+        return f"uid:{os.getuid()}"
 
 
 # -- feeds -----------------------------------------------------------------------------------------
@@ -367,9 +384,7 @@ def feed_refresh(config: configuration.Config, names: tuple[str, ...], force: bo
     for one in chosen:
         with terminal.progress(one.name) as step:
             try:
-                batch = refresh(
-                    log, one, config.state_dir, step=step, force=force, actor=getpass.getuser()
-                )
+                batch = refresh(log, one, config.state_dir, step=step, force=force, actor=_user())
             except UrlGuardError as exc:
                 failed = True
                 step.close()

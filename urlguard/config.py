@@ -346,7 +346,7 @@ class _Reader:
     def table(self, cls: type[Any], table: dict[str, Any], where: str) -> Any:
         fields = {f.name: f for f in dataclasses.fields(cls) if f.name != "path" or cls is Feed}
         types_ = typing.get_type_hints(cls)
-        section = f"[{where}] " if where else ""
+        section = where if where.startswith("[") else f"[{where}] " if where else ""
         values: dict[str, Any] = {}
         for key, raw in table.items():
             if key not in fields:
@@ -376,8 +376,7 @@ class _Reader:
         if origin is tuple:
             if not isinstance(raw, list):
                 raise ValueError("must be a list")
-            inner = typing.get_args(hint)[0]
-            return tuple(self.value(inner, f, item, label) for item in raw)
+            return self.items(typing.get_args(hint)[0], f, raw, label)
         if origin is types.UnionType and inner_none(hint):
             hint = inner_none(hint)
         value = self.scalar(hint, raw)
@@ -391,6 +390,21 @@ class _Reader:
             kind = "an integer" if hint is int else "a number"
             raise ValueError(f"must be {kind} from {low} to {high}")
         return value
+
+    def items(self, hint: Any, f: "dataclasses.Field[Any]", raw: list[Any], label: str) -> Any:
+        """A list's values; says what is wrong with each that is."""
+        found, wrong = [], []
+        for number, item in enumerate(raw, 1):
+            where = label
+            if dataclasses.is_dataclass(hint) and isinstance(item, dict):
+                where = f"[[{label}]] {item.get('name', f'number {number}')}: "
+            try:
+                found.append(self.value(hint, f, item, where))
+            except ValueError as exc:
+                wrong.append(f"{_toml(item)}: {exc}" if len(raw) > 1 else str(exc))
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return tuple(found)
 
     def scalar(self, hint: Any, raw: Any) -> Any:
         if hint in (bool, str):
@@ -436,9 +450,14 @@ def _across(config: Config, reader: _Reader) -> None:
         reader.problem("[server] ", "listen = []: must have at least one address")
     for text in config.forward.upstreams:
         try:
-            _upstream(text)
+            upstream = _upstream(text)
         except ValueError as exc:
             reader.problem("[forward] ", f"upstreams: {text!r}: {exc}")
+            continue
+        if upstream.port == 0:
+            reader.problem("[forward] ", f"upstreams: {text!r}: port 0; must be from 1 to 65535")
+        if upstream in config.server.listen:
+            reader.problem("[forward] ", f"upstreams: {text!r}: is this server's own address")
     seen: set[str] = set()
     for number, feed in enumerate(config.feed, 1):
         where = f"[[feed]] {feed.name or f'number {number}'}: "

@@ -7,11 +7,13 @@ import time
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from urlguard.check import open_engine
 from urlguard.config import Config
 from urlguard.errors import InputError, PolicyError
 from urlguard.policy.compile import compile_apart
 from urlguard.policy.drivers.sqlite import ClaimRow
 from urlguard.policy.log import Change, PolicyLog
+from urlguard.rules import Rule
 from urlguard.server import channel
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -22,6 +24,7 @@ class Done(NamedTuple):
 
     changed: bool
     words: str
+    everywhere: bool = True  # False if a worker of the running server has not confirmed it
 
 
 def apply(config: Config, source: str, changes: list[Change], *, actor: str, reason: str) -> Done:
@@ -54,7 +57,7 @@ def apply(config: Config, source: str, changes: list[Change], *, actor: str, rea
     )
     if not reply["changed"]:
         words = f"so already; {words}"
-    return Done(bool(reply["changed"]), words)
+    return Done(bool(reply["changed"]), words, reply["in_force"] >= reply["workers"])
 
 
 def in_force(config: Config) -> None:
@@ -72,6 +75,16 @@ def others(config: Config, key: str, source: str) -> list[str]:
     """The other sources whose claims about `key` stand, each with what it says."""
     found = _standing(config, key)
     return [f"{claim.source} ({claim.action})" for claim in found if claim.source != source]
+
+
+def deciding(config: Config, rule: Rule) -> str | None:
+    """What decides about a rule's own name now, if that is another rule; with who says it."""
+    if rule.kind not in ("domain", "subtree"):
+        return None
+    ruling = open_engine(config).decide(rule.value)
+    if ruling is None or (ruling.kind, ruling.value) == rule:
+        return None
+    return f"{', '.join(ruling.sources)} ({ruling.action} {ruling.kind} {ruling.value})"
 
 
 def _standing(config: Config, key: str) -> list[ClaimRow]:

@@ -118,7 +118,8 @@ async def test_ids_and_ports_vary(start, query):
     """
     forward, (upstream,) = await start(good)
     await asyncio.gather(*[ask(forward, query()) for _ in range(200)])
-    assert len({data[:2] for data in upstream.seen}) > 190
+    assert len(upstream.seen) >= 50
+    assert len({data[:2] for data in upstream.seen}) > 0.9 * len(upstream.seen)
     assert len(upstream.ports) >= 12
 
 

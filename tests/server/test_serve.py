@@ -316,3 +316,42 @@ def test_a_restored_log_is_believed_over_newer_snapshots(server):
     assert "in force on 2 of 2 workers" in running.run("block", "d.example").stdout
     assert all(running.blocks("d.example") for _ in range(20))
     assert not any(running.blocks("c.example") for _ in range(20))
+
+
+def test_a_decision_does_not_wait_behind_a_large_list(server):
+    """
+    While a change too large for the overlay is being compiled, a decision is in force at once, and
+    stays in force across the swap.
+    """
+    running = server().start()
+    names = "".join(f"n{number}.example\n" for number in range(60_000))
+    (running.folder / "list.txt").write_text(names + "evil.example\n")
+    running.run("feed", "refresh", "--force")
+    assert "in force on 2 of 2 workers" in running.run("block", "urgent.example").stdout
+    until = time.monotonic() + 60
+    while not running.blocks("n59999.example"):
+        assert all(running.blocks("urgent.example") for _ in range(5))
+        assert time.monotonic() < until
+    assert all(running.blocks("urgent.example") for _ in range(20))
+    wait_until(lambda: set(running.status()["workers"].values()) == {running.status()["serial"]})
+    assert all(running.blocks("urgent.example") for _ in range(20))
+
+
+def test_a_renamed_list_protects_until_its_new_name_is_there(server):
+    """
+    With a feed under a new name that cannot be had, a restart answers at once by the old rules.
+    """
+    running = server().start()
+    running.stop()
+    text = running.config.read_text()
+    running.config.write_text(text.replace('"list"', '"new"').replace("list.txt", "none.txt"))
+    started = time.monotonic()
+    running.start()
+    assert time.monotonic() - started < 10
+    assert running.blocks("evil.example")
+    (running.folder / "none.txt").write_text("other-fraud.example\n")
+    running.run("feed", "refresh")
+    running.stop()
+    running.start()
+    wait_until(lambda: not running.blocks("evil.example"))
+    assert running.blocks("other-fraud.example")

@@ -129,7 +129,7 @@ class Hosts(_Lines):
 
 def hosts_line(text: str, rules: dict[str, str]) -> bool:
     """
-    Read one line of a hosts file into `rules`; good names of a bad line are kept.
+    Read one line of a hosts file into `rules`: all of its names, or none if one is bad.
 
     Raises:
         IgnoredError, InputError: see `Reader.line`.
@@ -139,23 +139,18 @@ def hosts_line(text: str, rules: dict[str, str]) -> bool:
         raise InputError("no address in the first column; must be an address and names")
     if not found:
         raise InputError("an address without a name")
-    wrong: InputError | None = None
-    useful = False
+    keys = []
     reason = "localhost name"
     for name in found:
         if name.lower().rstrip(".") in LOCAL_NAMES:
             continue
         try:
-            rules[name_key("domain", name)] = ""
-            useful = True
+            keys.append(name_key("domain", name))
         except IgnoredError as exc:  # StevenBlack's list has "0.0.0.0 0.0.0.0"
             reason = str(exc)
-        except InputError as exc:
-            wrong = wrong or exc
-    if wrong:
-        raise wrong
-    if not useful:
+    if not keys:
         raise IgnoredError(reason)
+    rules.update(dict.fromkeys(keys, ""))
     return True
 
 

@@ -123,18 +123,20 @@ def _refresh(
 ) -> Batch | None:
     step("fetching", 0, 0)
     folder = state_dir / "feeds"
-    settings = _settings(feed)
-    # The same bytes mean other rules if the settings are others, and the copy says nothing of a log
-    # that was restored, or whose claims were ended when the feed left the configuration.
-    known = source.load_cached(folder, feed) if status.settings == settings else None
-    if known is not None and known.sha256 != status.sha256:
-        known = None
-    fetched = source.fetch(feed, known, lambda done, total: step("fetching", done, total))
-    if fetched.unchanged:
+    settings = settings_of(feed)
+    known = source.load_last_good(folder, feed) if source.load_cached(folder, feed) else None
+    cached = known.cached if known else None
+    fetched = source.fetch(feed, cached, lambda done, total: step("fetching", done, total))
+    data = fetched.data
+    if known is not None and fetched.unchanged:
         source.save_last_good(folder, feed, fetched)  # renews its ETag and times
-        return None
-    step("reading", 0, len(fetched.data))
-    parsed = formats.parse(fetched.data, feed, lambda done, total: step("reading", done, total))
+        # The same bytes mean other rules under other settings, and to a log that was restored, or
+        # whose claims were ended when the feed left the configuration, they are news.
+        if (status.settings, status.sha256) == (settings, known.cached.sha256):
+            return None
+        data = known.data
+    step("reading", 0, len(data))
+    parsed = formats.parse(data, feed, lambda done, total: step("reading", done, total))
     held = _hold_back(parsed, feed)
     step("comparing", 0, 0)
     origin = FEED + feed.name
@@ -235,7 +237,7 @@ def _judge_size(feed: Feed, rules: int, standing: int) -> None:
         )
 
 
-def _settings(feed: Feed) -> str:
+def settings_of(feed: Feed) -> str:
     """A digest of the settings that decide what a list's bytes mean."""
     names = ("path", "url", "format", "column", "category_column", "category", "action")
     values: Iterable[Any] = (getattr(feed, name) for name in (*names, "allow_popular"))

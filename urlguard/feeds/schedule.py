@@ -10,7 +10,7 @@ from typing import Any
 from urlguard import wellknown
 from urlguard.config import Config, Feed
 from urlguard.errors import InputError
-from urlguard.feeds.refresh import Status
+from urlguard.feeds.refresh import Status, settings_of
 from urlguard.policy.log import Change, PolicyLog
 from urlguard.verdict import FEED
 
@@ -56,6 +56,8 @@ def imported(log: PolicyLog, feed: Feed) -> bool:
 def due_in_s(log: PolicyLog, feed: Feed, now: float) -> float:
     """Seconds until `feed` is due; 0 or less if it is."""
     status = Status.read(log, feed.name)
+    if status.settings and status.settings != settings_of(feed):
+        return 0.0
     if status.checked_at > now:  # the clock was set back
         return 0.0
     wait = min(feed.refresh_s, RETRY_S) if status.error else feed.refresh_s

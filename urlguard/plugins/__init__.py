@@ -79,6 +79,8 @@ class Chain:
                     [f"plugins: {plugin.name!r} waits and is not last; what follows is never asked"]
                 )
         self._local: list[Plugin] = local
+        # Who may not ask at all is told so whatever the question is.
+        self._every = [p.on_query for p in local if getattr(p, "every_query", False)]
         self._queries = [p.on_query for p in self._local]
         # Asking every plugin about every answer would cost more than most answers: those that
         # let all pass are left out.
@@ -135,11 +137,15 @@ class Chain:
         The answer of the plugins that do not wait, or None if the last one must be asked.
 
         Other classes than IN, zone transfers and types that cannot be asked for are answered here:
-        no plugin gets to see them, and nobody upstream.
+        only plugins with ``every_query`` (the acl) get to see them, and nobody upstream.
 
         Never raises: where a plugin does, the answer is SERVFAIL.
         """
         if q.qclass != IN or q.qtype in _NO_QUESTION:
+            for ask in self._every:
+                refused: Answer | None = ask(q)
+                if refused is not None:
+                    return refused
             return Answer(answer.error(q, _NO_QUESTION.get(q.qtype, REFUSED)), "chain")
         index = 0
         try:

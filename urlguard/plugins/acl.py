@@ -27,6 +27,7 @@ class Acl(Local):
 
     name = "acl"
     cacheable = True
+    every_query = True
 
     def __init__(self, networks: Iterable[config.Network]) -> None:
         # Networks by version and prefix length: a lookup costs one set lookup for each length in

@@ -13,6 +13,7 @@ changed byte in any row is found.  Knows nothing of feeds, packets or processes.
 
 import hashlib
 import re
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
@@ -30,7 +31,7 @@ from urlguard.verdict import Ruling, encode
 
 GENESIS = "0" * 64
 EXPIRY_BATCH = 10_000  # claims that one expiry batch ends, so that none takes long
-_BULK = 5_000  # keys from which reading a whole source beats looking keys up
+_BULK = 100_000  # keys from which reading a whole source beats looking keys up
 
 # No control characters, and no half of a surrogate pair, which no UTF-8 has.
 _TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
@@ -219,10 +220,23 @@ class PolicyLog:
         Returns:
             The first batch that does not fit, or None if the whole log does.
         """
-        with self.store.reading():
-            return self._verify(progress)
+        reached = [0]
+        try:
+            try:
+                with self.store.reading():
+                    damage = self._verify(progress, reached)
+            except (sqlite3.Error, PolicyError):
+                # Perhaps text that is no UTF-8: whoever changed it need not have kept to that.
+                # Reading such text takes three times as long, so not at first.
+                with self.store.any_text(), self.store.reading():
+                    damage = self._verify(progress, reached)
+            if damage is None and (problem := self.store.problem()):
+                return Damage(reached[0], f"the file itself is damaged: {problem}")
+            return damage
+        except (sqlite3.Error, PolicyError) as exc:
+            return Damage(reached[0] + 1, f"it cannot be read: {exc}")
 
-    def _verify(self, progress: Callable[[int], None] | None) -> Damage | None:
+    def _verify(self, progress: Callable[[int], None] | None, reached: list[int]) -> Damage | None:
         claims = _Grouped(self.store.starts_and_ends())
         effects = _Grouped(self.store.effects())
         listed = set(self.store.sources())
@@ -248,6 +262,7 @@ class PolicyLog:
             if row.source not in listed:
                 return Damage(row.serial, "its source is not listed")
             previous, expected = row.hash, row.serial + 1
+            reached[0] = row.serial
             if progress:
                 progress(row.serial)
         for rows, what in ((claims, "claims"), (effects, "effects")):
@@ -439,10 +454,10 @@ def _sha256(lines: Iterable[str]) -> str:
     for line in lines:
         chunk.append(line)
         if len(chunk) == 4096:
-            digest.update(("\n".join(chunk) + "\n").encode())
+            digest.update(("\n".join(chunk) + "\n").encode(errors="surrogateescape"))
             chunk.clear()
     if chunk:
-        digest.update(("\n".join(chunk) + "\n").encode())
+        digest.update(("\n".join(chunk) + "\n").encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
@@ -456,5 +471,5 @@ def _row(
     actor, source, reason = who
     payload, effects = digests
     fields = (previous, str(serial), str(when), *who, *digests)
-    own = hashlib.sha256("\n".join(fields).encode()).hexdigest()
+    own = hashlib.sha256("\n".join(fields).encode(errors="surrogateescape")).hexdigest()
     return BatchRow(serial, when, actor, source, reason, payload, effects, previous, own)

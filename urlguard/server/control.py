@@ -12,10 +12,12 @@ The packet path never waits for anything here.
 import asyncio
 import contextlib
 import os
+import sqlite3
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from urlguard import events
@@ -24,10 +26,11 @@ from urlguard.config import Config, Feed
 from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.feeds import schedule
 from urlguard.policy import compile as compiling
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import Batch, Change, PolicyLog
 from urlguard.server import channel
 from urlguard.server.channel import Message
 from urlguard.share import rpz
+from urlguard.verdict import FEED
 
 T = TypeVar("T")
 
@@ -47,6 +50,7 @@ class _Worker:
         self.number = number
         self.sent = serial  # the log's serial up to which everything was sent
         self.acked = serial
+        self.urgent = 0  # the last batch of which it confirmed the changes ahead of its serial
         self.snapshot = snapshot  # the name of the one that it has, or was offered last
         self.writer = writer
         self.told_ready = False
@@ -99,21 +103,33 @@ class Control:
         self.log.close()
 
     async def _in_log(self, work: Callable[[], T]) -> T:
-        """Run `work` on the log's one thread: SQLite may wait for the disk or another writer."""
-        return await asyncio.get_running_loop().run_in_executor(self._database, work)
+        """
+        Run `work` on the log's one thread: SQLite may wait for the disk or another writer.
+
+        Raises:
+            PolicyError: the log cannot be read or written.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._database, work)
+        except sqlite3.Error as exc:
+            raise PolicyError(f"policy log {self.config.database}: {exc}") from exc
 
     # Keeping the log in motion
 
     async def _first_policy(self) -> None:
-        """Bring in the feeds; the first start serves once they are there."""
+        """
+        Make the policy whole: snapshots of this log, feeds that were never brought in.
+
+        Only a start without any policy waits for its feeds.  Lists that are no longer configured
+        are withdrawn after their successors are there.
+        """
         try:
             self._foreign = await self._in_log(lambda: compiling.foreign(self.log, self.snapshots))
             if self._foreign:
                 events.warning("snapshot.foreign", replacing=sorted(self._foreign))
                 await self._compile()
-            await self._in_log(self._end_unconfigured_feeds)
-            if not await self._in_log(self._any_feed_imported):
-                await asyncio.gather(*(self._refresh(feed) for feed in self._feeds()))
+            if await self._in_log(self._nothing_imported):
+                await self._bring_in_new_feeds()
                 await self._compile()
             elif not snapshot.newest(self.snapshots):
                 await self._compile()
@@ -121,7 +137,13 @@ class Control:
             events.error("policy.first", error=str(exc), using="what there is")
         self.ready = True
         os.nice(5)  # from now on, answering queries comes first
-        await self.push()
+        try:
+            await self.push()
+            await self._bring_in_new_feeds()
+            await self._in_log(self._end_unconfigured_feeds)
+            await self.push()
+        except UrlGuardError as exc:
+            events.error("policy.first", error=str(exc), using="what there is")
         for feed in self._feeds():
             if feed.refresh_s:
                 self._tasks.append(asyncio.create_task(self._keep_fresh(feed)))
@@ -129,21 +151,34 @@ class Control:
     def _feeds(self) -> tuple[Feed, ...]:
         return schedule.feeds(self.config)
 
-    def _any_feed_imported(self) -> bool:
-        """False until a start has got as far as a first feed; killed before, it is as new."""
-        return any(schedule.imported(self.log, feed) for feed in self._feeds())
+    def _nothing_imported(self) -> bool:
+        """True until a start has got as far as a first feed; killed before, it is as new."""
+        return not any(source.startswith(FEED) for source in self.log.store.sources())
+
+    async def _bring_in_new_feeds(self) -> None:
+        new = [f for f in self._feeds() if not await self._in_log(partial(self._imported, f))]
+        await asyncio.gather(*(self._refresh(feed) for feed in new))
+
+    def _imported(self, feed: Feed) -> bool:
+        return schedule.imported(self.log, feed)
 
     def _end_unconfigured_feeds(self) -> None:
-        schedule.end_unconfigured(self.log, self.config)
+        # A list that was only renamed protects until its new name has been brought in.
+        if all(schedule.imported(self.log, feed) for feed in self._feeds()):
+            schedule.end_unconfigured(self.log, self.config)
 
     async def _keep_fresh(self, feed: Feed) -> None:
         while True:
-            due = await self._in_log(lambda: schedule.due_in_s(self.log, feed, time.time()))
-            if due > 0:
-                await asyncio.sleep(min(due, 60.0))
-                continue
-            await self._refresh(feed)
-            await self.push()
+            try:
+                due = await self._in_log(lambda: schedule.due_in_s(self.log, feed, time.time()))
+                if due > 0:
+                    await asyncio.sleep(min(due, 60.0))
+                    continue
+                await self._refresh(feed)
+                await self.push()
+            except (UrlGuardError, OSError) as exc:
+                events.error("feed.failed", feed=feed.name, error=str(exc), using="last_good")
+                await asyncio.sleep(RETRY_S)
 
     async def _refresh(self, feed: Feed) -> None:
         """Refresh one feed in another process; it commits to the log by itself."""
@@ -219,8 +254,13 @@ class Control:
                     worker.told_ready = True
                     self._send(worker, {"op": "ready", "serial": serial})
             pending = await self._in_log(lambda: self.log.store.count_effects(base))
+            patterns = await self._in_log(lambda: self.log.store.count_effects(base, "pattern"))
             waited = time.monotonic() - self._compiled_at
-            if self.ready and (pending >= COMPILE_KEYS or (pending and waited > COMPILE_AFTER_S)):
+            if self.ready and (
+                pending >= COMPILE_KEYS
+                or patterns > overlay.MAX_PATTERNS
+                or (pending and waited > COMPILE_AFTER_S)
+            ):
                 self._compile_soon()
             return serial
 
@@ -242,6 +282,18 @@ class Control:
             self._send(worker, {"op": "change", "changes": last, "serial": serial})
             worker.sent = serial
 
+    def _send_urgent(self, batch: Batch) -> None:
+        """
+        Send a decision to workers that a large change keeps behind.
+
+        It does not move their serial: they keep it until what they hold has reached its batch.
+        """
+        changes = [[effect.key, effect.after] for effect in batch.effects[: channel.CHUNK]]
+        for worker in self.workers:
+            if worker.sent < batch.serial and len(batch.effects) <= channel.CHUNK:
+                message = {"op": "urgent", "changes": changes, "serial": batch.serial}
+                self._send(worker, message)
+
     def _send(self, worker: _Worker, message: Message) -> None:
         if not worker.writer.is_closing():
             worker.writer.write(channel.encode(message))
@@ -250,7 +302,7 @@ class Control:
         """Wait until every configured worker is at `serial`; returns how many are."""
 
         def reached() -> int:
-            return sum(worker.acked >= serial for worker in self.workers)
+            return sum(max(w.acked, w.urgent) >= serial for w in self.workers)
 
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ACK_S), self._acked:
@@ -282,12 +334,13 @@ class Control:
     ) -> None:
         worker = _Worker(int(hello["worker"]), int(hello["serial"]), str(hello["snapshot"]), writer)
         self.workers.add(worker)
-        if not self.ready:
+        if not self.ready and not snapshot.newest(self.snapshots):
             self._send(worker, {"op": "wait"})
         try:
             await self.push()
             while (message := await channel.read(reader)) is not None:
                 worker.acked = int(message["serial"])
+                worker.urgent = int(message.get("urgent", worker.urgent))
                 if message.get("refused"):
                     # It could not open the snapshot and keeps its own: bring that one forward,
                     # and replace the bad one.
@@ -326,7 +379,11 @@ class Control:
         batch = await self._in_log(
             lambda: self.log.commit(source, changes, actor=actor, reason=reason)
         )
-        synced = await self._synced(await self.push())
+        serial = await self.push()
+        if batch:
+            self._send_urgent(batch)
+            serial = batch.serial
+        synced = await self._synced(serial)
         return {**synced, "changed": bool(batch), "effects": len(batch.effects) if batch else 0}
 
     async def _synced(self, serial: int) -> Message:

@@ -25,7 +25,7 @@ from urlguard.plugins.base import Parts
 from urlguard.server import channel, process
 from urlguard.server.channel import Message
 from urlguard.server.listener import TcpListener, UdpListener
-from urlguard.verdict import decode
+from urlguard.verdict import Ruling, decode
 
 WAIT_S = 3.0  # for the control process's word, when there is a snapshot to begin with
 FIRST_POLICY_S = 600.0  # when there is none, or it says so: the first import has to end
@@ -56,6 +56,7 @@ class Worker:
         self._ready = asyncio.Event()
         self._ready_at: int | None = None  # the serial that makes this worker ready
         self._told_to_wait = False
+        self._urgent: list[tuple[int, list[tuple[str, Ruling | None]]]] = []
 
     @property
     def has_policy(self) -> bool:
@@ -158,6 +159,9 @@ class Worker:
                             self._apply(pending, int(message["serial"]))
                             pending = []
                             self._say_serial(writer)
+                    case "urgent":
+                        self._apply_urgent(message["changes"], int(message["serial"]))
+                        self._say_serial(writer, urgent=int(message["serial"]))
                 if self._ready_at is not None and self.live.engine.serial >= self._ready_at:
                     self._ready.set()
         finally:
@@ -175,6 +179,9 @@ class Worker:
             return
         self._next_snapshot = path.name
         self._next = Engine(opened, Overlay(opened.serial))
+        for serial, changes in self._urgent:
+            if serial > opened.serial:
+                self._next.overlay.apply(changes, opened.serial)
         self._swap(anew)
         events.info(
             "snapshot.swapped",
@@ -195,6 +202,17 @@ class Worker:
         else:
             self._swap()
 
+    def _apply_urgent(self, changes: list[list[str | None]], serial: int) -> None:
+        """Take a decision over at once that stands behind a change too large for the overlay."""
+        decoded = [(str(key), decode(after, str(key))) for key, after in changes]
+        # Until a snapshot holds it, each new one has to be told again.
+        self._urgent = [u for u in self._urgent if u[0] > self.live.engine.serial]
+        self._urgent.append((serial, decoded))
+        for engine in (self.live.engine, self._next):
+            if engine is not None:
+                engine.overlay.apply(decoded, engine.serial)
+        self.live.changed()
+
     def _swap(self, anew: bool = False) -> None:
         """
         Use the new engine once it knows all that the old one does: nothing is ever undone.
@@ -206,8 +224,12 @@ class Worker:
             self.live.swap(self._next)
             self._next = None
 
-    def _say_serial(self, writer: asyncio.StreamWriter, *, refused: bool = False) -> None:
+    def _say_serial(
+        self, writer: asyncio.StreamWriter, *, refused: bool = False, urgent: int | None = None
+    ) -> None:
         message: Message = {"serial": self.live.engine.serial}
+        if urgent is not None:
+            message["urgent"] = urgent
         if refused:
             message["refused"] = True
         writer.write(channel.encode(message))

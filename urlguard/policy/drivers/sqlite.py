@@ -205,6 +205,20 @@ class Store:
             except sqlite3.Error as exc:
                 raise PolicyError(f"policy log {self.path}: {exc}") from exc
 
+    @contextlib.contextmanager
+    def any_text(self) -> Iterator[None]:
+        """Read text that is no UTF-8, too, its octets as surrogates."""
+        self._db.text_factory = lambda octets: octets.decode(errors="surrogateescape")
+        try:
+            yield
+        finally:
+            self._db.text_factory = str
+
+    def problem(self) -> str | None:
+        """What SQLite finds wrong with the file and its indexes, if anything."""
+        row = self._one("PRAGMA integrity_check(1)")
+        return None if row is None or row[0] == "ok" else str(row[0])
+
     def changed_by_others(self) -> int:
         """A number that changes when another connection has committed."""
         (version,) = self._db.execute("PRAGMA data_version").fetchone()
@@ -357,9 +371,10 @@ class Store:
         shown = [EffectRow(*r) for r in self._all(sql, serial, limit)]
         return (int(row[0]) if row else 0), shown
 
-    def count_effects(self, after: int) -> int:
-        """How many effects batches above `after` had."""
-        row = self._one("SELECT count(*) FROM effect WHERE serial > ?", after)
+    def count_effects(self, after: int, kind: str = "") -> int:
+        """How many effects batches above `after` had, on rules of one kind or of all."""
+        sql = "SELECT count(*) FROM effect WHERE serial > ? AND key GLOB ?"
+        row = self._one(sql, after, f"{kind} *" if kind else "*")
         return int(row[0]) if row else 0
 
     def last_effect_serial(self, kinds: Collection[str] = ()) -> int:
