@@ -40,7 +40,9 @@ class _Group(click.Group):
             click.secho(f"error: {exc}", fg="red", err=True)
             # What was typed is no name, rule, time or feed: the call is wrong.
             ctx.exit(2 if isinstance(exc, InputError) else 1)
-        except BrokenPipeError:
+        except OSError as exc:
+            if not isinstance(exc, BrokenPipeError):
+                click.secho(f"error: {exc}", fg="red", err=True)
             # The reader of our output has seen enough.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             ctx.exit(1)
@@ -151,7 +153,9 @@ def status(config: configuration.Config, as_json: bool) -> None:
     """Say whether the server runs, and which batch each worker enforces."""
     from urlguard.server import channel
 
-    reply = channel.ask(config.state_dir, {"op": "status"})
+    reply = channel.ask(config.state_dir, {"op": "status"}, timeout_s=10)
+    if reply is not None and "lost" in reply:
+        reply = None
     if as_json:
         click.echo(json.dumps(reply or {"ready": False, "workers": {}}))
     elif reply is None:
@@ -243,9 +247,7 @@ def _decision(
 
 @main.command()
 @_decision("block")
-@click.option(
-    "--force", is_flag=True, help="Also block a public suffix, such as co.uk."
-)
+@click.option("--force", is_flag=True, help="Also block a public suffix, such as co.uk.")
 @_with_config
 def block(
     config: configuration.Config,
@@ -414,7 +416,13 @@ def compile_(config: configuration.Config) -> None:
 
 
 @main.command()
-@click.option("--since", default=0, metavar="N", help="Only batches after serial N.")
+@click.option(
+    "--since",
+    type=click.IntRange(0, 1 << 62),
+    default=0,
+    metavar="N",
+    help="Only batches after serial N.",
+)
 @click.option("--verify", is_flag=True, help="Check the whole chain; exit code 1 if it is broken.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @_with_config

@@ -284,7 +284,7 @@ def load(path: Path | None = None) -> Config:
         data = tomllib.loads(path.read_bytes().decode())
     except OSError as exc:
         raise ConfigError([f"{path}: {exc.strerror or exc}; must be a readable file"]) from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except (ValueError, RecursionError) as exc:  # of tomllib, of the text, of a number in it
         raise ConfigError([f"{path}: not TOML: {exc}"]) from exc
     return parse(data, path.absolute())
 
@@ -418,11 +418,11 @@ class _Reader:
         if hint is float:
             if type(raw) not in (int, float):
                 raise ValueError("must be a number")
-            return float(raw)
+            return _float(raw)
         if not isinstance(raw, str):
             raise ValueError("must be a string")
         if hint is Path:
-            return self.path.parent / Path(raw).expanduser()
+            return self.path.parent / _path(raw)
         if hint is Endpoint:
             return endpoint(raw)
         if hint == Network:
@@ -494,6 +494,22 @@ def _upstream(text: str) -> Endpoint:
     if text.count(":") > 1 and not text.startswith("["):
         text = f"[{text}]"
     return endpoint(text, 53)
+
+
+def _float(raw: int | float) -> float:
+    try:
+        return float(raw)
+    except OverflowError:
+        raise ValueError("must be a number that fits") from None
+
+
+def _path(text: str) -> Path:
+    if "\0" in text:
+        raise ValueError("must be a path, without NUL")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as exc:  # ~somebody who is not there
+        raise ValueError(f"must be a path: {exc}") from None
 
 
 def _toml(raw: Any) -> str:

@@ -42,11 +42,12 @@ def apply(config: Config, source: str, changes: list[Change], *, actor: str, rea
         "reason": reason,
     }
     reply = channel.ask(config.state_dir, message)
-    if reply is None:
+    if reply is None or "lost" in reply:
         log = PolicyLog(config.database)
         try:
             batch = log.commit(source, changes, actor=actor, reason=reason)
-            words = f"serial {log.serial}, in force at the next start"
+            when = "at the next start" if reply is None else "in a moment"
+            words = f"serial {log.serial}, in force {when}"
         finally:
             log.close()
         return Done(batch is not None, words)
@@ -62,7 +63,8 @@ def apply(config: Config, source: str, changes: list[Change], *, actor: str, rea
 
 def in_force(config: Config) -> None:
     """Have what is in the log enforced: by the running server, or in a snapshot for the next."""
-    if channel.ask(config.state_dir, {"op": "sync"}) is None:
+    reply = channel.ask(config.state_dir, {"op": "sync"})
+    if reply is None or "lost" in reply:
         compile_apart(config.database, config.state_dir / "snapshots")
 
 

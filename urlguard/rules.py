@@ -43,6 +43,23 @@ class Rule(NamedTuple):
         return cls(kind, value)
 
 
+def check_key(key: str) -> None:
+    """
+    Refuse a key that no rule has: an unknown kind, or a value that is not canonical.
+
+    Raises:
+        InputError: the message says which.
+    """
+    from urlguard.blocklist import patterns
+
+    kind, _, value = key.partition(" ")
+    if kind not in KINDS:
+        raise InputError(f"rule {key[:60]!r}: kind must be one of {', '.join(KINDS)}")
+    canonical = {"url": urls.rule_value, "pattern": patterns.canonical}.get(kind, names.canonical)
+    if canonical(value) != value:
+        raise InputError(f"rule {key[:60]!r}: the value must be canonical: {canonical(value)!r}")
+
+
 def parse(text: str) -> Rule:
     """
     The rule that a person means by `text`, as in ``urlguard block TEXT``.

@@ -1,5 +1,6 @@
 """Formats of lists: what each line means, in bulk and with care."""
 
+import contextlib
 import gzip
 import json
 import re
@@ -485,3 +486,16 @@ def test_a_real_list_agrees_with_a_naive_reader(form, kind, template):
     assert out.format == form
     assert out.rules == expected
     assert (out.good, out.bad) == (len(rows), 0)
+
+
+def test_a_line_of_digits_does_not_hang_the_zone_reader():
+    """
+    What looks like an endless TTL is read in linear time.
+    """
+    import time
+
+    zone = "a.test " + "1" * 5000 + "x CNAME .\nb.test CNAME .\n" * 20
+    started = time.process_time()
+    with contextlib.suppress(FeedError):
+        formats.parse(zone.encode(), Feed(name="x", path=Path("x"), format="rpz"))
+    assert time.process_time() - started < 1

@@ -251,3 +251,34 @@ def test_a_newer_schema_is_refused(copy):
     for read_only in (True, False):
         with pytest.raises(PolicyError, match="schema 99; this version reads 1"):
             PolicyLog(copy.path, read_only=read_only)
+
+
+def test_text_that_is_no_utf_8_is_found(copy):
+    """
+    A byte that makes a text unreadable is one edit like any other: its batch is named.
+    """
+    copy.run(("UPDATE claim SET evidence = CAST(x'ff' AS TEXT) WHERE evidence = 'ticket 1'", ()))
+    assert copy.verify().serial == 2
+
+
+def test_a_damaged_index_is_found(written, tmp_path):
+    """
+    An index that leads to other rows than the table has would keep an expired block for ever.
+    """
+    path = tmp_path / "policy.db"
+    shutil.copy(written, path)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        page_size = db.execute("PRAGMA page_size").fetchone()[0]
+        (page,) = db.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'claim_expiring'"
+        ).fetchone()
+    data = bytearray(path.read_bytes())
+    start = (page - 1) * page_size
+    at = data.index(b"domain c.example", start, start + page_size)
+    data[at + 7] ^= 1
+    path.write_bytes(data)
+    log = PolicyLog(path, read_only=True)
+    with contextlib.closing(log):
+        damage = log.verify()
+    assert damage is not None
+    assert "the file itself is damaged" in damage.what

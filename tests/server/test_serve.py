@@ -1,5 +1,6 @@
 """The whole server, as its users meet it: real processes, real sockets, real files."""
 
+import contextlib
 import os
 import re
 import signal
@@ -355,3 +356,49 @@ def test_a_renamed_list_protects_until_its_new_name_is_there(server):
     running.start()
     wait_until(lambda: not running.blocks("evil.example"))
     assert running.blocks("other-fraud.example")
+
+
+def test_a_pipelining_client_does_not_starve_the_others(server):
+    """
+    Beside a TCP client that asks without end, UDP clients are answered at once.
+    """
+    import socket
+
+    from tests.client import query
+
+    running = server().start()
+    wire = query("evil.example", "A")
+    flood = (len(wire).to_bytes(2, "big") + wire) * 2000
+    stop = threading.Event()
+
+    def pipeline() -> None:
+        with socket.create_connection(("127.0.0.1", running.port)) as sock:
+            sock.settimeout(5)
+            reader = threading.Thread(target=drain, args=(sock,))
+            reader.start()
+            with contextlib.suppress(OSError):
+                while not stop.is_set():
+                    sock.sendall(flood)
+                sock.shutdown(socket.SHUT_WR)
+            reader.join()
+
+    def drain(sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while sock.recv(1 << 20):
+                pass
+
+    clients = [threading.Thread(target=pipeline) for _ in range(4)]
+    for client in clients:
+        client.start()
+    try:
+        time.sleep(0.5)
+        slowest = 0.0
+        for _ in range(100):
+            started = time.monotonic()
+            assert running.blocks("evil.example")
+            slowest = max(slowest, time.monotonic() - started)
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+    assert slowest < 0.5

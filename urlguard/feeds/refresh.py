@@ -11,11 +11,13 @@ The control process runs this as ``python -m urlguard.feeds.refresh NAME``, so t
 never hold up a loop; the command ``urlguard feed refresh`` runs it directly.
 """
 
+import contextlib
 import dataclasses
 import gc
 import hashlib
 import json
 import os
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -23,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from urlguard import events, names, wellknown
+from urlguard import events, lifetime, names, wellknown
 from urlguard.config import Config, Feed
 from urlguard.errors import FeedError, UrlGuardError
 from urlguard.feeds import formats, source
@@ -103,9 +105,10 @@ def refresh(
     status.checked_at = time.time()
     try:
         batch = _refresh(log, feed, state_dir, status, step or _silent, force, actor)
-    except FeedError as exc:
+    except UrlGuardError as exc:
         status.error = str(exc)
-        status.write(log, feed.name)
+        with contextlib.suppress(UrlGuardError, sqlite3.Error):  # the disk may be full
+            status.write(log, feed.name)
         raise
     status.error = None
     status.write(log, feed.name)
@@ -252,6 +255,7 @@ def main() -> int:
     """Entry point of the refresh process."""
     from urlguard.feeds import schedule
 
+    lifetime.end_with(None)
     os.nice(5)
     gc.disable()  # millions of small objects, none in a cycle, and the process ends soon
     name = sys.argv[1]

@@ -13,7 +13,7 @@ from urlguard.errors import InputError
 from urlguard.feeds.parsed import LABEL, LAST, MAX_LINE, NAME, IgnoredError, Parsed, name_key
 
 _CLASSES = frozenset(("IN", "CH", "HS", "CS", "ANY"))
-_TTL = re.compile(r"(?:[0-9]+[smhdw]?)+\Z", re.I)
+_TTL = re.compile(r"(?:[0-9]++[smhdw]?+)++\Z", re.I)  # possessive: linear in any line
 _TYPE = re.compile(r"[A-Z][A-Z0-9-]*\Z")
 # Records that are about the zone or its signatures, at whatever owner.
 _ZONE_TYPES = frozenset(

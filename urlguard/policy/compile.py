@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from urlguard import lifetime
 from urlguard.blocklist import snapshot
 from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.policy.log import GENESIS, PolicyLog
@@ -100,6 +101,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def main() -> int:
     """Entry point of the compile process."""
+    lifetime.end_with(None)
     os.nice(10)
     gc.disable()  # millions of small objects, none in a cycle, and the process ends soon
     try:

@@ -22,12 +22,12 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from urlguard import names
+from urlguard import names, rules
 from urlguard.errors import PolicyError
 from urlguard.policy.drivers.sqlite import BatchRow, ClaimRow, EffectRow, Store
 from urlguard.policy.precedence import Standing, effective, plain, same_world
 from urlguard.rules import ACTIONS
-from urlguard.verdict import Ruling, encode
+from urlguard.verdict import FEED, Ruling, encode
 
 GENESIS = "0" * 64
 EXPIRY_BATCH = 10_000  # claims that one expiry batch ends, so that none takes long
@@ -403,6 +403,9 @@ def _check(source: str, actor: str, reason: str, changes: list[Change]) -> None:
         previous = change.rule
         if change.action is not None and change.action not in ACTIONS:
             raise PolicyError(f"action: {change.action!r}; must be one of {', '.join(ACTIONS)}")
+        until = change.expires_at
+        if until is not None and not (type(until) is int and 0 < until < 1 << 62):
+            raise PolicyError(f"expires_at: {until!r}; must be seconds since 1970, or none")
         for text in (change.rule, change.category, change.evidence):
             # isprintable is the quick answer, and nearly always the right one.
             if len(text) > _MAX_TEXT or not (text.isprintable() or _TEXT.fullmatch(text)):
@@ -410,6 +413,8 @@ def _check(source: str, actor: str, reason: str, changes: list[Change]) -> None:
                     f"claim {change.rule[:60]!r}: {text[:40]!r}; must be at most {_MAX_TEXT} "
                     "characters, none of control"
                 )
+        if change.action is not None and not source.startswith(FEED):
+            rules.check_key(change.rule)  # a feed's reader made its keys itself
 
 
 def _line(sign: object, *fields: object) -> str:

@@ -112,7 +112,8 @@ def ask(state_dir: Path, message: Message, timeout_s: float = 90.0) -> Message |
         timeout_s: to wait at most; a commit may stand behind the import of a large list.
 
     Returns:
-        The reply, or None if no server is running on this ``state_dir``, or it died meanwhile.
+        The reply, ``{"lost": True}`` if the server hung up without one, or None if no server is
+        running on this ``state_dir``.
 
     Raises:
         PolicyError: a server is running, and this user may not speak to it or it does not answer.
@@ -125,7 +126,7 @@ def ask(state_dir: Path, message: Message, timeout_s: float = 90.0) -> Message |
             while not data.endswith(b"\n"):
                 part = client.recv(65536)
                 if not part:
-                    return None
+                    return {"lost": True}
                 data += part
     except PermissionError as exc:
         raise PolicyError(
@@ -135,6 +136,10 @@ def ask(state_dir: Path, message: Message, timeout_s: float = 90.0) -> Message |
         raise PolicyError(
             f"{path}: no answer within {timeout_s:g} s; what was asked for may still be done"
         ) from exc
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+        return None
+    except ConnectionError:
+        return {"lost": True}
     except OSError:
         return None
     reply: Message = json.loads(data)

@@ -12,6 +12,7 @@ The packet path never waits for anything here.
 import asyncio
 import contextlib
 import os
+import signal
 import sqlite3
 import sys
 import time
@@ -26,7 +27,7 @@ from urlguard.config import Config, Feed
 from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.feeds import schedule
 from urlguard.policy import compile as compiling
-from urlguard.policy.log import Batch, Change, PolicyLog
+from urlguard.policy.log import Change, PolicyLog
 from urlguard.server import channel
 from urlguard.server.channel import Message
 from urlguard.share import rpz
@@ -38,6 +39,7 @@ ACK_S = 2.0  # how long a command waits until every worker has confirmed
 POLL_S = 0.25  # how often to look for commits of other processes and for expired claims
 COMPILE_KEYS = 5_000  # an overlay of this size is compiled at once,
 COMPILE_AFTER_S = 600.0  # a smaller one after this long
+REFRESH_S = 1800.0  # for reading and committing a list, beyond its download
 RETRY_S = 60.0  # after a failed compile
 
 
@@ -176,8 +178,8 @@ class Control:
                     continue
                 await self._refresh(feed)
                 await self.push()
-            except (UrlGuardError, OSError) as exc:
-                events.error("feed.failed", feed=feed.name, error=str(exc), using="last_good")
+            except Exception as exc:
+                events.warning("feed.failed", feed=feed.name, error=str(exc), using="last_good")
                 await asyncio.sleep(RETRY_S)
 
     async def _refresh(self, feed: Feed) -> None:
@@ -185,6 +187,7 @@ class Control:
         code = await _run(
             [sys.executable, "-m", "urlguard.feeds.refresh", feed.name],
             schedule.handed_over(self.config),
+            feed.timeout_s + REFRESH_S,
         )
         if code != 0:
             events.warning("feed.failed", feed=feed.name, exit=code, using="last_good")
@@ -200,8 +203,8 @@ class Control:
                 if due or now != version or found != newest:
                     version, newest = now, found
                     await self.push()
-            except (UrlGuardError, OSError) as exc:
-                events.error("policy.watch", error=str(exc), using="last_good")
+            except Exception as exc:  # whatever it is, the next look may succeed
+                events.error("policy.watch", error=repr(exc), using="last_good")
             await asyncio.sleep(POLL_S)
 
     def _expire(self) -> int:
@@ -220,11 +223,13 @@ class Control:
     async def _compile_and_push(self) -> None:
         try:
             await self._compile()
-        except PolicyError as exc:
+        except Exception as exc:
             events.error("snapshot.failed", error=str(exc), using="last_good")
             self._compile_failed_at = time.monotonic()
-        self._compiling = None
-        await self.push()
+        finally:
+            self._compiling = None
+        with contextlib.suppress(UrlGuardError):  # the next look will tell
+            await self.push()
 
     def _compile_soon(self) -> None:
         waited = time.monotonic() - self._compile_failed_at
@@ -271,6 +276,7 @@ class Control:
             # Too much for every worker to keep beside its snapshot: the next one brings it.
             if self.ready:
                 self._compile_soon()
+            await self._send_urgent(serial)
             return
         changes = await self._in_log(lambda: list(self.log.store.changes(lacking)))
         for worker in list(self.workers):
@@ -282,17 +288,24 @@ class Control:
             self._send(worker, {"op": "change", "changes": last, "serial": serial})
             worker.sent = serial
 
-    def _send_urgent(self, batch: Batch) -> None:
+    async def _send_urgent(self, serial: int) -> None:
         """
-        Send a decision to workers that a large change keeps behind.
+        Send people's decisions to workers that a large change keeps behind.
 
-        It does not move their serial: they keep it until what they hold has reached its batch.
+        They do not move a worker's serial: it keeps them until its snapshot has reached `serial`.
         """
-        changes = [[effect.key, effect.after] for effect in batch.effects[: channel.CHUNK]]
-        for worker in self.workers:
-            if worker.sent < batch.serial and len(batch.effects) <= channel.CHUNK:
-                message = {"op": "urgent", "changes": changes, "serial": batch.serial}
-                self._send(worker, message)
+        for worker in list(self.workers):
+            since = worker.sent
+            if since >= serial:
+                continue
+            decided = await self._in_log(partial(self._decided, since))
+            for i in range(0, len(decided), channel.CHUNK):
+                part = decided[i : i + channel.CHUNK]
+                self._send(worker, {"op": "urgent", "changes": part, "serial": serial})
+
+    def _decided(self, since: int) -> list[list[str | None]]:
+        found = self.log.store.decided(since, overlay.MAX_KEYS)
+        return [[key, after] for key, after in found]
 
     def _send(self, worker: _Worker, message: Message) -> None:
         if not worker.writer.is_closing():
@@ -323,7 +336,10 @@ class Control:
                     break
                 writer.write(channel.encode(await self._answer(message)))
                 await writer.drain()
-        except (ValueError, ConnectionError) as exc:
+        except (
+            *(ValueError, KeyError, TypeError, ArithmeticError),
+            *(RecursionError, ConnectionError, UrlGuardError),
+        ) as exc:
             events.warning("control.bad_message", error=str(exc)[:200])
         finally:
             del self._connections[task]
@@ -379,11 +395,7 @@ class Control:
         batch = await self._in_log(
             lambda: self.log.commit(source, changes, actor=actor, reason=reason)
         )
-        serial = await self.push()
-        if batch:
-            self._send_urgent(batch)
-            serial = batch.serial
-        synced = await self._synced(serial)
+        synced = await self._synced(await self.push())
         return {**synced, "changed": bool(batch), "effects": len(batch.effects) if batch else 0}
 
     async def _synced(self, serial: int) -> Message:
@@ -391,13 +403,21 @@ class Control:
         return {"serial": serial, "workers": self.config.server.workers, "in_force": acked}
 
 
-async def _run(command: list[str], stdin: bytes) -> int:
-    """Run a child of this process to its end; it does not outlive a cancelled wait."""
+async def _run(command: list[str], stdin: bytes, limit_s: float | None = None) -> int:
+    """
+    Run a child of this process to its end; it does not outlive a cancelled wait, or `limit_s`.
+
+    Returns:
+        Its exit code, or -9 if it took too long.
+    """
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
     )
     try:
-        await process.communicate(stdin)
+        async with asyncio.timeout(limit_s):
+            await process.communicate(stdin)
+    except TimeoutError:
+        return -signal.SIGKILL
     finally:
         if process.returncode is None:
             process.kill()

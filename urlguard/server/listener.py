@@ -32,7 +32,7 @@ from urlguard.wire.query import MIN_UDP_SIZE, Query, parse_query
 if TYPE_CHECKING:
     from urlguard.engine import Live
 
-BATCH: Final = 64  # datagrams read in one go before the loop may do something else
+BATCH: Final = 64  # queries of a socket answered in one go before the loop does something else
 MAX_QUERY: Final = 4096  # octets of a datagram that are read; no honest query has more
 MAX_READY: Final = 8192  # ready answers kept; then all are forgotten, which takes 0.5 ms
 MAX_PIPELINED: Final = 64  # queries open on one TCP connection before reading pauses
@@ -334,6 +334,7 @@ class _Connection(asyncio.Protocol):
         self._stopped = False  # we read no more
         self._paused = False
         self._last_words = False  # the client will send no more
+        self._yielding = False  # it is other clients' turn
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -391,7 +392,8 @@ class _Connection(asyncio.Protocol):
     def _read(self) -> None:
         """Answer the whole messages in the buffer, as many as may be open."""
         buffer = self._buffer
-        at = 0
+        at = answered = 0
+        self._yielding = False
         while not self._full and len(buffer) - at >= 2:
             end = at + 2 + (buffer[at] << 8 | buffer[at + 1])
             if len(buffer) < end:
@@ -402,12 +404,17 @@ class _Connection(asyncio.Protocol):
                 buffer.clear()
                 self.abort()
                 return
+            answered += 1
+            if answered >= BATCH:
+                # A client that sends without end must not keep the loop from everybody else.
+                self._yielding = True
+                self._listener.loop.call_soon(self._read)
         del buffer[:at]
         self._throttle()
 
     @property
     def _full(self) -> bool:
-        return self._blocked or self._stopped or self.waiting >= MAX_PIPELINED
+        return self._blocked or self._stopped or self._yielding or self.waiting >= MAX_PIPELINED
 
     def _query(self, data: bytes) -> bool:
         """Answer one message; False if it deserves no answer, nor does the connection."""

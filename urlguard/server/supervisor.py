@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import resource
 import signal
 import socket
 import sys
@@ -26,6 +27,7 @@ from urlguard.server.listener import open_sockets
 from urlguard.server.worker import DRAIN_S, Orders
 
 _QUICK_S = 1.0  # a child that died sooner than this after its start
+_OTHER_DESCRIPTORS = 512  # of a worker: sockets to upstreams, files, pipes
 _MAX_DELAY_S = 10.0  # between starts of a child that keeps dying
 
 
@@ -103,6 +105,7 @@ class Supervisor:
         Raises:
             ConfigError: another server has them, or they cannot be had.
         """
+        _raise_descriptor_limit(self.config.server.tcp_connections)
         self._lock = _lock(self.config.state_dir)
         for where in self.config.server.listen:
             pairs = open_sockets(where, self.config.server.workers)
@@ -151,6 +154,23 @@ class Supervisor:
                 tcp.close()
         if self._lock is not None:
             os.close(self._lock)
+
+
+def _raise_descriptor_limit(connections: int) -> None:
+    """Permit each child as many open files as the machine does: every TCP connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_DESCRIPTORS
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft < wanted:
+        events.warning(
+            "server.few_descriptors",
+            limit=soft,
+            wanted=wanted,
+            advice="raise the limit of open files, or lower [server] tcp_connections",
+        )
 
 
 def _lock(state_dir: Path) -> int:

@@ -162,7 +162,8 @@ class Worker:
                     case "urgent":
                         self._apply_urgent(message["changes"], int(message["serial"]))
                         self._say_serial(writer, urgent=int(message["serial"]))
-                if self._ready_at is not None and self.live.engine.serial >= self._ready_at:
+                reached = max([self.live.engine.serial, *(u[0] for u in self._urgent)])
+                if self._ready_at is not None and reached >= self._ready_at:
                     self._ready.set()
         finally:
             writer.close()

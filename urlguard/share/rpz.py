@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO
 
-from urlguard import events
+from urlguard import events, lifetime
 from urlguard.config import Config, Endpoint
 from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.policy.log import PolicyLog
@@ -315,7 +315,7 @@ class Primary:
                 await self._serve(reader, writer, client)
         except asyncio.IncompleteReadError:
             pass  # the secondary has no more requests; it may still be reading the last reply
-        except (TimeoutError, OSError):
+        except (TimeoutError, OSError, RuntimeError):  # uvloop's word for a closed transport
             writer.transport.abort()  # gone or too slow; it will come again
         except UrlGuardError as exc:
             events.error("rpz.transfer_failed", client=client, error=str(exc))
@@ -509,6 +509,7 @@ async def start(config: Config) -> Primary | None:
 
 def main() -> int:
     """Entry point of the process that builds the zone: policy log, zone file, the zone's name."""
+    lifetime.end_with(None)
     os.nice(10)
     gc.disable()  # millions of small objects, none in a cycle, and the process ends soon
     database, path, zone = sys.argv[1:]

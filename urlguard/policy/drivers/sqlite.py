@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from urlguard.errors import PolicyError
 
 SCHEMA_VERSION = 1
+_MAX_WAL = 16 << 20  # octets of the write-ahead log that are kept between batches
 
 _SCHEMA = """
 CREATE TABLE batch (
@@ -143,6 +144,7 @@ class Store:
         if not read_only:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
+            db.execute(f"PRAGMA journal_size_limit = {_MAX_WAL}")
         db.execute("PRAGMA cache_size = -65536")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version == 0 and not read_only:
@@ -180,6 +182,17 @@ class Store:
                 if isinstance(exc, sqlite3.Error):
                     raise PolicyError(f"policy log {self.path}: {exc}") from exc
                 raise
+            finally:
+                self._shrink()
+
+    def _shrink(self) -> None:
+        """Give the disk back what a large batch, also one that failed, left in the journal."""
+        with contextlib.suppress(OSError, sqlite3.Error):
+            if _beside(self.path, "-wal").stat().st_size > _MAX_WAL:
+                self._db.execute("PRAGMA busy_timeout = 0")  # who still reads may go on
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("PRAGMA busy_timeout = 60000")
 
     def _within(self) -> bool:
         return self._db.in_transaction
@@ -370,6 +383,23 @@ class Store:
         sql = "SELECT * FROM effect WHERE serial = ? ORDER BY key LIMIT ?"
         shown = [EffectRow(*r) for r in self._all(sql, serial, limit)]
         return (int(row[0]) if row else 0), shown
+
+    def decided(self, after: int, limit: int) -> Iterator[tuple[str, str | None]]:
+        """
+        Of the keys that people's batches above `after` touched, what stands there now.
+
+        Args:
+            after: a serial.
+            limit: of keys.
+        """
+        rows = self._all(
+            "SELECT key, after, max(serial) FROM effect WHERE serial > ?1 AND key IN"
+            " (SELECT key FROM batch JOIN effect USING (serial) WHERE batch.serial > ?1"
+            " AND batch.source NOT GLOB 'feed:*') GROUP BY key LIMIT ?2",
+            after,
+            limit,
+        )
+        return ((key, after_) for key, after_, _ in rows)
 
     def count_effects(self, after: int, kind: str = "") -> int:
         """How many effects batches above `after` had, on rules of one kind or of all."""
