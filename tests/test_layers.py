@@ -9,8 +9,18 @@ PACKAGE = Path(__file__).parents[1] / "urlguard"
 
 # First to last: a module imports from layers before its own, and from its own part.
 LAYERS = [
-    ["__init__", "errors", "names", "urls", "rules", "verdict", "config", "events", "wellknown"]
-    + ["lifetime"],
+    [
+        "__init__",
+        "errors",
+        "names",
+        "urls",
+        "rules",
+        "verdict",
+        "config",
+        "events",
+        "wellknown",
+        "lifetime",
+    ],
     ["wire", "blocklist", "policy"],
     ["engine", "feeds"],
     ["plugins", "share", "check", "decisions"],
