@@ -21,7 +21,8 @@ from urlguard.config import Config, Endpoint
 from urlguard.errors import ConfigError
 from urlguard.plugins import Answer, Chain, Local, Parts
 from urlguard.server import listener
-from urlguard.server.listener import TcpListener, UdpListener, open_sockets
+from urlguard.server.listener import TcpListener, UdpListener
+from urlguard.server.sockets import open_sockets
 from urlguard.verdict import Ruling
 
 BLOCK = Ruling("block", "phishing", ("feed:x",), 3, "subtree", "evil.example")

@@ -23,7 +23,7 @@ from urlguard import events
 from urlguard.config import Config, Endpoint
 from urlguard.errors import ConfigError
 from urlguard.server import process
-from urlguard.server.listener import open_sockets
+from urlguard.server.sockets import open_sockets
 from urlguard.server.worker import DRAIN_S, Orders
 
 _QUICK_S = 1.0  # a child that died sooner than this after its start

@@ -35,6 +35,7 @@ from urlguard.share.transfer import AXFR, IXFR, NOERROR, REFUSED, SERVFAIL, SOA,
 from urlguard.share.zone import KINDS, collect, flat, why_not
 
 MAX_CONNECTIONS = 64
+MAX_OF_ONE = 16  # of one address, so that it cannot keep the others out
 MAX_TRANSFERS = 4  # at a time; one more waits for `SLOT_S`, then gets SERVFAIL and tries again
 SLOT_S = 10.0
 IDLE_S = 10.0  # for the next request on a connection
@@ -159,7 +160,7 @@ class Primary:
         self._slots = asyncio.Semaphore(MAX_TRANSFERS)
         self._servers: list[asyncio.Server] = []
         self._udp: list[asyncio.DatagramTransport] = []
-        self._connections: set[asyncio.Task[Any]] = set()
+        self._connections: dict[asyncio.Task[Any], str] = {}  # with the client's address
         self._following: asyncio.Task[None] | None = None
         self._warned: dict[str, float] = {}
 
@@ -309,9 +310,10 @@ class Primary:
         task = asyncio.current_task()
         assert task is not None, "a connection's callback runs in a task"
         client = str(writer.get_extra_info("peername")[0])
-        self._connections.add(task)
+        self._connections[task] = client
         try:
-            if len(self._connections) <= MAX_CONNECTIONS:
+            mine = sum(other == client for other in self._connections.values())
+            if len(self._connections) <= MAX_CONNECTIONS and mine <= MAX_OF_ONE:
                 await self._serve(reader, writer, client)
         except asyncio.IncompleteReadError:
             pass  # the secondary has no more requests; it may still be reading the last reply
@@ -329,7 +331,7 @@ class Primary:
                     await writer.wait_closed()
             except (TimeoutError, OSError):
                 writer.transport.abort()
-            self._connections.discard(task)
+            self._connections.pop(task, None)
 
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: str
