@@ -149,10 +149,8 @@ def _refresh(
     if not force:
         _judge_size(feed, rules, standing)
     reason = f"refresh: {rules} rules, sha256 {fetched.sha256[:16]}"
-    with log.store.writing():
-        batch = log.commit(
-            origin, changes, actor=actor, reason=reason, progress=lambda words: step(words, 0, 0)
-        )
+
+    def keep(batch: Batch | None) -> None:
         log.store.set_held(feed.name, held[:SHOWN_HELD])
         status.format = parsed.format
         status.rules = rules
@@ -163,6 +161,15 @@ def _refresh(
         if batch:
             status.changed_at, status.serial = time.time(), batch.serial
         status.write(log, feed.name)
+
+    batch = log.commit(
+        origin,
+        changes,
+        actor=actor,
+        reason=reason,
+        progress=lambda words: step(words, 0, 0),
+        within=keep,
+    )
     # After the commit: a copy without its batch would make the next refresh think it is done.
     source.save_last_good(folder, feed, fetched)
     return batch

@@ -95,6 +95,7 @@ class PolicyLog:
         actor: str,
         reason: str,
         progress: Callable[[str], None] | None = None,
+        within: Callable[[Batch | None], None] | None = None,
     ) -> Batch | None:
         """
         Write one batch with what `source` says from now on.
@@ -105,6 +106,7 @@ class PolicyLog:
             actor: who is behind it, for the audit.
             reason: why, for the audit.
             progress: called with the name of each long step.
+            within: called in the same transaction with what the commit will return.
 
         Returns:
             The batch, or None if nothing changes.
@@ -122,6 +124,8 @@ class PolicyLog:
             standing = self._standing(source, wanted)
             starts, ends = _difference(wanted, standing)
             if not starts and not ends:
+                if within:
+                    within(None)
                 return None
             head = store.head()
             serial = head.serial + 1 if head else 1
@@ -139,8 +143,22 @@ class PolicyLog:
             )
             step("writing effects")
             effects = []
+            alone: dict[tuple[Any, ...], str | None] = {}  # by action and category
             encoded: dict[tuple[Any, ...], str | None] = {}
             for key in sorted(depending.union(touched)) if depending else touched:
+                new = started.get(key)
+                if (
+                    new
+                    and new.action != "except"
+                    and not (key in others or key in standing or key in depending)
+                ):
+                    # Nobody said anything about it: all that a list of millions mostly is.
+                    text = alone.get(new[1:3])
+                    if text is None:
+                        (claim,) = _own_after(source, new, serial)
+                        text = alone[new[1:3]] = encode(plain(key, [claim]))
+                    effects.append(EffectRow(serial, key, None, text))
+                    continue
                 if key in depending:
                     was, now = before[key], effective(key, self._claims_at)
                 else:
@@ -149,7 +167,7 @@ class PolicyLog:
                         plain(key, [*rest, *own])
                         for own in (
                             _own_before(standing.get(key)),
-                            _own_after(source, started.get(key), serial),
+                            _own_after(source, new, serial),
                         )
                     )
                 if not same_world(was, now):
@@ -169,7 +187,10 @@ class PolicyLog:
                 head.hash if head else GENESIS,
             )
             store.add_batch(row)
-        return Batch(serial, len(touched), effects)
+            batch = Batch(serial, len(touched), effects)
+            if within:
+                within(batch)
+        return batch
 
     def expire(self, now: float | None = None) -> list[Batch]:
         """End claims whose time has come, at most `EXPIRY_BATCH`, one batch for each source."""
@@ -423,16 +444,24 @@ def _line(sign: object, *fields: object) -> str:
 
 def _payload(source: str, starts: list[Change], ends: list[str]) -> Iterator[str]:
     """The payload's lines by rule and sign, as `Store.starts_and_ends` gives them again."""
+    if not ends:  # sorted already, and this is how a list of millions comes in
+        for rule, action, category, evidence, expires in starts:
+            # What `_line` says, in a third of its time.
+            until = "" if expires is None else expires
+            yield f"+\t{rule}\t{source}\t{category}\t{action}\t{evidence}\t{until}"
+        return
     plus = (
         (s.rule, "+", _line("+", s.rule, source, s.category, s.action, s.evidence, s.expires_at))
         for s in starts
     )
     minus = ((rule, "-", _line("-", rule, source, "", "", "", None)) for rule in ends)
-    return (line for _, _, line in sorted([*plus, *minus]))
+    for _, _, line in sorted([*plus, *minus]):
+        yield line
 
 
 def _effect_line(row: EffectRow) -> str:
-    return _line(row.key, row.before, row.after)
+    _, key, before, after = row
+    return f"{key}\t{'' if before is None else before}\t{'' if after is None else after}"
 
 
 # What stands in the store was perhaps not written by `commit`: a field with a tab or a line end in
