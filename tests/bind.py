@@ -1,25 +1,34 @@
-"""A real BIND as secondary of a response policy zone; its root answers every name."""
+"""
+A real BIND: as secondary of a response policy zone, and as the server of zones that tests write.
+"""
 
 import asyncio
 import contextlib
+import re
 import shutil
 import socket
 import subprocess
+import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Self
 
 import dns.asyncquery
 import dns.flags
 import dns.message
 import dns.opcode
+import dns.query
 import pytest
 
 ANSWER = "192.0.2.1"  # of every name that is not blocked
 
 
 def need(program):
-    """Skip the test where `program` is missing."""
-    if shutil.which(program) is None:
+    """The program's path; skips the test where it is missing."""
+    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
+    if path is None:
         pytest.skip(f"{program} is not installed")
+    return path
 
 
 def free_port():
@@ -28,6 +37,121 @@ def free_port():
         tcp.bind(("127.0.0.1", 0))
         udp.bind(tcp.getsockname())
         return tcp.getsockname()[1]
+
+
+class Daemon:
+    """A DNS server in the foreground, from ``start`` or ``with`` until ``close``."""
+
+    def __init__(self, command: list[str], port: int, log: Path) -> None:
+        self.port = port
+        self._command, self._log = command, log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it answers."""
+        return "127.0.0.1", self.port
+
+    def log(self) -> str:
+        """What it logged so far."""
+        return self._log.read_text("utf-8", "replace")
+
+    def start(self, wait_s: float = 30.0) -> Self:
+        """Start it, and wait until it answers at all."""
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        until = time.monotonic() + wait_s
+        query = dns.message.make_query("version.bind", "TXT", "CH")  # nobody else is asked for it
+        while True:
+            try:
+                dns.query.udp(query, "127.0.0.1", timeout=0.3, port=self.port)
+                return self
+            except (dns.exception.Timeout, OSError):
+                if self._process.poll() is not None or time.monotonic() > until:
+                    self.close()
+                    raise AssertionError(self.log()[-4000:]) from None
+
+    def close(self) -> None:
+        """End it."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Authority(Daemon):
+    """
+    A ``named`` that serves zones, and follows CNAMEs from one into another.
+
+    Args:
+        folder: its own.
+        zones: names without the final dot ("" is the root), and their master files: text, or a
+            path.
+        options: statements for ``options``; what matters most is ``minimal-responses``.
+        more: statements for single zones, by name.
+        broken: zones that are not to load: BIND then answers SERVFAIL for them.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        zones: Mapping[str, str | Path],
+        *,
+        options: str = "minimal-responses no;",
+        more: Mapping[str, str] | None = None,
+        broken: Collection[str] = (),
+    ) -> None:
+        port = free_port()
+        self._broken = {f"zone {zone}/IN" for zone in broken}
+        folder.mkdir(exist_ok=True)
+        statements = []
+        for number, (zone, text) in enumerate(zones.items()):
+            path = text if isinstance(text, Path) else folder / f"{number}.zone"
+            if isinstance(text, str):
+                path.write_text(text)
+            extra = (more or {}).get(zone, "")
+            statements.append(f'zone "{zone or "."}" {{ type primary; file "{path}"; {extra} }};')
+        (folder / "named.conf").write_text(
+            f"""
+options {{
+    directory "{folder}"; pid-file none; session-keyfile none;
+    listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
+    recursion yes; allow-query {{ 127.0.0.0/8; }}; dnssec-validation no; empty-zones-enable no;
+    notify no; allow-transfer {{ none; }}; check-names primary ignore; check-integrity no;
+    {options}
+}};
+controls {{ }};
+"""
+            + "\n".join(statements)
+        )
+        command = [need("named"), "-g", "-n", "1", "-c", str(folder / "named.conf")]
+        super().__init__(command, port, folder / "log")
+
+    def start(self, wait_s: float = 30.0) -> Self:
+        """Start it, and wait until its zones are loaded."""
+        super().start(wait_s)
+        try:
+            until = time.monotonic() + wait_s
+            while "all zones loaded" not in self.log():
+                assert time.monotonic() < until, self.log()[-4000:]
+                time.sleep(0.05)
+            failed = set(re.findall(r"(zone \S+): not loaded", self.log()))
+            assert failed == self._broken, self.log()[-4000:]
+        except BaseException:
+            self.close()
+            raise
+        return self
 
 
 class Bind:

@@ -1,21 +1,30 @@
 """The command line: every command as people call it, in a process of its own."""
 
 import contextlib
+import fcntl
 import json
 import os
+import re
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 
 import click
+import dns.message
+import dns.query
+import dns.rcode
 import pytest
 from click.testing import CliRunner
 
 from urlguard import __version__
 from urlguard.cli import main
 from urlguard.policy.log import Change, PolicyLog
+from urlguard.share.store import State, ZoneStore
 
 SCRIPT = Path(sys.executable).with_name("urlguard")
 
@@ -74,11 +83,12 @@ def test_the_commands_that_people_rely_on():
     """
     assert {" ".join(words) for words in COMMANDS} >= {
         "serve", "check-config", "check", "block", "allow", "remove", "feed list", "feed refresh",
-        "compile", "log", "status", "completion",
+        "compile", "log", "status", "completion", "pause", "resume", "backup", "restore",
+        "cache flush", "systemd", "rpz",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("words", [(), ("feed",), *COMMANDS], ids=" ".join)
+@pytest.mark.parametrize("words", [(), ("feed",), ("cache",), *COMMANDS], ids=" ".join)
 def test_every_command_explains_itself(words):
     """
     ``--help`` and ``-h`` say what it does; an option that it does not know is a wrong call.
@@ -130,6 +140,16 @@ def test_the_version(here):
         (["block"], 2),
         (["log", "--since", "x"], 2),
         (["completion", "tcsh"], 2),
+        (["pause", "--for", "soon"], 2),
+        (["resume"], 0),
+        (["block", "x.example", "--from", "2020-01-01"], 2),
+        (["block", "x.example", "--from", "2100-01-02", "--expires", "2100-01-01"], 2),
+        (["backup", "b.db"], 1),
+        (["restore", "b.db"], 1),
+        (["cache", "flush", "x.example"], 1),
+        (["cache", "flush"], 2),
+        (["cache", "flush", "--all", "x.example"], 2),
+        (["cache", "flush", "two words"], 2),
         (["check", "x.example", "--config", "missing.toml"], 2),
         (["check", "x.example", "--config", "."], 2),
     ],
@@ -462,3 +482,232 @@ def test_rpz_shows_the_zone_and_what_it_leaves_out(here):
     zone = here.out("rpz", "--zone")
     assert "x.example" in zone
     assert "pay-" not in zone
+
+
+# -- pause, plans, backup --------------------------------------------------------------------------
+
+
+def test_pause_and_resume_without_a_server(here):
+    """
+    Both change the log, `status` and `check` tell of the pause, and `log` shows it.
+    """
+    here.out("block", "x.example")
+    out = here.out("pause", "--for", "2100-01-31", "--reason", "ticket 9")
+    assert out == (
+        "filtering is PAUSED until 2100-01-31T00:00:00Z: serial 2, in force at the next start\n"
+    )
+    done = here.run("status")
+    assert done.returncode == 1  # no server
+    assert "Filtering is PAUSED until 2100-01-31T00:00:00Z (batch 2, by " in done.stdout
+    paused = json.loads(here.run("status", "--json").stdout)["paused"]
+    assert (paused["until"], paused["reason"], paused["serial"]) == (4105036800, "ticket 9", 2)
+    done = here.run("check", "--json", "x.example")
+    assert "PAUSED" in done.stderr
+    assert json.loads(done.stdout)["action"] == "block"
+    assert "PAUSED   filtering" in here.out("log")
+    assert here.out("resume").startswith("filtering is on: serial 3")
+    assert "PAUSED" not in here.run("status").stdout
+    assert json.loads(here.run("status", "--json").stdout)["paused"] is None
+    assert here.verdict("x.example")["action"] == "block"
+    assert here.out("log", "--verify").startswith("ok: 3 batches")
+
+
+def test_status_tells_of_a_pause_through_a_damaged_log(here):
+    """
+    A log that cannot be read is a warning there, not the end.
+    """
+    here.out("pause")
+    here.database.write_bytes(b"no database" * 1000)
+    done = here.run("status", "--json")
+    assert json.loads(done.stdout)["paused"] is None
+    assert "warning: policy log" in done.stderr
+
+
+def test_a_rule_that_begins_later(here):
+    """
+    Said when it is planned, shown by `check` and `log`, and withdrawn by `remove`.
+    """
+    args = ("x.example", "--from", "2100-01-01", "--expires", "7d", "--reason", "ticket 9")
+    when = "from 2100-01-01T00:00:00Z until 2100-01-08T00:00:00Z"
+    assert here.out("block", *args) == f"planned to block subtree x.example {when}: serial 1\n"
+    assert here.verdict("x.example")["action"] == "none"
+    shown = here.out("check", "www.x.example", "y.example")
+    assert shown == (
+        "www.x.example  no rule\n"
+        f"    planned   block subtree x.example {when} (operator)\n"
+        "y.example  no rule\n"
+    )
+    assert f"planned  block subtree x.example {when}" in here.out("log")
+    line = f"{when}  block subtree x.example  operator, batch 1  ticket 9\n"
+    assert here.out("log", "--planned") == line
+    (plan,) = map(json.loads, here.out("log", "--planned", "--json").splitlines())
+    assert (plan["begins_at"], plan["expires_at"], plan["value"]) == (
+        4102444800, 4103049600, "x.example",
+    )  # fmt: skip
+    assert here.out("allow", "x.example").endswith(f"; planned: block {when} (operator)\n")
+    assert here.out("remove", "x.example", "z.example").splitlines() == [
+        "withdrawn subtree x.example: serial 3, in force at the next start",
+        f"withdrawn plan to block subtree x.example {when}: serial 3",
+        "z.example: the operator says nothing about this subtree",
+    ]
+    assert here.out("log", "--planned") == ""
+    assert here.out("log", "--verify").startswith("ok: 3 batches")
+
+
+def test_planning_twice_the_same_is_said_to_be_so(here):
+    """
+    The same rule at the same time is one plan; at another time it is another.
+    """
+    here.out("block", "x.example", "--from", "2100-01-01")
+    assert "so already; serial 1" in here.out("block", "x.example", "--from", "2100-01-01")
+    here.out("block", "x.example", "--from", "2100-01-02")
+    assert here.out("log", "--planned").count("\n") == 2
+
+
+def test_backup_and_restore(here):
+    """
+    What was decided after the backup is gone, the old log is kept, and the chain goes on.
+    """
+    here.out("block", "x.example")
+    assert here.out("backup", "b.db") == "b.db: 1 batches, up to serial 1; the chain holds\n"
+    here.out("block", "y.example")
+    here.out("compile")
+    done = here.run("backup", "b.db")
+    assert (done.returncode, "--force" in done.stderr) == (1, True)
+    lines = here.out("restore", "b.db").splitlines()
+    assert lines[0] == "restored b.db: 1 batches; the log goes on at serial 3"
+    kept = Path(lines[1].removeprefix("the log before is kept in "))
+    assert kept.parent == here.database.parent
+    assert here.verdict("x.example")["action"] == "block"
+    assert here.verdict("y.example")["action"] == "none"
+    assert here.out("log", "--verify") == "ok: 2 batches, each follows from the one before\n"
+    # Compiled anew: the snapshot of the other history is gone.
+    assert [p.name for p in (here.folder / "var" / "snapshots").glob("0*")] == ["0000000003-1"]
+    here.out("restore", str(kept))
+    assert here.verdict("y.example")["action"] == "block"
+
+
+@pytest.mark.parametrize("what", ["snapshot", "zone", "kept log", "option"])
+def test_restore_goes_on_above_all_that_was_published(here, what):
+    """
+    Also where the log is gone: snapshots, the zone for others, and logs kept before know serials.
+    """
+    here.out("block", "x.example")
+    here.out("backup", "b.db")
+    more = []
+    if what == "snapshot":
+        for i in range(4):
+            here.out("block", f"y{i}.example")
+        here.out("compile")
+    elif what == "zone":
+        with ZoneStore(here.folder / "var" / "rpz.db") as zone, zone.writing():
+            zone._set(State(serial=4, at=5))
+    elif what == "kept log":
+        for i in range(4):
+            here.out("block", f"y{i}.example")
+        shutil.copy(here.database, here.database.with_name("policy.db.replaced-x"))
+    else:
+        more = ["--above", "5"]
+    here.database.unlink()
+    assert "goes on at serial 6\n" in here.out("restore", "b.db", *more)
+
+
+def test_restore_refuses_a_damaged_backup(here):
+    """
+    The batch is named, and nothing has changed.
+    """
+    here.out("block", "x.example")
+    here.out("backup", "b.db")
+    with contextlib.closing(sqlite3.connect(here.folder / "b.db")) as db, db:
+        db.execute("UPDATE claim SET category = 'frauD'")
+    done = here.run("restore", "b.db")
+    assert done.returncode == 1
+    assert "damaged, batch 1: its claims do not fit its digest" in done.stderr
+    assert here.out("log").count("\n") == 2
+
+
+def test_restore_refuses_while_a_server_runs(here):
+    """
+    Whoever holds the lock of the state folder is named.
+    """
+    here.out("block", "x.example")
+    here.out("backup", "b.db")
+    with (here.folder / "var" / "serve.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711\n")
+        lock.flush()
+        done = here.run("restore", "b.db")
+    assert done.returncode == 1
+    assert "a server is running on it, process 4711; stop it first" in done.stderr
+    assert here.out("restore", "b.db")
+
+
+def test_the_command_starts_fast():
+    """
+    The command line imports what a command needs when it needs it: nothing large before.
+    """
+    program = "import sys, urlguard.cli; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert not loaded & {
+        "rich", "sqlite3", "aiohttp", "dns", "uvloop", "marisa_trie", "ahocorasick", "lightgbm",
+        "urlguard.engine", "urlguard.policy.log", "urlguard.server.supervisor",
+    }  # fmt: skip
+
+
+# -- beside a server -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def serving(here):
+    """The folder with a server at work in it, and the server's port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with here.config.open("a") as config:
+        config.write(f'[server]\nlisten = ["127.0.0.1:{port}"]\n[api]\nlisten = "127.0.0.1:0"\n')
+        config.write('[forward]\nupstreams = ["127.0.0.1:1"]\ntimeout_ms = 50\n')
+    with (here.folder / "serve.err").open("w") as errors:
+        process = subprocess.Popen(
+            [SCRIPT, "serve"], cwd=here.folder, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        try:
+            assert "answers DNS" in process.stdout.readline(), errors.name
+            yield here, port
+        finally:
+            process.terminate()
+            process.communicate(timeout=15)
+
+
+@pytest.mark.slow
+def test_plans_begin_and_pauses_end_by_the_clock(serving):
+    """
+    A planned rule is in force within a second of its time, on every worker; a pause that has an
+    end ends; a restore is refused meanwhile, and a backup is not.
+    """
+    here, port = serving
+
+    def rcode(name):
+        query = dns.message.make_query(name, "A")
+        return dns.query.udp(query, "127.0.0.1", port=port, timeout=5).rcode()
+
+    assert rcode("x.example") == dns.rcode.SERVFAIL  # nobody is behind it
+    out = here.out("block", "x.example", "--from", "2s")
+    begins = datetime.fromisoformat(re.search(r"from (\S+):", out)[1].rstrip("Z") + "+00:00")
+    assert here.out("backup", "b.db").endswith("the chain holds\n")
+    assert "a server is running" in here.run("restore", "b.db").stderr
+    assert rcode("x.example") == dns.rcode.SERVFAIL
+    time.sleep(max(0.0, begins.timestamp() + 1 - time.time()))
+    # Twenty sources of queries meet every worker.
+    assert {rcode("x.example") for _ in range(20)} == {dns.rcode.NOERROR}
+    out = here.out("pause", "--for", "3s")
+    assert "in force on 2 of 2 workers" in out
+    assert {rcode("x.example") for _ in range(20)} == {dns.rcode.SERVFAIL}
+    assert json.loads(here.out("status", "--json"))["paused"]["until"]
+    time.sleep(4)
+    assert json.loads(here.out("status", "--json"))["paused"] is None
+    assert {rcode("x.example") for _ in range(20)} == {dns.rcode.NOERROR}
+    reasons = [line.split()[-1] for line in here.out("log").splitlines() if "by urlguard" in line]
+    assert reasons[-2:] == ["begun", "expired"]

@@ -18,7 +18,7 @@ from urlguard.errors import ConfigError
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "urlguard.example.toml"
 PAGE = ROOT / "docs" / "configuration.md"
-MARK = "<!-- Made from urlguard/config.py by `pytest --update-golden`. -->\n"
+MARK = "<!-- Made from urlguard/config/sections.py by `pytest --update-golden`. -->\n"
 
 
 def sections():
@@ -77,6 +77,8 @@ def kind(hint):
     """The type of a key in a word or two."""
     if typing.get_origin(hint) is tuple:
         return f"list of {kind(typing.get_args(hint)[0])}"
+    if typing.get_origin(hint) is dict:
+        return "table of lists"
     if isinstance(hint, types.UnionType) and type(None) in typing.get_args(hint):
         hint = typing.get_args(hint)[0]
     known = {
@@ -89,7 +91,7 @@ def kind(hint):
 
 def toml(value):
     """A default as it would stand in the file."""
-    if value is None or value == ():
+    if value is None or value is dataclasses.MISSING or value == ():
         return "–"
     if isinstance(value, tuple) and not isinstance(value, Endpoint):
         return "`[" + ", ".join(toml(v).strip("`") for v in value) + "]`"
@@ -214,19 +216,54 @@ def test_the_keys_that_stay_stable():
     assert got.feed[0].path == Path("/etc/urlguard/lists/fraud.txt.gz")
     assert got.state_dir == Path("/etc/urlguard/var")
     assert got.database == Path("/etc/urlguard/var/policy.db")
-    assert got.forward.endpoints == (Endpoint("9.9.9.9", 53), Endpoint("192.0.2.1", 5353))
+    assert [u.address for u in got.forward.endpoints] == [
+        Endpoint("9.9.9.9", 53),
+        Endpoint("192.0.2.1", 5353),
+    ]
     default = Config()
     for name in ("server", "acl", "guard", "classify", "api", "landing", "bus", "rpz", "plugins"):
         assert getattr(got, name) == getattr(default, name)
 
 
+def test_an_upstream_over_tls_names_its_certificate():
+    """
+    The name after # is what the certificate must bear; the port is 853 where none is given.
+    """
+    (found,) = parse("[forward]\nupstreams = ['tls://9.9.9.9#dns.quad9.net']").forward.endpoints
+    assert found == config.Upstream(Endpoint("9.9.9.9", 853), "dns.quad9.net")
+    assert str(found) == "tls://9.9.9.9:853#dns.quad9.net"
+
+
+def test_zones_have_upstreams_of_their_own():
+    """
+    A zone is a name in quotes, with a list of upstreams.
+    """
+    got = parse("[forward.zones]\n'corp.example' = ['192.0.2.20', '192.0.2.21:5353']")
+    assert got.forward.zones == {"corp.example": ("192.0.2.20", "192.0.2.21:5353")}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("[forward.zones]\n'Corp.Example' = ['192.0.2.1']", "must be a name in lower case"),
+        ("[forward.zones]\n'corp.example' = []", "must have at least one upstream"),
+        ("[forward.zones]\n'corp.example' = ['x']", "must be an IP address"),
+        ("[forward.zones]\n'corp.example' = 5", "'corp.example': must be a list"),
+        ("[forward]\nzones = 5", "must be a table, [forward.zones]"),
+        ("[forward]\nupstreams = ['tls://9.9.9.9']", "must name the certificate's owner"),
+        ("[forward]\nupstreams = ['127.0.0.1:5300']", "is this server's own address"),
+        ("[[segment]]\nnetworks = ['10.0.0.0/8']", "[[segment]] number 1: name is missing"),
+        ("[[segment]]\nname = 'a'", "[[segment]] a: networks is missing"),
+        (
+            "[[segment]]\nname = 'a'\nnetworks = ['10.0.0.0/8']\n"
+            "[[segment]]\nname = 'b'\nnetworks = ['10.0.0.0/8']",
+            "[[segment]] b: networks: 10.0.0.0/8 is in segment 'a' too",
+        ),
+        ("[rebind]\nexempt = ['x.']", "[rebind] exempt: 'x.': must be a name"),
         ("stat_dir = 1", "unknown key 'stat_dir'; did you mean 'state_dir'?"),
         ("[gard]", "unknown key 'gard'; did you mean 'guard'?"),
         ("[guard]\nanswers = 1", "[guard] unknown key 'answers'; did you mean 'answer'?"),
-        ("[acl]\nqqqq = 1", "[acl] unknown key 'qqqq'; known: allow"),
+        ("[acl]\nqqqq = 1", "[acl] unknown key 'qqqq'; known: allow, otherwise"),
         ("[[feed]]\nname='a'\npath='x'\ncolum='a'", "[[feed]] a: unknown key 'colum'; did you"),
         (
             "[[rpz.tsig]]\nname='a'\nsecret_file='x'\nnme = 'a'",
@@ -378,7 +415,7 @@ def test_upstreams_need_no_port(text):
     Port 53 where none is given, also for a bare IPv6 address.
     """
     (found,) = parse(f"[forward]\nupstreams = ['{text}']").forward.endpoints
-    assert found.port == 53
+    assert found.address.port == 53
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from urlguard import decisions
+from urlguard import decisions, rules
 from urlguard.config import Config
 from urlguard.errors import InputError, PolicyError
 from urlguard.policy.log import Change, PolicyLog
@@ -30,7 +30,7 @@ def test_without_a_server_the_log_is_written(config):
     The decision is in the log when the call returns, with who and why.
     """
     done = apply(config, "operator", Change(EVIL, "block", "fraud"))
-    assert done == (True, "serial 1, in force at the next start", True)
+    assert done == (True, "serial 1, in force at the next start", True, 1)
     assert apply(config, "operator", Change(EVIL, "block", "fraud")).changed is False
     log = PolicyLog(config.database, read_only=True)
     with contextlib.closing(log):
@@ -137,3 +137,53 @@ def test_what_is_no_expiry(text, said):
     """
     with pytest.raises(InputError, match=said):
         decisions.expiry(text)
+
+
+def test_a_duration_after_the_beginning_counts_from_there():
+    """
+    A rule for a week that begins next month ends a week later; one that ends before it begins is
+    refused.
+    """
+    assert decisions.expiry("7d", after=4105080000) == 4105080000 + 7 * DAY
+    assert decisions.expiry("2100-02-28", after=4105080000) == 4107456000
+    for text in ("0s", "2100-01-31T12:00Z", "2100-01-01"):
+        with pytest.raises(InputError, match="must be later than 2100-01-31T12:00:00Z"):
+            decisions.expiry(text, after=4105080000)
+
+
+def test_pause_and_resume_are_decisions(config):
+    """
+    Who, when, why and until stand in the log; a second pause replaces the first.
+    """
+    assert decisions.paused(config) is None
+    decisions.pause(config, None, actor="eve", reason="first")
+    done = decisions.pause(config, 4105080000, actor="eve", reason="second")
+    assert (done.changed, done.serial) == (True, 2)
+    found = decisions.paused(config)
+    assert (found.until, found.reason, found.serial, found.actor) == (
+        4105080000,
+        "second",
+        2,
+        "eve",
+    )
+    assert abs(found.since - time.time()) < 5
+    assert found.words.startswith("until 2100-01-31T12:00:00Z (batch 2, by eve at 2")
+    assert decisions.resume(config, actor="eve", reason="").changed
+    assert decisions.paused(config) is None
+    assert not decisions.resume(config, actor="eve", reason="").changed
+
+
+def test_plans_are_listed_by_their_time(config):
+    """
+    What, when, by whom and why, the next one first.
+    """
+    assert decisions.plans(config) == []
+    for begins, action in ((4105080000, "allow"), (4105036800, "block")):
+        key = rules.planned(begins, EVIL)
+        apply(config, "operator", Change(key, action, "fraud", "ticket", begins + DAY))
+    first, second = decisions.plans(config)
+    assert (first.action, second.action) == ("block", "allow")
+    assert (first.rule.key, first.source, first.reason, first.serial) == (
+        EVIL, "operator", "ticket", 2,
+    )  # fmt: skip
+    assert first.words == "from 2100-01-31T00:00:00Z until 2100-02-01T00:00:00Z"

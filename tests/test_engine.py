@@ -354,3 +354,26 @@ def test_snapshot_and_overlay_say_what_the_next_compile_will(claims, compiled_af
         one, other = mixed.url_verdict(url), whole.url_verdict(url)
         assert one[:2] == other[:2]
         assert shown(one.rule) == shown(other.rule)
+
+
+PAUSE, RESUME = "operator allow switch filtering", "operator end switch filtering"
+RULE = "operator block subtree evil.example"
+
+
+@pytest.mark.parametrize("compiled_after", [0, 1, 2, None])
+@pytest.mark.parametrize(
+    ("claims", "paused"),
+    [
+        ([RULE], False),
+        ([RULE, PAUSE], True),
+        ([PAUSE, RULE], True),
+        ([RULE, PAUSE, RESUME], False),
+    ],
+)
+def test_a_pause_is_known_and_changes_no_verdict(claims, paused, compiled_after):
+    """
+    The overlay's word replaces the snapshot's; what rules say stays the same.
+    """
+    found = engine(claims, compiled_after)
+    assert found.paused is paused
+    assert found.decide("evil.example").action == "block"

@@ -16,14 +16,15 @@ LAYERS = [
         "urls",
         "rules",
         "verdict",
-        "config",
         "events",
         "wellknown",
         "lifetime",
     ],
+    ["config"],
     ["wire", "blocklist", "policy"],
     ["engine", "feeds"],
     ["plugins", "share", "check", "decisions"],
+    ["api"],
     ["server"],
     ["cli", "terminal"],
     ["__main__"],
@@ -46,6 +47,10 @@ NEVER = {
 KNOWN = {
     ("rules", "blocklist.patterns"): "the canonical form of a pattern stands beside its matcher",
     ("policy.compile", "blocklist.snapshot"): "compiling is where the log meets the snapshot",
+    ("cli.feeds", "terminal"): "how the commands' results look stands beside the commands",
+    ("cli.log", "terminal"): "as above",
+    ("cli.operate", "terminal"): "as above",
+    ("cli.rules", "terminal"): "as above",
     ("decisions", "server.channel"): "the control socket's client stands beside its server",
 }
 

@@ -2,10 +2,12 @@
 Bringing a decision into force: through the running server, or straight into the policy log.
 """
 
+import contextlib
 import re
 import time
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from urlguard.check import open_engine
 from urlguard.config import Config
@@ -13,7 +15,7 @@ from urlguard.errors import InputError, PolicyError
 from urlguard.policy.compile import compile_apart
 from urlguard.policy.drivers.sqlite import ClaimRow
 from urlguard.policy.log import Change, PolicyLog
-from urlguard.rules import Rule
+from urlguard.rules import OPERATOR, SWITCH, Rule, from_planned
 from urlguard.server import channel
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -25,6 +27,7 @@ class Done(NamedTuple):
     changed: bool
     words: str
     everywhere: bool = True  # False if a worker of the running server has not confirmed it
+    serial: int = 0  # of the log, now
 
 
 def apply(config: Config, source: str, changes: list[Change], *, actor: str, reason: str) -> Done:
@@ -47,10 +50,10 @@ def apply(config: Config, source: str, changes: list[Change], *, actor: str, rea
         try:
             batch = log.commit(source, changes, actor=actor, reason=reason)
             when = "at the next start" if reply is None else "in a moment"
-            words = f"serial {log.serial}, in force {when}"
+            serial = log.serial
         finally:
             log.close()
-        return Done(batch is not None, words)
+        return Done(batch is not None, f"serial {serial}, in force {when}", serial=serial)
     if "error" in reply:
         raise PolicyError(reply["error"])
     words = (
@@ -58,7 +61,8 @@ def apply(config: Config, source: str, changes: list[Change], *, actor: str, rea
     )
     if not reply["changed"]:
         words = f"so already; {words}"
-    return Done(bool(reply["changed"]), words, reply["in_force"] >= reply["workers"])
+    everywhere = reply["in_force"] >= reply["workers"]
+    return Done(bool(reply["changed"]), words, everywhere, reply["serial"])
 
 
 def in_force(config: Config) -> None:
@@ -91,38 +95,157 @@ def deciding(config: Config, rule: Rule) -> str | None:
 
 def _standing(config: Config, key: str) -> list[ClaimRow]:
     """The claims about `key` that stand, from the log's file."""
+    with _reading(config) as log:
+        found = log.store.history(key) if log else []
+        return [claim for claim in found if claim.to_serial is None]
+
+
+@contextlib.contextmanager
+def _reading(config: Config) -> Iterator[PolicyLog | None]:
+    """The log within one read transaction; None if there is none yet."""
     if not config.database.exists():
-        return []
+        yield None
+        return
     log = PolicyLog(config.database, read_only=True)
-    try:
-        with log.store.reading():
-            return [claim for claim in log.store.history(key) if claim.to_serial is None]
-    finally:
-        log.close()
+    with contextlib.closing(log), log.store.reading():
+        yield log
 
 
-def expiry(text: str | None) -> int | None:
+class Pause(NamedTuple):
+    """Filtering is switched off."""
+
+    until: int | None  # seconds since 1970; None: until somebody resumes
+    reason: str
+    serial: int  # of the batch that said so
+    actor: str
+    since: int  # seconds since 1970: when that was
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        until = f"until {moment(self.until)}" if self.until else "until `urlguard resume`"
+        reason = f", {self.reason}" if self.reason else ""
+        return f"{until} (batch {self.serial}, by {self.actor} at {moment(self.since)}{reason})"
+
+
+def pause(config: Config, until: int | None, *, actor: str, reason: str) -> Done:
     """
-    When something expires, in seconds since 1970.
+    Switch filtering off on every worker, as a decision like any other: see `apply`.
+
+    Args:
+        config: which server.
+        until: when it goes on by itself, in seconds since 1970; None: by `resume` only.
+        actor: who, for the audit.
+        reason: why, for the audit.
+    """
+    change = Change(SWITCH, "allow", "", reason, until)
+    return apply(config, OPERATOR, [change], actor=actor, reason=reason)
+
+
+def resume(config: Config, *, actor: str, reason: str) -> Done:
+    """Switch filtering on again; ``changed`` is False if it was on."""
+    return apply(config, OPERATOR, [Change(SWITCH, None)], actor=actor, reason=reason)
+
+
+def paused(config: Config) -> Pause | None:
+    """The pause that stands in the log; None while filtering is on."""
+    with _reading(config) as log:
+        claim = log and log.store.standing(OPERATOR, SWITCH)
+        if not log or not claim:
+            return None
+        batch = next(log.store.batches(claim.from_serial - 1, 1))
+    until, evidence = claim.expires_at, claim.evidence
+    return Pause(until, evidence, batch.serial, batch.actor, batch.time // 1000)
+
+
+class Plan(NamedTuple):
+    """A rule that begins later."""
+
+    key: str  # under which it waits
+    rule: Rule
+    action: str
+    category: str
+    source: str
+    begins: int  # seconds since 1970
+    ends: int | None
+    reason: str
+    serial: int  # of the batch that planned it
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of ``urlguard log --planned --json``."""
+        return {
+            "begins_at": self.begins,
+            "expires_at": self.ends,
+            "action": self.action,
+            "kind": self.rule.kind,
+            "value": self.rule.value,
+            "category": self.category,
+            "source": self.source,
+            "reason": self.reason,
+            "serial": self.serial,
+        }
+
+    @property
+    def words(self) -> str:
+        """When, for people."""
+        return f"from {moment(self.begins)}" + (f" until {moment(self.ends)}" if self.ends else "")
+
+
+def plans(config: Config) -> list[Plan]:
+    """All rules that begin later, the next one first."""
+    with _reading(config) as log:
+        return planned(log.store.planned()) if log else []
+
+
+def planned(claims: Iterable[ClaimRow]) -> list[Plan]:
+    """What planned claims say; what only somebody else can have written is left out."""
+    found = []
+    for c in claims:
+        with contextlib.suppress(InputError):
+            begins, key = from_planned(c.rule)
+            said = (c.action, c.category, c.source, begins, c.expires_at, c.evidence, c.from_serial)
+            found.append(Plan(c.rule, Rule.from_key(key), *said))
+    return found
+
+
+def moment(when: int) -> str:
+    """A time in seconds since 1970, as people read it and as the options take it; UTC."""
+    try:
+        return datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, ValueError, OSError):
+        return f"second {when}"  # a duration of millions of weeks
+
+
+def expiry(text: str | None, what: str = "expires", *, after: int | None = None) -> int | None:
+    """
+    When something ends or begins, in seconds since 1970.
+
+    Args:
+        text: as somebody typed it; None stays None.
+        what: it is, for the message.
+        after: a duration counts from here, and a time must be later; None: from now.
 
     Raises:
-        InputError: neither a duration such as ``12h`` nor a time, or one in the past.
+        InputError: neither a duration such as ``12h`` nor a time, or one that is not to come.
     """
     if text is None:
         return None
+    start = int(time.time()) if after is None else after
     if match := re.fullmatch(r"(\d{1,9})([smhdw])", text):
-        when = int(time.time()) + int(match[1]) * _UNITS[match[2]]
+        when = start + int(match[1]) * _UNITS[match[2]]
     else:
         try:
-            moment = datetime.fromisoformat(text)
+            at = datetime.fromisoformat(text)
         except ValueError:
             raise InputError(
-                f"expires {text!r}: must be a duration such as 30m, 12h, 7d, or a time such as "
+                f"{what} {text!r}: must be a duration such as 30m, 12h, 7d, or a time such as "
                 "2030-01-31T12:00Z"
             ) from None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        when = int(moment.timestamp())
+        if at.tzinfo is None:
+            at = at.replace(tzinfo=UTC)
+        when = int(at.timestamp())
+    if after is not None and when <= after:
+        raise InputError(f"{what} {text!r}: must be later than {moment(after)}, when it begins")
     if when <= time.time():
-        raise InputError(f"expires {text!r}: lies in the past")
+        raise InputError(f"{what} {text!r}: lies in the past")
     return when

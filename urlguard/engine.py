@@ -42,7 +42,8 @@ class Engine:
 
     def __init__(self, snapshot: Snapshot, overlay: Overlay | None = None) -> None:
         self.snapshot = snapshot
-        self.overlay = overlay or Overlay(snapshot.serial)
+        # An overlay without a rule is false, and may hold a pause.
+        self.overlay = Overlay(snapshot.serial) if overlay is None else overlay
         self._keys = snapshot.names.keys
         self._cell = snapshot.names.cell
         self._patterned = len(snapshot.patterns) > 0
@@ -51,6 +52,16 @@ class Engine:
     def serial(self) -> int:
         """The batch whose policy is in force."""
         return self.overlay.serial
+
+    @property
+    def paused(self) -> bool:
+        """
+        True while the operator has switched filtering off.
+
+        What the engine says stays the same: whoever acts on it has to look here first.
+        """
+        word = self.overlay.paused
+        return self.snapshot.paused if word is None else word
 
     def decide(self, name: str) -> Ruling | None:
         """
@@ -181,6 +192,10 @@ class Live:
     def subscribe(self, callback: Callable[[], None]) -> None:
         """Have `callback` called after every change of policy: swap, or growth of the overlay."""
         self._subscribers.append(callback)
+
+    def unsubscribe(self, callback: Callable[[], None]) -> None:
+        """Call `callback` no longer."""
+        self._subscribers.remove(callback)
 
     def swap(self, engine: Engine) -> None:
         """Put another engine into use."""

@@ -9,14 +9,27 @@ A rule's *key* is its identity everywhere in UrlGuard: the kind, one space, and 
     below    evil.example            everything below the name, not the name
     pattern  pay-*-verify.example    see `blocklist.patterns` for what a pattern may say
     url      evil.example/a/b        a Safe Browsing expression; never blocks its host
+
+Two kinds of keys stand in the log alone; nobody can write them as a rule, and no feed brings them:
+
+    switch   filtering               an operator's allow here: filtering is paused
+    planned  0000001893456000 subtree evil.example
+                                     the rule behind the time (seconds since 1970) begins then
 """
 
+import re
 from typing import NamedTuple, Self
 
 from urlguard import names, urls
 from urlguard.errors import InputError
 
 KINDS = ("domain", "subtree", "below", "pattern", "url")
+
+OPERATOR = "operator"  # the source of what people decide on the command line
+
+SWITCH = "switch filtering"
+PLANNED = "planned "  # what the key of a rule that begins later starts with
+_PLANNED = re.compile(r"planned (\d{16}) (.+)", re.S)
 
 # What a claim can ask for.  ``except`` is a feed's exception (AdBlock @@, rpz-passthru): it cancels
 # that feed's own rules and says nothing about anybody else's.
@@ -43,6 +56,30 @@ class Rule(NamedTuple):
         return cls(kind, value)
 
 
+def planned(begins_at: int, key: str) -> str:
+    """
+    The key under which the rule `key` waits for its time.
+
+    Args:
+        begins_at: seconds since 1970, UTC; keys sort by it.
+        key: of the rule.
+    """
+    return f"{PLANNED}{begins_at:016} {key}"
+
+
+def from_planned(key: str) -> tuple[int, str]:
+    """
+    When a planned rule begins, in seconds since 1970, and its own key.
+
+    Raises:
+        InputError: the key is not of a planned rule.
+    """
+    match = _PLANNED.fullmatch(key)
+    if match is None:
+        raise InputError(f"rule {key[:60]!r}: must be 'planned', 16 digits and a rule's key")
+    return int(match[1]), match[2]
+
+
 def check_key(key: str) -> None:
     """
     Refuse a key that no rule has: an unknown kind, or a value that is not canonical.
@@ -52,6 +89,10 @@ def check_key(key: str) -> None:
     """
     from urlguard.blocklist import patterns
 
+    if key == SWITCH:
+        return
+    if key.startswith(PLANNED):
+        key = from_planned(key)[1]
     kind, _, value = key.partition(" ")
     if kind not in KINDS:
         raise InputError(f"rule {key[:60]!r}: kind must be one of {', '.join(KINDS)}")

@@ -5,7 +5,7 @@ What people see at a terminal: verdicts, feeds, batches and progress bars.
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from urlguard.decisions import Plan
 from urlguard.policy.drivers.sqlite import BatchRow, EffectRow
+from urlguard.rules import SWITCH
 from urlguard.verdict import decode
 
 _STYLES = {"block": "bold red", "review": "bold yellow", "allow": "bold green", "none": "dim"}
@@ -31,6 +33,8 @@ _COVERS = {
     "url": "a URL",
 }
 
+_SHOWN_PLANS = 10
+
 _out = Console(highlight=False, soft_wrap=True)
 
 
@@ -41,8 +45,8 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def show_verdict(verdict: dict[str, Any]) -> None:
-    """Print one verdict."""
+def show_verdict(verdict: dict[str, Any], planned: Sequence[str] = ()) -> None:
+    """Print one verdict; `planned` says in words which rules will cover the input later."""
     shown = printable(verdict["input"])
     if verdict["kind"] == "invalid":
         _out.print(Text.assemble((shown, "bold"), "  ", ("invalid", "bold yellow")))
@@ -61,6 +65,8 @@ def show_verdict(verdict: dict[str, Any]) -> None:
         _out.print(Text(f"    said by   {sources}, batch {rule['serial']}"))
     elif verdict["reason"] == "popular":
         _out.print(Text(f"    because   {verdict['registrable']} is a well-known name"))
+    for words in planned:
+        _out.print(Text(f"    planned   {printable(words)}"))
     if verdict["score"] is not None:
         _out.print(Text(f"    score     {verdict['score']:.4f} ({verdict['model']})"))
     for reason in verdict["why"]:
@@ -118,17 +124,33 @@ def _some(name: str, what: str, lines: list[str], total: int, show_all: bool) ->
         _out.print(Text(f"    … and {total - len(shown):,} more{hint}", "dim"))
 
 
-def batch_line(batch: BatchRow, effects: int, shown: list[EffectRow]) -> str:
-    """One batch: a line for who and why, and one for each of its first effects."""
+def batch_line(
+    batch: BatchRow, effects: int, shown: list[EffectRow], planned: Sequence[Plan] = ()
+) -> str:
+    """One batch: a line for who and why, and one for each of its first effects and plans."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(batch.time / 1000))
     reason = f"  {batch.reason}" if batch.reason else ""
     lines = [f"{batch.serial:8}  {when}Z  {batch.source} by {batch.actor}{reason}"]
     for effect in shown:
         now = decode(effect.after, effect.key)
-        lines.append(f"{'':10}{now.action if now else 'no rule':8} {effect.key}")
+        if effect.key == SWITCH:
+            lines.append(f"{'':10}{'PAUSED' if now else 'resumed':8} filtering")
+        else:
+            lines.append(f"{'':10}{now.action if now else 'no rule':8} {effect.key}")
     if effects > len(shown):
         lines.append(f"{'':10}and {effects - len(shown):,} more")
+    for plan in planned[:_SHOWN_PLANS]:
+        lines.append(f"{'':10}planned  {plan.action} {plan.rule.key} {plan.words}")
+    if len(planned) > _SHOWN_PLANS:
+        lines.append(f"{'':10}and {len(planned) - _SHOWN_PLANS:,} more planned")
     return "\n".join(map(printable, lines))
+
+
+def plan_line(plan: Plan) -> str:
+    """One rule that begins later."""
+    reason = f"  {plan.reason}" if plan.reason else ""
+    words = f"{plan.words}  {plan.action} {plan.rule.key}"
+    return printable(f"{words}  {plan.source}, batch {plan.serial}{reason}")
 
 
 class Step:

@@ -78,3 +78,15 @@ def test_the_most_patterns_there_may_be():
     for i in (0, 500, MAX_PATTERNS - 2, 9999):
         (found,) = overlay.pattern_set.matching(f".my-word{i:04}.example.")
         assert found.text == f"*word{i:04}*"
+
+
+def test_the_switch_is_no_rule():
+    """
+    It is kept beside the rules: on, off, and nothing said are three things.
+    """
+    overlay = Overlay(3)
+    assert overlay.paused is None
+    overlay.apply([change("switch filtering", "allow")], 4)
+    assert (overlay.paused, len(overlay), overlay.names) == (True, 0, {})
+    overlay.apply([change("switch filtering", None)], 5)
+    assert overlay.paused is False

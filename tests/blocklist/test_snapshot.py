@@ -55,6 +55,7 @@ def test_the_manifest_names_every_file(good):
     assert manifest["format"] == snapshot.FORMAT
     assert manifest["serial"] == 7
     assert manifest["rules"] == {"names": 2, "urls": 1, "patterns": 2}
+    assert manifest["paused"] is False
 
 
 def flip(path):
@@ -171,3 +172,26 @@ def test_nothing_is_a_policy_without_files(tmp_path, monkeypatch):
     assert empty.names.covering("evil.example") == {}
     assert empty.url("evil.example/") is None
     assert empty.patterns.matching(".evil.example.") == []
+
+
+def test_a_pause_is_carried_and_is_no_rule(tmp_path):
+    """
+    A worker that starts during a pause begins paused; the rules are all there.
+    """
+    path = snapshot.write(tmp_path, 8, [*RULINGS, ("switch filtering", text("allow"))])
+    opened = snapshot.open_folder(path)
+    assert (opened.paused, len(opened)) == (True, 5)
+
+
+@pytest.mark.parametrize("value", [None, 1, "true", []])
+def test_a_manifest_that_does_not_say_paused_is_not(copy, value):
+    """
+    Snapshots of before there was the switch, and values that nobody writes, mean: not paused.
+    """
+    path = copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["paused"] = value
+    if value is None:
+        del manifest["paused"]
+    path.write_text(json.dumps(manifest))
+    assert snapshot.open_folder(copy).paused is False

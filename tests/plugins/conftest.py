@@ -1,32 +1,13 @@
 """Queries, and an engine that rules as it is told."""
 
-from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import dns.flags
 import dns.message
 import pytest
 
-from urlguard.verdict import Ruling
+from tests.plugins.scripted import Clock, FakeLive, ruling
 from urlguard.wire.query import Query, parse_query
-
-
-class FakeLive:
-    """A stand-in for the worker's cell: rulings by name, and the callbacks that subscribed."""
-
-    def __init__(self, rulings: dict[str, Any] | None = None) -> None:
-        self.rulings = rulings or {}
-        self.engine = SimpleNamespace(decide=lambda name: self.rulings.get(name))
-        self.callbacks: list[Callable[[], None]] = []
-
-    def subscribe(self, callback: Callable[[], None]) -> None:
-        self.callbacks.append(callback)
-
-
-def ruling(action: str = "block", *sources: str) -> Ruling:
-    """A ruling with the given action and sources."""
-    return Ruling(action, "phishing", sources or ("feed:x",), 7, "subtree", "evil.example")
 
 
 @pytest.fixture
@@ -38,8 +19,16 @@ def live():
             "grey.example": ruling("review"),
             "good.example": ruling("allow"),
             "ordered.example": ruling("block", "feed:court", "feed:x"),
+            "excused.example": ruling("allow", "operator"),
+            "ads.example": ruling("block", category="ads"),
         }
     )
+
+
+@pytest.fixture
+def clock():
+    """An event loop's time that passes when it is told to."""
+    return Clock()
 
 
 @pytest.fixture
@@ -54,9 +43,16 @@ def query():
         client: str = "127.0.0.1",
         qclass: str = "IN",
         tcp: bool = False,
+        do: bool = False,
+        cd: bool = False,
+        who: Any = None,
     ) -> Query:
         made = dns.message.make_query(name, qtype, qclass, use_edns=0 if edns else False)
-        made.flags = dns.flags.RD
-        return parse_query(made.to_wire(), (client, 5353), tcp)
+        if do:
+            made.want_dnssec(True)
+        made.flags = dns.flags.RD | (dns.flags.CD if cd else 0)
+        q = parse_query(made.to_wire(), (client, 5353), tcp)
+        q.who = who
+        return q
 
     return make

@@ -5,16 +5,30 @@ import ipaddress
 import dns.message
 import pytest
 
-from urlguard.plugins import acl
+from urlguard.config import Acl as Options
+from urlguard.config import Config
 from urlguard.plugins.acl import Acl
+from urlguard.plugins.clients import Clients
 
 NETWORKS = ["127.0.0.0/8", "192.0.2.0/25", "198.51.100.7/32", "2001:db8:1::/48", "::1/128"]
 
 
+def networks(*texts):
+    """Networks from text, as the configuration has them."""
+    return tuple(ipaddress.ip_network(t) for t in texts)
+
+
 @pytest.fixture
-def plugin():
-    """An acl for the networks above."""
-    return Acl([ipaddress.ip_network(n) for n in NETWORKS])
+def clients():
+    """Clients of a server that allows the networks above."""
+    return Clients(Config(acl=Options(allow=networks(*NETWORKS))))
+
+
+def asked(query, clients, host, **traits):
+    """A query of the client at an address."""
+    q = query(client=host, **traits)
+    q.who = clients.find(host)
+    return q
 
 
 @pytest.mark.parametrize(
@@ -37,47 +51,43 @@ def plugin():
         ("nobody", False),
     ],
 )
-def test_only_clients_in_a_network_are_answered(plugin, query, host, allowed):
+def test_only_clients_in_a_network_are_answered(clients, query, host, allowed):
     """
     A client outside all networks gets REFUSED with EDE 18, the first time and every time.
     """
+    plugin = Acl(Options())
     for _ in range(2):
-        answer = plugin.on_query(query(client=host))
+        answer = plugin.on_query(asked(query, clients, host))
         assert (answer is None) is allowed
-        assert (host in plugin.allowed) is allowed
     if answer is not None:
         got = dns.message.from_wire(answer.wire)
         assert got.rcode() == 5
         assert [o.code for o in got.options] == [18]
         assert answer.source == "acl"
+        assert answer.once
 
 
-def test_refusals_have_no_opt_unless_asked(plugin, query):
+def test_refusals_have_no_opt_unless_asked(clients, query):
     """
     A client without EDNS is refused without it.
     """
-    answer = plugin.on_query(query(client="203.0.113.1", edns=False))
+    answer = Acl(Options()).on_query(asked(query, clients, "203.0.113.1", edns=False))
     assert dns.message.from_wire(answer.wire).edns == -1
 
 
-@pytest.mark.parametrize("everything", ["0.0.0.0/0", "::/0"])
-def test_a_network_may_be_everything(everything, query):
+def test_strangers_may_be_met_with_silence(clients, query):
     """
-    A prefix length of zero covers its family and not the other.
+    With ``otherwise = "drop"`` a client outside gets no answer at all, and others get theirs.
     """
-    plugin = Acl([ipaddress.ip_network(everything)])
-    assert plugin.allows("203.0.113.9") is (everything == "0.0.0.0/0")
-    assert plugin.allows("2001:db8::9") is (everything == "::/0")
+    plugin = Acl(Options(otherwise="drop"))
+    assert plugin.on_query(asked(query, clients, "203.0.113.1")).wire == b""
+    assert plugin.on_query(asked(query, clients, "127.0.0.1")) is None
 
 
-def test_memory_is_bounded(plugin, query, monkeypatch):
+def test_a_query_of_nobody_is_refused(query):
     """
-    Clients with ever new addresses cannot make the tables grow; who is allowed stays so.
+    Where no client is known, nobody is allowed.
     """
-    monkeypatch.setattr(acl, "MAX_REMEMBERED", 10)
-    table = plugin.allowed
-    for i in range(100):
-        assert plugin.on_query(query(client=f"127.0.0.{i}")) is None
-        assert plugin.on_query(query(client=f"203.0.113.{i}")) is not None
-        assert len(plugin.allowed) + len(plugin._refused) <= 10
-    assert plugin.allowed is table  # the listener holds on to it
+    q = query()
+    assert q.who is None
+    assert dns.message.from_wire(Acl(Options()).on_query(q).wire).rcode() == 5

@@ -9,7 +9,8 @@ import pytest
 from urlguard import events, plugins
 from urlguard.config import Config, read_table
 from urlguard.errors import ConfigError
-from urlguard.plugins import Answer, Chain, Local, Parts
+from urlguard.plugins import Answer, Chain, Local, Parts, Resolving
+from urlguard.plugins.clients import Clients
 from urlguard.wire import answer
 
 
@@ -61,22 +62,42 @@ class Broken(Local):
         raise RuntimeError("oh no")
 
 
-class Last:
+class Last(Resolving):
     """A last plugin made of a coroutine."""
 
     name = "last"
 
     def __init__(self, fail=None):
+        super().__init__()
         self.fail = fail
 
-    def resolve(self, q):
-        return asyncio.ensure_future(self._resolve(q))
-
-    async def _resolve(self, q):
+    async def resolve(self, q):
         await asyncio.sleep(0)
         if self.fail:
             raise self.fail
         return Answer(answer.error(q, 0), self.name)
+
+
+class Middle:
+    """Waits, and asks what stands behind it on nobody's behalf."""
+
+    name = "middle"
+    cacheable = True
+
+    def __init__(self):
+        self.known = {}
+        self.below = None
+
+    def on_query(self, q):
+        found = self.known.get(q.name)
+        return None if found is None else Answer(answer.error(q, found), self.name)
+
+    def ask(self, q, done):
+        def came(q2, found):
+            self.known[q.name] = found.wire[3] & 15
+            done(q, Answer(answer.error(q, found.wire[3] & 15), found.source))
+
+        self.below(q.copy(), came)
 
 
 @pytest.fixture
@@ -103,7 +124,10 @@ def outside(monkeypatch):
 async def build(live, *names, **tables):
     """A chain of the named plugins."""
     config = Config(plugins=names, plugin=tables)
-    return Chain.build(config, Parts(config, live, asyncio.get_running_loop()))
+    clients = Clients(config)
+    chain = Chain.build(config, Parts(config, live, asyncio.get_running_loop(), clients))
+    chain.find = clients.find
+    return chain
 
 
 def rcode(found):
@@ -125,9 +149,10 @@ async def test_outsiders_stand_where_the_configuration_puts_them(live, query, ou
     chain = await build(live, "acl", "counting", "guard", counting={"special": "mine.example"})
     try:
         counting = chain.plugins[1]
-        assert rcode(chain.local(query("mine.example"))) == 3
-        assert chain.local(query("evil.example")).source == "guard"
-        assert rcode(chain.local(query("evil.example", client="203.0.113.1"))) == 5
+        who, stranger = chain.find("127.0.0.1"), chain.find("203.0.113.1")
+        assert rcode(chain.local(query("mine.example", who=who))) == 3
+        assert chain.local(query("evil.example", who=who)).source == "guard"
+        assert rcode(chain.local(query("evil.example", who=stranger))) == 5
         assert counting.seen == ["mine.example", "evil.example", "guard"]
     finally:
         chain.close()
@@ -139,32 +164,29 @@ async def test_only_answers_above_which_all_is_cacheable_are_ready(live, query, 
     A plugin that wants to see each query keeps answers from it and below from being ready.
     """
     chain = await build(live, "acl", "guard", "counting")
-    assert chain.local(query("evil.example")).ready
-    assert not chain.local(query("special.example")).ready
+    who, stranger = chain.find("127.0.0.1"), chain.find("203.0.113.1")
+    assert chain.local(query("evil.example", who=who)).ready
+    assert not chain.local(query("special.example", who=who)).ready
     chain = await build(live, "acl", "counting", "guard")
-    assert not chain.local(query("evil.example")).ready
-    assert chain.local(query("evil.example", client="203.0.113.1")).ready
-
-
-async def test_clients_allowed_are_the_acls(live, query):
-    """
-    Without an acl everybody is allowed; with one, those whom it let pass.
-    """
-    assert "203.0.113.1" in (await build(live, "guard")).allowed
-    chain = await build(live, "acl", "guard")
-    assert "127.0.0.1" not in chain.allowed
-    chain.local(query("evil.example"))
-    assert "127.0.0.1" in chain.allowed
+    assert not chain.local(query("evil.example", who=who)).ready
+    assert not chain.local(query("evil.example", who=stranger)).ready  # of this client alone
 
 
 @pytest.mark.parametrize(
     ("names", "tables", "words"),
     [
-        (("acl", "gaurd"), {}, "unknown plugin 'gaurd'; known: acl, guard, forward, broken"),
+        (
+            ("acl", "gaurd"),
+            {},
+            "unknown plugin 'gaurd'; known: acl, limit, guard, special, cache, rebind, forward, "
+            "broken",
+        ),
         (("counting",), {"counting": {"specail": "x"}}, "did you mean 'special'"),
         (("refusing",), {}, "plugin 'refusing': KeyError"),
         (("acl",), {"counting": {}}, "[plugin.counting]: 'counting' is not among plugins"),
         (("forward", "acl"), {}, "'forward' waits and is not last"),
+        (("acl", "cache"), {}, "'cache' is last; it needs one to ask"),
+        (("cache", "forward", "acl"), {}, "'forward' waits and is not last"),
     ],
 )
 async def test_a_wrong_chain_is_a_configuration_error(live, outside, names, tables, words):
@@ -222,7 +244,7 @@ async def test_what_is_no_question_is_answered_before_any_plugin(live, query, qt
 
 async def test_the_last_plugin_may_be_a_coroutine(live, query, outside):
     """
-    A future of any kind fits, and its answer passes the plugins above.
+    Its answer passes the plugins above.
     """
     loop = asyncio.get_running_loop()
     counting = Counting(Counting.Options())
@@ -235,22 +257,135 @@ async def test_the_last_plugin_may_be_a_coroutine(live, query, outside):
 
 async def test_a_last_plugin_that_raises_means_servfail(live, query, monkeypatch):
     """
-    Whether it raises at once or later, the client gets an answer.
+    Whether it raises at once or later, the client gets an answer, and the log a line.
     """
-    monkeypatch.setattr(events, "error", lambda event, **keys: None)
+    lines = []
+    monkeypatch.setattr(events, "error", lambda event, **keys: lines.append((event, keys)))
     loop = asyncio.get_running_loop()
     chain = Chain([Last(ValueError("later"))], loop)
     assert rcode(await resolved(chain, query())) == 2
     chain = Chain([Last()], loop)
     monkeypatch.setattr(Last, "resolve", lambda self, q: 1 / 0)
     assert rcode(await resolved(chain, query())) == 2
+    assert [(e, k["plugin"]) for e, k in lines] == [("plugin.failed", "last")] * 2
+
+
+async def test_a_coroutine_that_is_closed_gives_no_answer(live, query):
+    """
+    Whoever waits hears that nothing will come.
+    """
+    last = Last()
+    chain = Chain([last], asyncio.get_running_loop())
+    waiting = asyncio.ensure_future(resolved(chain, query()))
+    await asyncio.sleep(0)
+    chain.close()
+    assert await waiting is None
+
+
+async def test_what_stands_behind_a_waiting_plugin_is_a_chain_of_its_own(live, query):
+    """
+    It is asked when that plugin asks; each answer passes back through those above its giver, once.
+    """
+    above, behind = Counting(Counting.Options()), Counting(Counting.Options())
+    chain = Chain([above, Middle(), behind, Last()], asyncio.get_running_loop())
+    assert chain.local(q := query()) is None
+    assert above.seen == ["example.org"]
+    assert behind.seen == []
+    assert (await resolved(chain, q)).source == "last"
+    assert behind.seen == ["example.org", "last"]
+    assert above.seen == ["example.org", "last"]
+    assert chain.local(query()).source == "middle"
+    assert above.seen == ["example.org", "last", "example.org", "middle"]
+    assert behind.seen == ["example.org", "last"]
+
+
+async def test_plugins_behind_answer_what_they_know(live, query):
+    """
+    A plain plugin that knows the answer spares the last one its question.
+    """
+    behind = Counting(Counting.Options())
+    chain = Chain([Middle(), behind, Last(RuntimeError("asked"))], asyncio.get_running_loop())
+    found = await resolved(chain, query("special.example"))
+    assert (rcode(found), found.source) == (3, "counting")
+
+
+async def test_a_plugin_behind_that_raises_costs_its_query_only(live, query, monkeypatch):
+    """
+    The chain behind has the same manners as the one before.
+    """
+    monkeypatch.setattr(events, "error", lambda event, **keys: None)
+    chain = Chain([Middle(), Broken(), Last()], asyncio.get_running_loop())
+    assert rcode(await resolved(chain, query())) == 2
+
+
+async def test_answers_of_a_waiting_plugin_are_ready_if_all_above_permit(live, query):
+    """
+    What it knows at once counts as an answer of its place in the chain.
+    """
+    middle = Middle()
+    middle.known["example.org"] = 0
+    loop = asyncio.get_running_loop()
+    assert Chain([middle, Last()], loop).local(query()).ready
+    counting = Counting(Counting.Options())
+    assert not Chain([counting, middle, Last()], loop).local(query()).ready
+
+
+@pytest.mark.parametrize(("once", "fleeting"), [(False, False), (False, True), (True, False)])
+async def test_what_is_made_of_an_answer_holds_no_longer_than_it(live, query, once, fleeting):
+    """
+    An answer for this client alone is not ready, and what replaces a fleeting one is fleeting.
+    """
+
+    class Replacing(Local):
+        name, cacheable = "replacing", True
+
+        def on_answer(self, q, a):
+            return Answer(answer.error(q, 3), self.name)
+
+    class Knowing(Local):
+        name, cacheable = "knowing", True
+
+        def on_query(self, q):
+            found = Answer(answer.error(q, 0), self.name)
+            found.once, found.fleeting = once, fleeting
+            return found
+
+    loop = asyncio.get_running_loop()
+    plain = Chain([Knowing()], loop).local(query())
+    assert (plain.ready, plain.fleeting) == (not once, fleeting)
+    replaced = Chain([Replacing(), Knowing()], loop).local(query())
+    assert (rcode(replaced), replaced.fleeting) == (3, fleeting)
+    assert replaced.ready is not once
+
+
+async def test_a_new_chain_adopts_what_the_old_one_learnt(live, query):
+    """
+    Each plugin is given the one of its name, if it is of the same kind.
+    """
+
+    class Learning(Local):
+        name = "learning"
+        before = None
+
+        def adopt(self, old):
+            self.before = old
+
+    class Other(Learning):
+        pass
+
+    loop = asyncio.get_running_loop()
+    old, new, other = Learning(), Learning(), Other()
+    Chain([new], loop).adopt(Chain([Broken(), old], loop))
+    assert new.before is old
+    Chain([other], loop).adopt(Chain([old], loop))
+    assert other.before is None
 
 
 async def test_a_chain_without_a_last_plugin_says_servfail(live, query):
     """
     A chain whose end nobody answers still answers.
     """
-    chain = await build(live, "acl", "guard")
+    chain = await build(live, "guard")
     assert rcode(chain.local(query("example.org"))) == 2
 
 

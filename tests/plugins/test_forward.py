@@ -3,124 +3,87 @@
 import asyncio
 import errno
 import socket
+from collections import Counter
 
-import dns.message
-import dns.rrset
 import pytest
 
-from urlguard.config import Config, Endpoint
+from tests.plugins.forward_upstreams import (
+    Recursor,
+    ask,
+    asking,
+    codes,
+    good,
+    refusing,
+    reply,
+    silent,
+    start,
+    texts,
+)
+from urlguard.config import Config, Endpoint, Upstream
 from urlguard.config import Forward as Options
-from urlguard.plugins import Parts
+from urlguard.plugins.base import Parts
+from urlguard.plugins.clients import Clients
 from urlguard.plugins.forward import Forward, system_resolvers
 
-
-class Upstream(asyncio.DatagramProtocol):
-    """A recursor on loopback; `behave` gets the query and returns the datagrams to send."""
-
-    def __init__(self, behave):
-        self.behave = behave
-        self.seen = []
-        self.ports = set()
-
-    def connection_made(self, transport):
-        self.transport = transport
-
-    def datagram_received(self, data, addr):
-        self.seen.append(data)
-        self.ports.add(addr[1])
-        for wire in self.behave(data) or ():
-            self.transport.sendto(wire, addr)
-
-
-def reply(data, address="192.0.2.7", rcode=0, flags=0, many=1):
-    """A reply to the query in `data`."""
-    asked = dns.message.from_wire(data)
-    made = dns.message.make_response(asked, recursion_available=True)
-    made.flags |= flags
-    made.set_rcode(rcode)
-    if not rcode and not flags:
-        texts = [address] if many == 1 else [f"192.0.2.{i}" for i in range(many)]
-        made.answer.append(dns.rrset.from_text(asked.question[0].name, 60, "IN", "A", *texts))
-    return made.to_wire(max_size=65535)
-
-
-def good(data):
-    """One true reply."""
-    return [reply(data)]
-
-
-def silent(data):
-    """Nothing."""
-    return []
-
-
-def refusing(rcode):
-    """An upstream that says no."""
-    return lambda data: [reply(data, rcode=rcode)]
-
-
-@pytest.fixture
-async def start():
-    """Start upstreams and a forward that asks them in order; all are stopped afterwards."""
-    made = []
-
-    async def run(*behaviours, host="127.0.0.1", **options):
-        loop = asyncio.get_running_loop()
-        upstreams, addresses = [], []
-        for behave in behaviours:
-            if behave is None:  # a port where nobody listens
-                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-                    sock.bind((host, 0))
-                    addresses.append(Endpoint(*sock.getsockname()[:2]))
-                continue
-            transport, upstream = await loop.create_datagram_endpoint(
-                lambda behave=behave: Upstream(behave), local_addr=(host, 0)
-            )
-            made.append(transport)
-            upstreams.append(upstream)
-            addresses.append(Endpoint(*transport.get_extra_info("sockname")[:2]))
-        forward = Forward(addresses, loop, **{"timeout_ms": 100, **options})
-        made.append(forward)
-        return forward, upstreams
-
-    yield run
-    for thing in made:
-        thing.close()
-    await asyncio.sleep(0)
-
-
-async def ask(forward, q):
-    """The answer as dnspython reads it."""
-    return dns.message.from_wire((await asyncio.wait_for(forward.resolve(q), 5)).wire)
-
-
-def texts(message):
-    """The addresses in an answer."""
-    return [r.to_text() for rrset in message.answer for r in rrset]
+__all__ = ["start"]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 async def test_the_upstreams_answer_comes_back_under_the_clients_id(start, query, host):
     """
-    The answer carries the client's ID and records of the upstream.
+    The answer carries the client's ID and spelling, and records of the upstream.
     """
     forward, (upstream,) = await start(good, host=host)
     q = query("ExAmple.ORG")
     got = await ask(forward, q)
     assert (got.id, got.rcode(), texts(got)) == (q.id, 0, ["192.0.2.7"])
-    assert b"\7ExAmple\3ORG" in upstream.seen[0]
-    assert forward.in_flight == 0
+    assert q.question in got.to_wire()
+    assert upstream.seen[0][12:].lower().startswith(b"\7example\3org\0")
+    assert (forward.in_flight, forward._domains) == (0, {})
 
 
-async def test_ids_and_ports_vary(start, query):
+async def test_ids_ports_and_spellings_vary(start, query):
     """
-    Neither ID nor source port of a query can be told from the one before (RFC 5452).
+    Neither ID nor source port nor spelling can be told from the query before (RFC 5452).
     """
-    forward, (upstream,) = await start(good)
-    await asyncio.gather(*[ask(forward, query()) for _ in range(200)])
-    assert len(upstream.seen) >= 50
-    assert len({data[:2] for data in upstream.seen}) > 0.9 * len(upstream.seen)
-    assert len(upstream.ports) >= 12
+    forward, (upstream,) = await start(good, ports=256)
+    for _ in range(8):  # more at once would not fit the stub's socket
+        await asyncio.gather(
+            *[ask(forward, query("www.example-of-letters.org")) for _ in range(50)]
+        )
+    seen = upstream.seen
+    assert len({data[:2] for data in seen}) > 0.9 * len(seen)
+    assert len({data[12:-15] for data in seen}) > 0.9 * len(seen)
+    assert 180 <= len(upstream.ports) <= 256
+    assert max(upstream.ports) - min(upstream.ports) > 40_000
+    assert min(upstream.ports) >= 1024
+
+
+async def test_ports_are_drawn_again(start, query, monkeypatch):
+    """
+    A port serves some hundred queries, and another takes its place; no query is lost by that.
+    """
+    monkeypatch.setattr("urlguard.plugins.forward.udp._QUERIES", (3, 3))
+    forward, (upstream,) = await start(good, ports=16)
+    for _ in range(10):
+        got = await asyncio.gather(*[ask(forward, query()) for _ in range(40)])
+        assert all(texts(one) for one in got)
+    assert len(upstream.ports) > 60
+    pool = next(iter(forward._upstreams.values())).ports
+    assert sum(c is not None for c in pool._slots) <= 16
+    assert not pool._retired
+
+
+async def test_a_reply_to_a_retired_port_still_counts(start, query, monkeypatch):
+    """
+    What was asked from a port before its retirement is answered there.
+    """
+    monkeypatch.setattr("urlguard.plugins.forward.udp._QUERIES", (1, 0))
+    forward, (upstream,) = await start(good, ports=16, timeout_ms=2000)
+    upstream.delay = 0.05
+    got = await asyncio.gather(*[ask(forward, query()) for _ in range(16)])
+    assert all(texts(one) for one in got)
+    assert len(upstream.seen) == len(upstream.ports) == 16
 
 
 def flip(data, at, octet=1):
@@ -129,29 +92,50 @@ def flip(data, at, octet=1):
 
 
 FORGERIES = {
-    "wrong id": lambda data: flip(reply(data, "203.0.113.1"), 1),
-    "other name": lambda data: flip(reply(data, "203.0.113.1"), 13),
-    "other type": lambda data: flip(reply(data, "203.0.113.1"), 26),
-    "other class": lambda data: flip(reply(data, "203.0.113.1"), 28, 2),
+    "wrong id": ("wrong_id", lambda data: flip(reply(data, "203.0.113.1"), 1)),
+    "other name": ("wrong_question", lambda data: flip(reply(data, "203.0.113.1"), 13)),
+    "other type": ("wrong_question", lambda data: flip(reply(data, "203.0.113.1"), 26)),
+    "other class": ("wrong_question", lambda data: flip(reply(data, "203.0.113.1"), 28, 2)),
     # Types 65 and 97 differ by the bit that upper and lower case differ by.
-    "type in other case": lambda data: flip(reply(data, "203.0.113.1"), 26, 0x20),
-    "a query": lambda data: flip(reply(data, "203.0.113.1"), 2, 0x80),
-    "other opcode": lambda data: flip(reply(data, "203.0.113.1"), 2, 0x08),
-    "two questions": lambda data: flip(reply(data, "203.0.113.1"), 5, 3),
-    "two octets": lambda data: data[:2],
-    "header alone": lambda data: data[:2] + b"\x81\x80" + bytes(8),
+    "type in other case": (
+        "wrong_question",
+        lambda data: flip(reply(data, "203.0.113.1"), 26, 0x20),
+    ),
+    "spelling": ("wrong_case", lambda data: flip(reply(data, "203.0.113.1"), 13, 0x20)),
+    "a query": ("malformed", lambda data: flip(reply(data, "203.0.113.1"), 2, 0x80)),
+    "other opcode": ("malformed", lambda data: flip(reply(data, "203.0.113.1"), 2, 0x08)),
+    "two questions": ("malformed", lambda data: flip(reply(data, "203.0.113.1"), 5, 3)),
+    "two octets": ("malformed", lambda data: data[:2]),
+    "header alone": ("malformed", lambda data: data[:2] + b"\x81\x80" + bytes(8)),
 }
 
 
 @pytest.mark.parametrize("kind", FORGERIES)
-async def test_what_is_no_reply_is_ignored_and_the_true_one_taken(start, query, kind):
+async def test_what_is_no_reply_is_counted_and_the_true_one_taken(start, query, kind):
     """
     A forgery does not end the wait: the reply after it counts.
     """
-    forward, _ = await start(lambda data: [FORGERIES[kind](data), reply(data)])
+    counter, forge = FORGERIES[kind]
+    forward, _ = await start(lambda data: [forge(data), reply(data)])
     got = await ask(forward, query(qtype="HTTPS" if kind == "type in other case" else "A"))
     assert texts(got) == ["192.0.2.7"]
-    assert forward.counters["ignored"] == 1
+    wrong = ("wrong_id", "wrong_port", "wrong_question", "wrong_case", "malformed", "headless")
+    assert {name: forward.counters[name] for name in wrong if forward.counters[name]} == {
+        counter: 1
+    }
+
+
+async def test_a_datagram_for_a_port_where_nothing_is_open_is_counted_apart(start, query):
+    """
+    Who guesses ports and hits one of ours that asked nothing is counted, and the port is given up.
+    """
+    forward, (upstream,) = await start(lambda data: [reply(data)] * 40, ports=16)
+    await ask(forward, query())
+    await asyncio.sleep(0.05)
+    assert forward.counters["wrong_port"] >= 16
+    port = next(iter(upstream.ports))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("0.0.0.0", port))  # nobody has it any more
 
 
 async def test_replies_from_elsewhere_are_never_seen(start, query):
@@ -161,23 +145,24 @@ async def test_replies_from_elsewhere_are_never_seen(start, query):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
         stranger.bind(("127.0.0.2", 0))
         forward, (upstream,) = await start(silent)
-        future = forward.resolve(query())
+        future = asking(forward, q := query())
         while not upstream.seen:
             await asyncio.sleep(0.001)
         for port in upstream.ports:
             stranger.sendto(reply(upstream.seen[0]), ("127.0.0.1", port))
-        got = dns.message.from_wire((await future).wire)
-    assert got.rcode() == 2
+        assert (await future).reply.rcode == 2
+    assert q.id is not None
+    assert forward.counters["answered"] == 0
 
 
-async def test_spelling_of_the_reply_does_not_matter(start, query):
+async def test_without_random_spelling_any_spelling_counts_only_as_asked(start, query):
     """
-    Names are compared without case, and the client sees its own spelling.
+    The question goes out as the client spelled it, and must come back so.
     """
-    forward, _ = await start(lambda data: [reply(data[:12] + data[12:24].lower() + data[24:])])
-    q = query("EXAMPLE.ORG")
-    wire = (await forward.resolve(q)).wire
-    assert q.question in wire
+    forward, (upstream,) = await start(good, randomize_case=False)
+    q = query("eXample.ORG")
+    assert texts(await ask(forward, q)) == ["192.0.2.7"]
+    assert upstream.seen[0][12 : q.question_end] == q.question
 
 
 @pytest.mark.parametrize(
@@ -196,6 +181,7 @@ async def test_spelling_of_the_reply_does_not_matter(start, query):
         ((silent,), 2, [22]),
         ((silent, silent), 2, [22]),
         ((None,), 2, [23]),
+        ((None, None), 2, [23]),
         ((), 2, [23]),
     ],
 )
@@ -204,136 +190,265 @@ async def test_the_next_upstream_is_asked_if_one_fails(start, query, behaviours,
     Silence, no route, SERVFAIL and REFUSED move on; if all fail the client is told why.
     """
     forward, _ = await start(*behaviours)
+    q = query()
+    found = await asyncio.wait_for(asking(forward, q), 5)
+    assert found.reply is not None  # a failure of upstreams is theirs, and may be remembered
     got = await ask(forward, query())
     assert got.rcode() == rcode
-    assert [o.code for o in got.options] == ede
+    assert codes(got) == ede
     assert texts(got) == (["192.0.2.7"] if rcode == 0 else [])
     assert forward.in_flight == 0
 
 
-async def test_a_silent_upstream_is_no_longer_asked_first(start, query):
+async def test_a_lost_datagram_is_sent_again(start, query):
     """
-    After one timeout without a sign of life, queries begin with the next upstream.
+    One upstream alone is asked a second time, under another ID, before its time is over.
     """
-    forward, (dead, alive) = await start(silent, good)
-    for _ in range(5):
-        await ask(forward, query())
-    assert (len(dead.seen), len(alive.seen)) == (1, 5)
+    lost = []
+
+    def first_lost(data):
+        lost.append(data)
+        return [] if len(lost) == 1 else [reply(data)]
+
+    forward, (upstream,) = await start(first_lost, timeout_ms=2000)
+    begun = asyncio.get_running_loop().time()
+    assert texts(await ask(forward, query())) == ["192.0.2.7"]
+    assert asyncio.get_running_loop().time() - begun < 1
+    assert len(upstream.seen) == 2
+    assert upstream.seen[0][:2] != upstream.seen[1][:2]
 
 
-async def test_an_upstream_that_answers_others_stays_first(start, query):
+async def test_a_late_reply_still_counts(start, query):
     """
-    One lost datagram is no reason to leave an upstream that works.
+    The next upstream is asked while the first may answer, and the first good reply is taken.
     """
-    lossy = lambda data: [] if b"\4lost" in data else [reply(data)]  # noqa: E731
-    forward, (first, second) = await start(lossy, good)
-    lost = asyncio.ensure_future(ask(forward, query("lost.example")))
-    for _ in range(20):
-        await ask(forward, query())
-        await asyncio.sleep(0.01)
-    await lost
-    assert (len(first.seen), len(second.seen)) == (21, 1)
+    forward, (slow, dead) = await start(good, silent, timeout_ms=2000)
+    slow.delay = 0.7
+    assert texts(await ask(forward, query())) == ["192.0.2.7"]
+    assert forward.counters["late"] >= 1
+    assert len(slow.seen) + len(dead.seen) >= 2
 
 
 async def test_more_than_max_in_flight_get_servfail(start, query):
     """
     A slow upstream cannot make the worker keep more queries than it was told to.
     """
-    forward, (upstream,) = await start(silent, max_in_flight=3)
-    answers = await asyncio.gather(*[ask(forward, query()) for _ in range(10)])
-    assert all(a.rcode() == 2 for a in answers)
-    assert len(upstream.seen) == 3
+    forward, (upstream,) = await start(silent, max_in_flight=3, zone_share=1)
+    queries = [query() for _ in range(10)]
+    answers = await asyncio.gather(*[asking(forward, q) for q in queries])
+    assert [a.octets(q)[3] & 15 for a, q in zip(answers, queries, strict=True)] == [2] * 10
+    assert sum(a.reply is None for a in answers) == 7  # nothing is known of the name
+    assert len({data[12:] for data in upstream.seen}) <= 3
     assert forward.counters["refused_load"] == 7
     assert forward.in_flight == 0
 
 
-async def test_a_truncated_reply_reaches_a_udp_client_truncated(start, query):
+async def test_one_domain_cannot_take_all_slots(start, query):
     """
-    TC is passed on, so that the client comes again over TCP.
+    A flood of random names below one domain leaves room for everybody else.
     """
-    forward, _ = await start(lambda data: [reply(data, flags=0x0200)])
-    got = await ask(forward, query())
-    assert got.flags & 0x0200
-    assert (got.answer, got.edns) == ([], 0)
+    forward, _ = await start(
+        lambda data: [] if b"victim" in data.lower() else [reply(data)],
+        max_in_flight=100,
+        zone_share=0.1,
+        timeout_ms=1000,
+    )
+    flood = [asking(forward, query(f"r{n}.deep.victim.example")) for n in range(200)]
+    assert forward.counters["refused_zone"] == 190
+    assert forward.in_flight == 10
+    for n in range(50):
+        assert texts(await ask(forward, query(f"www.honest{n}.example"))) == ["192.0.2.7"]
+    answers = await asyncio.gather(*flood)
+    assert sum(a.reply is None for a in answers) == 190
+    assert forward._domains == {}
 
 
-async def test_a_truncated_reply_to_a_tcp_client_is_fetched_over_tcp(query):
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        ("a.b.victim.co.uk", "victim.co.uk"),
+        ("x" + ".a" * 60 + ".victim.com", "victim.com"),
+        ("com", "com"),
+        ("", ""),
+        ("1.2.0.192.in-addr.arpa", "192.in-addr.arpa"),
+        ("r\\046x.victim.example", "victim.example"),
+    ],
+)
+def test_names_count_for_their_owner(name, owner):
     """
-    A client over TCP gets the whole answer.
+    What is one domain is what the public suffix list says.
     """
-    loop = asyncio.get_running_loop()
+    from urlguard.plugins.forward import _owner
 
-    async def serve(reader, writer):
-        data = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
-        wire = reply(data, many=200)
-        writer.write(len(wire).to_bytes(2, "big") + wire)
-        await writer.drain()
-        writer.close()
-
-    # UDP first, and TCP on its port; another test's socket may have that port, then once more.
-    for attempt in range(10):
-        udp, _ = await loop.create_datagram_endpoint(
-            lambda: Upstream(lambda data: [reply(data, flags=0x0200)]), local_addr=("127.0.0.1", 0)
-        )
-        where = udp.get_extra_info("sockname")
-        try:
-            server = await asyncio.start_server(serve, *where)
-            break
-        except OSError:
-            udp.close()
-            assert attempt < 9
-    forward = Forward([Endpoint(*where)], loop)
-    try:
-        got = await ask(forward, query(tcp=True))
-        assert len(texts(got)) == 200
-        assert forward.counters["over_tcp"] == 1
-    finally:
-        forward.close()
-        udp.close()
-        server.close()
-        await server.wait_closed()
+    assert _owner(name) == owner
 
 
-async def test_tcp_that_fails_means_servfail(start, query):
+@pytest.mark.parametrize("trusted", [False, True])
+async def test_ad_comes_from_trusted_upstreams_only(start, query, trusted):
     """
-    An upstream that truncates and has no TCP is one that failed.
+    AD is asked for and passed on only where the operator said that upstreams validate.
     """
-    forward, _ = await start(lambda data: [reply(data, flags=0x0200)])
-    got = await ask(forward, query(tcp=True))
-    assert (got.rcode(), [o.code for o in got.options]) == (2, [23])
+    forward, (upstream,) = await start(lambda data: [reply(data, ad=True)], trust_ad=trusted)
+    found = await asking(forward, query())
+    assert found.reply.ad is trusted
+    assert bool(upstream.seen[0][3] & 0x20) is trusted
 
 
-async def test_a_client_that_is_gone_does_no_harm(start, query):
+@pytest.mark.parametrize("bare", [False, True])
+async def test_an_upstream_without_edns_is_asked_without(start, query, bare):
     """
-    A cancelled future is left alone when the reply comes.
+    FORMERR without an OPT record, even a bare header, means EDNS is too new; it is remembered.
     """
-    forward, _ = await start(good)
-    forward.resolve(query()).cancel()
+
+    def old(data):
+        if data[11]:
+            head = data[:2] + b"\x81\x81\0" + (b"\0" if bare else b"\1") + bytes(6)
+            return [head if bare else head + data[12:-11]]
+        return [reply(data)]
+
+    forward, (upstream,) = await start(old)
     assert texts(await ask(forward, query())) == ["192.0.2.7"]
-    assert forward.in_flight == 0
+    assert texts(await ask(forward, query())) == ["192.0.2.7"]
+    assert [data[11] for data in upstream.seen] == [1, 0, 0]
+
+
+async def test_zones_have_upstreams_of_their_own(query):
+    """
+    The longest zone decides, by whole labels; a zone's failure does not send its names elsewhere.
+    """
+    inner, outer, other = Recursor(good), Recursor(good), Recursor(good)
+    for recursor in (inner, outer, other):
+        await recursor.start()
+    forward = Forward(
+        [Upstream(other.where)],
+        asyncio.get_running_loop(),
+        timeout_ms=200,
+        zones={
+            "corp.example": [Upstream(outer.where)],
+            "lab.corp.example": [Upstream(inner.where)],
+        },
+    )
+    for name, wanted in [
+        ("corp.example", outer),
+        ("www.CORP.example", outer),
+        ("lab.corp.example", inner),
+        ("a.lab.corp.example", inner),
+        ("notcorp.example", other),
+        ("example", other),
+    ]:
+        await ask(forward, query(name))
+        assert [len(r.seen) for r in (inner, outer, other)] == [
+            int(r is wanted) for r in (inner, outer, other)
+        ], name
+        for recursor in (inner, outer, other):
+            recursor.seen.clear()
+    inner.behave = refusing(5)
+    assert (await ask(forward, query("x.lab.corp.example"))).rcode() == 5
+    assert not other.seen
+    forward.close()
+    for recursor in (inner, outer, other):
+        recursor.stop()
+    await asyncio.sleep(0.01)
 
 
 async def test_closing_answers_what_is_under_way(start, query):
     """
-    Nobody waits for a reply that can no longer come.
+    Nobody waits for a reply that can no longer come, and what comes later fails at once.
     """
     forward, _ = await start(silent, silent, timeout_ms=60_000)
-    futures = [forward.resolve(query()) for _ in range(5)]
+    futures = [asking(forward, query()) for _ in range(5)]
     forward.close()
-    assert [dns.message.from_wire((await f).wire).rcode() for f in futures] == [2] * 5
+    assert [(await f).reply.rcode for f in futures] == [2] * 5
     assert forward.in_flight == 0
     assert (await ask(forward, query())).rcode() == 2
 
 
-async def test_a_send_that_fails_moves_on(start, query, monkeypatch):
+async def test_a_socket_that_cannot_be_opened_is_one_more_failure(start, query, monkeypatch):
     """
-    A full socket buffer is one more way for an upstream to fail.
+    No route means SERVFAIL with EDE 23.
     """
     forward, _ = await start(good)
-    monkeypatch.setattr(
-        forward, "_open", lambda upstream: (_ for _ in ()).throw(OSError(errno.ENETUNREACH, ""))
+
+    def fails(number):
+        def open_socket(self):
+            raise OSError(number, "no")
+
+        return open_socket
+
+    monkeypatch.setattr("urlguard.plugins.forward.udp.Ports._open", fails(errno.ENETUNREACH))
+    assert codes(await ask(forward, query())) == [23]
+    assert forward.upstreams_state()[0]["errors"] >= 1
+    assert forward.in_flight == 0
+
+
+async def test_without_descriptors_fewer_ports_are_used(start, query, monkeypatch):
+    """
+    At the limit of open files the sockets that there are go on, and no upstream is called down.
+    """
+    forward, (upstream,) = await start(good, ports=64)
+    for _ in range(3):
+        await ask(forward, query())
+
+    def none_left(self):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("urlguard.plugins.forward.udp.Ports._open", none_left)
+    for _ in range(50):
+        assert texts(await ask(forward, query())) == ["192.0.2.7"]
+    assert 1 <= len(upstream.ports) <= 3
+    forward.close()
+    assert forward.in_flight == 0
+    other, _ = await start(good)
+    for _ in range(5):
+        assert (await ask(other, query())).rcode() == 2
+    assert other.upstreams_state()[0]["up"]
+
+
+async def test_reload_takes_over_what_was_learnt(start, query):
+    """
+    The plugin of a new configuration knows who is fast and who is down, and speaks for them.
+    """
+    old, (one, two) = await start(good, good)
+    for _ in range(10):
+        await ask(old, query())
+    new = Forward([Upstream(one.where), Upstream(two.where)], asyncio.get_running_loop())
+    new.adopt(old)
+    new.adopt(object())
+    assert [s["srtt_ms"] for s in new.upstreams_state()] == [
+        s["srtt_ms"] for s in old.upstreams_state()
+    ]
+    assert any(s["srtt_ms"] is not None for s in new.upstreams_state())
+    assert texts(await ask(new, query())) == ["192.0.2.7"]
+    new.close()
+
+
+async def test_the_configuration_names_the_upstreams(live):
+    """
+    Every key of the section arrives; addresses without a port mean port 53.
+    """
+    config = Config(
+        forward=Options(
+            upstreams=("192.0.2.1", "[2001:db8::1]:5353"),
+            zones={"corp.example": ("192.0.2.1", "192.0.2.9")},
+            ports=32,
+            trust_ad=True,
+            randomize_case=False,
+            max_in_flight=1000,
+            zone_share=0.1,
+        )
     )
-    assert [o.code for o in (await ask(forward, query())).options] == [23]
+    parts = Parts(config, live, asyncio.get_running_loop(), Clients(config))
+    forward = Forward.from_config(config.forward, parts)
+    assert [s["upstream"] for s in forward.upstreams_state()] == [
+        "192.0.2.1:53",
+        "[2001:db8::1]:5353",
+        "192.0.2.9:53",
+    ]
+    assert (forward._per_domain, forward._trust_ad, forward._randomize) == (100, True, False)
+    assert list(forward._zones) == ["corp.example"]
+    assert Forward.descriptors(config.forward) >= 3 * 32
+    assert isinstance(forward.counters, Counter)
+    forward.close()
 
 
 @pytest.mark.parametrize(
@@ -356,15 +471,5 @@ def test_the_systems_resolvers_are_read_without_ourselves(tmp_path, lines, liste
     path = tmp_path / "resolv.conf"
     path.write_text(lines)
     own = [Endpoint(*listen.split(":")[:1], int(listen.split(":")[1]))] if listen else []
-    assert system_resolvers(own, path) == [Endpoint(host, 53) for host in found.split()]
+    assert system_resolvers(own, path) == [Upstream(Endpoint(host, 53)) for host in found.split()]
     assert system_resolvers(own, tmp_path / "missing") == []
-
-
-async def test_the_configuration_names_the_upstreams(live):
-    """
-    Addresses without a port mean port 53.
-    """
-    config = Config(forward=Options(upstreams=("192.0.2.1", "[2001:db8::1]:5353")))
-    parts = Parts(config, live, asyncio.get_running_loop())
-    forward = Forward.from_config(config.forward, parts)
-    assert [str(u.address) for u in forward._upstreams] == ["192.0.2.1:53", "[2001:db8::1]:5353"]

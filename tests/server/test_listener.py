@@ -1,147 +1,48 @@
-"""Listeners on loopback, with a fake upstream behind them and real clients before them."""
+"""The UDP socket, with a fake upstream behind it and real clients before it."""
 
 import asyncio
-import dataclasses
 import errno
 import shutil
 import socket
 import struct
-from types import SimpleNamespace
 
 import dns.asyncquery
 import dns.edns
 import dns.message
-import dns.query
-import dns.rrset
 import pytest
-import uvloop
 
-from urlguard import config
-from urlguard.config import Config, Endpoint
-from urlguard.errors import ConfigError
-from urlguard.plugins import Answer, Chain, Local, Parts
-from urlguard.server import listener
-from urlguard.server.listener import TcpListener, UdpListener
-from urlguard.server.sockets import open_sockets
-from urlguard.verdict import Ruling
-
-BLOCK = Ruling("block", "phishing", ("feed:x",), 3, "subtree", "evil.example")
-
-
-# The hook that is to replace this fixture is newer than the oldest pytest-asyncio that we permit.
-pytestmark = pytest.mark.filterwarnings("ignore:Overriding the:pytest.PytestDeprecationWarning")
-
-
-@pytest.fixture(
-    scope="module",
-    params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy],
-    ids=["asyncio", "uvloop"],
+from tests.server.edge import (
+    Hits,
+    Servers,
+    loops,
+    make,
+    networks,
+    on_both_loops,
+    policy,
+    proxied,
+    raw,
+    reload,
+    tcp,
+    texts,
+    udp,
 )
-def event_loop_policy(request):
-    """Each event loop in turn: workers run on uvloop, whose transports are classes of their own."""
-    return request.param()
+from urlguard import config
+from urlguard.config import Endpoint, Segment
+from urlguard.errors import ConfigError
+from urlguard.plugins import Answer, Local
+from urlguard.server import ready
+from urlguard.server.sockets import open_sockets
+from urlguard.wire.cookie import Cookies
 
-
-class Live:
-    """A stand-in for the worker's cell that blocks one name."""
-
-    def __init__(self):
-        self.blocked = {"evil.example"}
-        self.engine = SimpleNamespace(decide=lambda n: BLOCK if n in self.blocked else None)
-        self.callbacks = []
-
-    def subscribe(self, callback):
-        self.callbacks.append(callback)
-
-    def change(self, *blocked):
-        """Block these names and no others from now on."""
-        self.blocked = set(blocked)
-        for callback in self.callbacks:
-            callback()
-
-
-class Upstream(asyncio.DatagramProtocol):
-    """
-    A recursor: ``many.example`` has 100 addresses, ``slow.example`` takes 100 ms.
-
-    ``never.example`` gets no reply.
-    """
-
-    def connection_made(self, transport):
-        self.transport = transport
-
-    def datagram_received(self, data, addr):
-        wire, name = answered(data)
-        if name.startswith("never"):
-            return
-        delay = 0.1 if name.startswith("slow") else 0
-        asyncio.get_running_loop().call_later(delay, self.send, wire, addr)
-
-    def send(self, wire, addr):
-        if not self.transport.is_closing():
-            self.transport.sendto(wire, addr)
-
-
-def answered(data):
-    """A recursor's reply to the query in `data`, and the name asked for."""
-    asked = dns.message.from_wire(data)
-    made = dns.message.make_response(asked, recursion_available=True)
-    name = asked.question[0].name.to_text().lower()
-    count = 100 if name.startswith("many") else 1
-    addresses = [f"192.0.2.{i + 7}" for i in range(count)]
-    made.answer.append(dns.rrset.from_text(asked.question[0].name, 60, "IN", "A", *addresses))
-    return made.to_wire(max_size=65535), name
+pytestmark = on_both_loops
+event_loop_policy = loops(policy)
 
 
 @pytest.fixture
 async def serve():
     """Start both listeners on one address; everything is stopped afterwards."""
-    stack = []
-
-    async def run(host="127.0.0.1", plugins=("acl", "guard", "forward"), extra=None, **tcp):
-        loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_datagram_endpoint(Upstream, local_addr=("127.0.0.1", 0))
-        where = "{}:{}".format(*transport.get_extra_info("sockname"))
-        made = dataclasses.replace(
-            Config(), plugins=plugins, forward=config.Forward((where,), timeout_ms=400)
-        )
-        live = Live()
-        chain = Chain.build(made, Parts(made, live, loop))
-        if extra is not None:
-            chain = Chain([extra, *chain.plugins], loop)
-        [(udp_sock, tcp_sock)] = open_sockets(Endpoint(host, 0), 1)
-        port = udp_sock.getsockname()[1]
-        udp = UdpListener(udp_sock, chain, live, loop)
-        tcp = TcpListener(tcp_sock, chain, loop, **tcp)
-        udp.start()
-        await tcp.start()
-        stack.extend([udp, tcp, chain, transport])
-        return SimpleNamespace(udp=udp, tcp=tcp, chain=chain, live=live, host=host, port=port)
-
-    yield run
-    for thing in stack:
-        thing.close()
-    await asyncio.sleep(0.01)
-
-
-def make(name="example.org", qtype="A", edns=0, **keys):
-    """A query message."""
-    return dns.message.make_query(name, qtype, use_edns=edns, **keys)
-
-
-async def udp(server, message, host=None):
-    """The answer over UDP."""
-    return await dns.asyncquery.udp(message, host or server.host, 5, server.port)
-
-
-async def tcp(server, message):
-    """The answer over TCP."""
-    return await dns.asyncquery.tcp(message, server.host, 5, server.port)
-
-
-def texts(message):
-    """The addresses in an answer."""
-    return [r.to_text() for rrset in message.answer for r in rrset]
+    async with Servers() as start:
+        yield start
 
 
 async def test_the_loop_is_the_one_asked_for(event_loop_policy):
@@ -190,9 +91,9 @@ async def test_a_change_of_policy_empties_the_ready_answers(serve):
     server = await serve()
     for _ in range(2):
         assert texts(await udp(server, make("evil.example"))) == ["127.0.0.1"]
-    assert server.udp.ready
+    assert len(server.edge.ready)
     server.live.change("other.example")
-    assert not server.udp.ready
+    assert not len(server.edge.ready)
     assert texts(await udp(server, make("evil.example"))) == ["192.0.2.7"]
     assert texts(await udp(server, make("other.example"))) == ["127.0.0.1"]
 
@@ -213,7 +114,7 @@ async def test_only_plain_local_answers_become_ready(serve, message, stored):
     """
     server = await serve()
     await udp(server, message)
-    assert bool(server.udp.ready) is stored
+    assert bool(len(server.edge.ready)) is stored
 
 
 async def test_trailing_octets_do_not_become_ready_answers(serve):
@@ -223,20 +124,20 @@ async def test_trailing_octets_do_not_become_ready_answers(serve):
     server = await serve()
     reply = await raw(server, make("evil.example").to_wire() + bytes(3000))
     assert dns.message.from_wire(reply).answer
-    assert not server.udp.ready
+    assert not len(server.edge.ready)
 
 
 async def test_ready_answers_are_bounded(serve, monkeypatch):
     """
     A full table is emptied rather than grown.
     """
-    monkeypatch.setattr(listener, "MAX_READY", 8)
+    monkeypatch.setattr(ready, "MAX_READY", 8)
     server = await serve()
     names = {f"n{i}.evil.example" for i in range(40)}
-    server.live.blocked = names
+    server.live.change(*names)
     for name in names:
         assert texts(await udp(server, make(name))) == ["127.0.0.1"]
-        assert len(server.udp.ready) <= 8
+        assert len(server.edge.ready) <= 8
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
@@ -244,9 +145,8 @@ async def test_refused_clients_get_no_ready_answers(serve, host):
     """
     Neither is the refusal kept for others, nor what others got given to the refused.
     """
-    server = await serve(host)
-    acl = server.chain.plugins[0]
-    acl.allows = lambda host: host == "127.0.0.1"
+    sections = {"acl": config.Acl(allow=networks("127.0.0.1/32"))}
+    server = await serve(host, sections=sections)
     for source, rcode in [("127.0.0.9", 5), ("127.0.0.1", 0)] * 3:
         reply = await dns.asyncquery.udp(make("evil.example"), "127.0.0.1", 5, server.port, source)
         assert reply.rcode() == rcode
@@ -268,21 +168,7 @@ async def test_a_plugin_that_must_see_each_query_does(serve):
     for _ in range(5):
         await udp(server, make("evil.example"))
     assert seeing.count == 5
-    assert not server.udp.ready
-
-
-async def raw(server, *datagrams, wait=0.3):
-    """Send datagrams; the first reply, or None if none comes."""
-    loop = asyncio.get_running_loop()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.setblocking(False)
-        sock.connect((server.host, server.port))
-        for datagram in datagrams:
-            await loop.sock_sendall(sock, datagram)
-        try:
-            return await asyncio.wait_for(loop.sock_recv(sock, 65535), wait)
-        except TimeoutError:
-            return None
+    assert not len(server.edge.ready)
 
 
 @pytest.mark.parametrize(
@@ -413,182 +299,321 @@ async def test_drain_gives_up_at_the_deadline(serve):
     assert (await waiting).rcode() == 2  # the forward's own timeout comes later
 
 
-# ---- TCP
+# ---- segments, fleeting answers and limits
 
 
-def framed(message):
-    """A message with its length before it."""
-    wire = message if isinstance(message, bytes) else message.to_wire()
-    return struct.pack("!H", len(wire)) + wire
+HERE = networks("127.0.0.2/32")
+STRICT = Segment(name="strict", networks=HERE, answer="nxdomain")
 
 
-async def read(reader):
-    """The next message."""
-    length = struct.unpack("!H", await reader.readexactly(2))[0]
-    return dns.message.from_wire(await reader.readexactly(length))
+async def both(server, message):
+    """What clients at 127.0.0.1 and 127.0.0.2 get for the same datagram."""
+    one = await udp(server, message, source="127.0.0.1")
+    two = await udp(server, message, source="127.0.0.2")
+    return one, two
 
 
-async def connect(server):
-    """A stream to the server."""
-    return await asyncio.open_connection(server.host, server.port)
-
-
-async def test_pipelined_queries_are_answered_as_answers_come(serve):
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+async def test_clients_of_different_segments_get_different_answers(serve, host):
     """
-    A slow upstream does not hold up the queries after it (RFC 7766 6.2.1.1).
+    To the same octets, from the first time on and each time after: ready answers do not mix.
     """
-    server = await serve()
-    reader, writer = await connect(server)
-    messages = [make(n) for n in ("slow.example", "example.org", "evil.example")]
-    writer.write(b"".join(map(framed, messages)))
-    got = [(await read(reader)).id for _ in messages]
-    assert got == [messages[2].id, messages[1].id, messages[0].id]
-    writer.close()
+    server = await serve(host, sections={"segment": (STRICT,)})
+    server.host = "127.0.0.1"
+    message = make("evil.example")
+    for _ in range(3):
+        one, two = await both(server, message)
+        assert (one.rcode(), texts(one)) == (0, ["127.0.0.1"])
+        assert (two.rcode(), texts(two)) == (3, [])
+    assert server.udp.counters["ready"] == 4
+    assert len(server.edge.ready) == 2
 
 
-async def test_many_pipelined_queries_are_all_answered(serve):
+async def test_a_change_of_policy_empties_the_ready_answers_of_all_segments(serve):
     """
-    Reading pauses while many queries are open, and then goes on until all have their answers.
+    The very next query of each client is answered by the new policy.
     """
-    server = await serve()
-    reader, writer = await connect(server)
-    messages = [make("slow.example" if i % 2 else "evil.example") for i in range(400)]
-    writer.write(b"".join(map(framed, messages)))
-    most = 0
-    ids = set()
-    for _ in messages:
-        ids.add((await asyncio.wait_for(read(reader), 5)).id)
-        most = max(most, *(c.waiting for c in server.tcp.open))
-    assert ids == {m.id for m in messages}
-    assert 0 < most <= listener.MAX_PIPELINED
-    writer.close()
+    server = await serve(sections={"segment": (STRICT,)})
+    message = make("evil.example")
+    await both(server, message)
+    await both(server, message)
+    server.live.change()
+    assert len(server.edge.ready) == 0
+    for got in await both(server, message):
+        assert texts(got) == ["192.0.2.7"]
+    server.live.change("evil.example")
+    one, two = await both(server, message)
+    assert (texts(one), two.rcode()) == (["127.0.0.1"], 3)
 
 
-async def test_messages_may_arrive_octet_by_octet(serve):
+CACHED = ("acl", "guard", "cache", "forward")
+
+
+async def test_remembered_answers_are_ready_for_a_second(serve):
     """
-    TCP has no message boundaries.
+    Then they are put together anew, their TTLs a second lower.
     """
-    server = await serve()
-    reader, writer = await connect(server)
-    for octet in framed(make("evil.example")) * 2:
-        writer.write(bytes([octet]))
-        await asyncio.sleep(0)
+    server = await serve(plugins=CACHED)
+    first = await udp(server, make())
+    assert (first.answer[0].ttl, len(server.edge.ready)) == (60, 0)
+    second, third = await udp(server, make()), await udp(server, make())
+    assert second.answer == third.answer == first.answer
+    assert (len(server.edge.ready), server.udp.counters["ready"]) == (1, 1)
+    await asyncio.sleep(1.1)
+    assert len(server.edge.ready) == 0
+    later = await udp(server, make())
+    assert texts(later) == texts(first)
+    assert later.answer[0].ttl in (58, 59)
+    assert len(server.upstream.asked) == 1
+
+
+async def test_a_change_of_policy_empties_what_was_remembered_too(serve):
+    """
+    A name that is blocked now is not answered from the cache, nor from what the cache said.
+    """
+    server = await serve(plugins=CACHED)
+    for _ in range(3):
+        assert texts(await udp(server, make())) == ["192.0.2.7"]
+    server.live.change("example.org")
     for _ in range(2):
-        assert texts(await read(reader)) == ["127.0.0.1"]
-    writer.close()
+        assert texts(await udp(server, make())) == ["127.0.0.1"]
+    server.live.change()
+    for _ in range(3):
+        assert texts(await udp(server, make())) == ["192.0.2.7"]
+    assert len(server.upstream.asked) == 1
 
 
-async def test_a_client_that_asks_no_more_still_gets_its_answers(serve):
+async def test_limits_hold_on_ready_answers_too(serve):
     """
-    Closing one direction ends the questions, not the answers.
+    A ready answer counts against what its client was granted, and beyond the limit there is TC.
     """
-    server = await serve()
-    reader, writer = await connect(server)
-    writer.write(framed(make("slow.example")))
-    writer.write_eof()
-    assert texts(await read(reader)) == ["192.0.2.7"]
-    assert await asyncio.wait_for(reader.read(), 5) == b""
-    writer.close()
+    limit = config.Limit(
+        client_qps=2, burst_s=10, prefix_qps=0, client_misses=0, identical_qps=0, exempt=()
+    )
+    server = await serve(plugins=("acl", "limit", "guard", "forward"), sections={"limit": limit})
+    got = [await udp(server, make("evil.example")) for _ in range(30)]
+    curbed = [m for m in got if m.flags & 0x0200]
+    assert all(texts(m) == ["127.0.0.1"] for m in got[:20])
+    assert 5 <= len(curbed) <= 10
+    assert all(m.answer == [] for m in curbed)
+    assert server.udp.counters["ready"] >= 10
+    who = server.edge.clients.known["127.0.0.1"]
+    assert who.left < 20
+    # Another client has not used up anything.
+    assert texts(await udp(server, make("evil.example"), source="127.0.0.2")) == ["127.0.0.1"]
 
 
-@pytest.mark.parametrize("octets", [b"\0\0", b"\0\5abcde", b"\0\x0c\0\1\x81\x80" + bytes(8)])
-async def test_what_deserves_no_answer_ends_the_connection(serve, octets):
+async def test_a_ready_answer_is_counted_down_and_not_given_for_nothing(serve):
     """
-    An empty message, a short one or a response is not from a DNS client.
+    What is left for the client goes down by one with each, and at zero the plugins are asked.
     """
-    server = await serve()
-    reader, writer = await connect(server)
-    writer.write(octets)
-    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-        await asyncio.wait_for(read(reader), 5)
-    writer.close()
+
+    class Asked(Local):
+        name, cacheable, count = "asked", True, 0
+
+        def on_query(self, q):
+            self.count += 1
+
+    server = await serve(extra=(asked := Asked()))
+    await udp(server, make("evil.example"))
+    who = server.edge.clients.known["127.0.0.1"]
+    who.left = 2
+    for left in (1, 0):
+        await udp(server, make("evil.example"))
+        assert (who.left, asked.count) == (left, 1)
+    await udp(server, make("evil.example"))
+    assert asked.count == 2
+    assert len(server.edge.ready) == 1
+    # Without the plugin that grants more, what was used up is there again.
+    await udp(server, make("evil.example"))
+    assert asked.count == 2
 
 
-async def test_broken_queries_are_answered_over_tcp_too(serve):
+# ---- what clients and front ends say
+
+
+async def test_cookies_are_answered_and_not_kept(serve):
     """
-    A query that can be answered with an error is, and the connection stays.
+    The client's cookie comes back with ours; with ours the address is proven (RFC 7873 5.2).
     """
-    server = await serve()
-    reader, writer = await connect(server)
-    writer.write(framed(b"\0\1\1\0" + bytes(8)) + framed(make("evil.example")))
-    assert (await read(reader)).rcode() == 1
-    assert texts(await read(reader)) == ["127.0.0.1"]
-    writer.close()
+
+    class Noting(Local):
+        name, proven = "noting", ()
+
+        def on_query(self, q):
+            self.proven += (q.proven,)
+
+    cookies = Cookies(bytes(16))
+    server = await serve(extra=(noting := Noting()), edge={"cookies": cookies})
+    for name in ("evil.example", "example.org"):
+        got = await udp(server, make(name, options=[dns.edns.CookieOption(b"12345678", b"")]))
+        [option] = [o for o in got.options if o.otype == 10]
+        assert (option.client, len(option.server)) == (b"12345678", 16)
+        again = await udp(server, make(name, options=[option]))
+        assert [o for o in again.options if o.otype == 10] == [option]
+        # The same cookie from another address proves nothing.
+        await udp(server, make(name, options=[option]), source="127.0.0.2")
+    assert noting.proven == (False, True, False) * 2
+    assert len(server.edge.ready) == 0
+    bad = dns.edns.GenericOption(10, b"1234567")
+    assert (await udp(server, make("evil.example", options=[bad]))).rcode() == 1
+    assert server.udp.counters["malformed"] == 1
 
 
-@pytest.mark.parametrize("sent", [b"", b"\0", b"\0\x20partial"])
-async def test_idle_connections_are_closed(serve, sent):
+async def test_without_cookies_the_option_is_ignored(serve):
     """
-    A connection without a whole query for the idle time ends, also if octets keep dripping in.
-    """
-    server = await serve(idle_s=0.15)
-    reader, writer = await connect(server)
-    began = asyncio.get_running_loop().time()
-    writer.write(sent)
-    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-        await asyncio.wait_for(reader.readexactly(1), 5)
-    assert 0.1 < asyncio.get_running_loop().time() - began < 2
-    assert server.tcp.counters["closed_idle"] == 1
-    writer.close()
-
-
-async def test_too_many_connections_close_the_longest_idle(serve):
-    """
-    A new client is let in at the cost of the one that has been idle longest.
-    """
-    server = await serve(connections=3)
-    streams = []
-    for _ in range(4):
-        streams.append(await connect(server))
-        streams[-1][1].write(framed(make("evil.example")))
-        await read(streams[-1][0])
-    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-        await asyncio.wait_for(streams[0][0].readexactly(1), 5)
-    for reader, writer in streams[1:]:
-        writer.write(framed(make("evil.example")))
-        assert texts(await read(reader))
-    assert len(server.tcp.open) == 3
-    for _, writer in streams:
-        writer.close()
-
-
-async def test_a_client_that_does_not_read_is_closed(serve):
-    """
-    Answers that nobody takes do not pile up: reading stops, and after the idle time all ends.
-    """
-    server = await serve(idle_s=0.3)
-    loop = asyncio.get_running_loop()
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sock.setblocking(False)
-        await loop.sock_connect(sock, (server.host, server.port))
-        burst = framed(make("evil.example")) * 2000
-
-        async def flood():
-            while True:
-                await loop.sock_sendall(sock, burst)
-
-        with pytest.raises(ConnectionError):
-            await asyncio.wait_for(flood(), 10)
-    assert server.tcp.counters["closed_slow"] == 1
-    assert not server.tcp.open
-
-
-async def test_draining_tcp_answers_and_closes(serve):
-    """
-    Queries under way are answered, then connections end and new ones are refused.
+    As any option that a server does not know (RFC 6891 6.1.2).
     """
     server = await serve()
-    reader, writer = await connect(server)
-    writer.write(framed(make("slow.example")))
-    while not any(c.waiting for c in server.tcp.open):
+    unknown = dns.edns.GenericOption(65001, b"x")
+    cookie = dns.edns.CookieOption(b"12345678", b"")
+    got = await udp(server, make("evil.example", options=[cookie, unknown]))
+    assert texts(got) == ["127.0.0.1"]
+    assert [o for o in got.options if o.otype != 15] == []
+
+
+FRONT = config.Server(proxy_from=networks("127.0.0.3/32"), ecs_from=networks("127.0.0.4/32"))
+SCHOOL = Segment(name="school", networks=networks("198.51.100.0/24"), answer="nxdomain")
+NAMED = {
+    "server": FRONT,
+    "segment": (SCHOOL,),
+    "acl": config.Acl(allow=networks("127.0.0.0/8", "198.51.100.0/24")),
+}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+async def test_a_front_end_names_its_clients_in_a_header(serve, host):
+    """
+    Policy and acl are the client's that the PROXY header names; the answer goes to the front end.
+    """
+    server = await serve(host, sections=NAMED)
+    server.host = "127.0.0.1"
+    for _ in range(2):
+        for client, rcode in [("198.51.100.7", 3), ("127.0.0.1", 0), ("203.0.113.1", 5)]:
+            message = make("evil.example")
+            datagram = proxied(client) + message.to_wire()
+            got = dns.message.from_wire(await raw(server, datagram, source="127.0.0.3"))
+            assert (got.id, got.rcode()) == (message.id, rcode)
+    assert "203.0.113.1" in server.edge.clients.known
+
+
+async def test_a_front_end_may_ask_for_itself(serve):
+    """
+    Its health check (LOCAL) is answered as its own address would be.
+    """
+    server = await serve(sections=NAMED)
+    datagram = proxied("198.51.100.7", command=0) + make("evil.example").to_wire()
+    got = dns.message.from_wire(await raw(server, datagram, source="127.0.0.3"))
+    assert texts(got) == ["127.0.0.1"]
+
+
+async def test_a_header_is_expected_from_front_ends_and_believed_from_nobody_else(serve):
+    """
+    A front end that sends none, or half of one, is not answered; from others it is no query.
+    """
+    server = await serve(sections=NAMED)
+    query = make("evil.example").to_wire()
+    assert await raw(server, query, source="127.0.0.3") is None
+    assert await raw(server, proxied("198.51.100.7")[:20], source="127.0.0.3") is None
+    assert server.udp.counters["dropped"] == 2
+    got = await raw(server, proxied("198.51.100.7") + query, source="127.0.0.2")
+    assert got is None or dns.message.from_wire(got).rcode() in (1, 4)
+    assert "198.51.100.7" not in server.edge.clients.known
+
+
+async def test_a_client_subnet_is_believed_from_front_ends_only(serve):
+    """
+    They get the subnet's policy and the option back, with its scope (RFC 7871 7.2.1).
+    """
+    server = await serve(sections=NAMED)
+    subnet = dns.edns.ECSOption("198.51.100.0", 24)
+    for name, rcode in (("evil.example", 3), ("example.org", 0)):
+        got = await udp(server, make(name, options=[subnet]), source="127.0.0.4")
+        assert got.rcode() == rcode
+        [echo] = [o for o in got.options if o.otype == 8]
+        assert (echo.address, echo.srclen, echo.scopelen) == ("198.51.100.0", 24, 24)
+        got = await udp(server, make(name, options=[subnet]))
+        assert got.rcode() == 0
+        assert [o for o in got.options if o.otype == 8] == []
+    got = await udp(server, make("evil.example"), source="127.0.0.4")
+    assert texts(got) == ["127.0.0.1"]
+    broken = dns.edns.GenericOption(8, b"\0\1\x21\0\1\2\3\4\5")
+    got = await udp(server, make("evil.example", options=[broken]), source="127.0.0.4")
+    assert got.rcode() == 1
+    assert len(server.edge.ready) == 0
+
+
+# ---- silence, and the books
+
+
+async def test_an_empty_answer_is_no_answer(serve):
+    """
+    Who is not allowed may get nothing at all, and is counted.
+    """
+    sections = {"acl": config.Acl(allow=HERE, otherwise="drop")}
+    server = await serve(sections=sections)
+    query = make("evil.example").to_wire()
+    assert await raw(server, query, query) is None
+    assert server.udp.counters["dropped"] == 2
+    assert texts(await udp(server, make("evil.example"), source="127.0.0.2"))
+    assert len(server.edge.ready) == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+async def test_the_hit_log_hears_of_every_hit(serve, host):
+    """
+    Of block and review, of ready answers too, each with the client that asked and its segment.
+    """
+    server = await serve(host, sections={"segment": (STRICT,)}, edge={"hits": (hits := Hits())})
+    server.host = "127.0.0.1"
+    for _ in range(3):
+        await udp(server, make("EVIL.example"))
+        await udp(server, make("EVIL.example"), source="127.0.0.2")
+        await udp(server, make("grey.example"))
+        await udp(server, make("example.org"))
+    assert server.udp.counters["ready"] == 4
+    evil = ("evil.example", 1, "block", "phishing", "subtree evil.example", ("feed:x",))
+    grey = ("grey.example", 1, "review", "phishing", "subtree grey.example", ("feed:x",))
+    assert sorted(hits.noted) == sorted(
+        [("127.0.0.1", *evil, ""), ("127.0.0.2", *evil, "strict"), ("127.0.0.1", *grey, "")] * 3
+    )
+
+
+async def test_every_answer_is_counted_once(serve):
+    """
+    By source and segment, ready answers apart.
+    """
+    server = await serve(sections={"segment": (STRICT,)})
+    for _ in range(3):
+        await udp(server, make("evil.example"))
+        await udp(server, make("example.org"))
+    stats = {kind: stat.count for kind, stat in server.edge._kinds.items()}
+    blocked = ("block", "feed:x", "phishing", "")
+    assert stats == {
+        ("guard", *blocked): 1,
+        ("ready", *blocked): 2,
+        ("forward", "none", "", "", ""): 3,
+    }
+
+
+async def test_a_reload_takes_the_next_query(serve):
+    """
+    New clients, segments and answers, nothing ready of before; what is under way is answered.
+    """
+    server = await serve()
+    for _ in range(2):
+        assert (await udp(server, make("evil.example"))).rcode() == 0
+    waiting = asyncio.ensure_future(udp(server, make("slow.example")))
+    while not server.udp.counters["waited"]:
         await asyncio.sleep(0.005)
-    assert await server.tcp.drain(5)
-    assert texts(await read(reader)) == ["192.0.2.7"]
-    assert await asyncio.wait_for(reader.read(), 5) == b""
-    writer.close()
-    with pytest.raises(OSError, match=r"refused|Connect"):
-        await connect(server)
+    everyone = Segment(name="all", networks=networks("127.0.0.0/8"), answer="nxdomain")
+    chain = reload(server, segment=(everyone,))
+    try:
+        for _ in range(2):
+            assert (await udp(server, make("evil.example"))).rcode() == 3
+        assert texts(await waiting) == ["192.0.2.7"]
+    finally:
+        chain.close()
 
 
 # ---- sockets
@@ -684,4 +709,4 @@ def test_an_answer_shows_where_it_came_from():
     """
     What a debugger prints names the plugin.
     """
-    assert repr(Answer(b"12", "guard")) == "<Answer from guard, 2 octets>"
+    assert repr(Answer(b"12", "guard")) == "<Answer from guard>"

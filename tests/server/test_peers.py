@@ -213,7 +213,7 @@ async def test_no_listed_name_ever_gets_an_upstream_address(tmp_path, upstream):
         running.start(120)
         questions = [(name, qtype) for name in listed for qtype in QTYPES]
         answers = await ask_many(("127.0.0.1", running.port), questions)
-        assert upstream.asked == []
+        assert not {name.lower() for name in upstream.asked} & set(listed)
         for (name, qtype), wire in zip(questions, answers, strict=True):
             assert wire is not None, (name, qtype)
             # RCODE 0; counts say the rest without reading 160,000 messages in Python.

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -402,3 +403,21 @@ def test_a_pipelining_client_does_not_starve_the_others(server):
         for client in clients:
             client.join()
     assert slowest < 0.5
+
+
+def test_a_state_folder_deleted_beneath_the_server_is_told(server):
+    """
+    Workers keep their policy, the log says once what is wrong, and nothing is compiled for nothing.
+    """
+    one = server().start()
+    assert one.blocks("evil.example")
+    before = one.log.read_text().count("snapshot.compiled")
+    shutil.rmtree(one.folder / "var")
+    wait_until(lambda: "policy.watch" in one.log.read_text())
+    time.sleep(1.5)
+    told = one.log.read_text()
+    assert told.count("policy.watch") == 1
+    assert "put it back or restart" in told
+    assert told.count("snapshot.compiled") <= before + 1
+    assert one.blocks("evil.example")
+    assert one.stop() == 0

@@ -1,12 +1,14 @@
 """Flattening: what each owner of the zone carries."""
 
+import contextlib
 import random
 
 import pytest
 
 from tests import oracle
+from urlguard.policy import backup
 from urlguard.policy.log import Change, PolicyLog
-from urlguard.share.store import ZoneStore, packed, unpacked
+from urlguard.share.store import TooMuchError, ZoneStore, packed, unpacked
 from urlguard.share.zone import collect, flat, why_not
 
 DOES = {0: "", 1: "block", 2: "pass"}
@@ -102,6 +104,7 @@ def test_owners_carry_what_the_engine_would_decide(log, claims, zone):
         ("domain", "_dmarc.x.test", None),
         ("pattern", "*paypal*", "pattern"),
         ("url", "x.test/a", "URL"),
+        ("switch", "filtering", "this server"),
         ("domain", "32.1.2.0.192.rpz-ip", "trigger"),
         ("subtree", "Evil.test", "canonical"),
         ("subtree", "x..test", "canonical"),
@@ -193,3 +196,29 @@ def test_a_damaged_zone_file_is_made_again(tmp_path, log):
     with ZoneStore(tmp_path / "zone.db") as store:
         store.follow(log)
         assert [(n, unpacked(r)) for n, r in store.nodes()] == [("tset.x.", (1, 1))]
+
+
+def test_a_restored_log_gives_the_zone_a_higher_serial(tmp_path, log):
+    """
+    Secondaries have seen more than the backup knows; they must take its zone for news all the same.
+    """
+    committed(log, "operator: block subtree a.test")
+    saved = tmp_path / "saved.db"
+    backup.backup(log.store.path, saved)
+    for i in range(5):
+        committed(log, f"operator: block subtree b{i}.test")
+    with ZoneStore(tmp_path / "rpz.db") as store:
+        store.build(log)
+        was = store.state().serial
+        log.close()
+        restored = backup.restore(log.store.path, saved, above=was, actor="test").serial
+        again = PolicyLog(log.store.path)
+        with contextlib.closing(again):
+            with pytest.raises(TooMuchError):
+                store.follow(again)
+            store.build(again)
+            assert (was, restored, store.state().serial) == (6, 7, 7)
+            assert [name for name, _ in store.nodes()] == ["tset.a."]
+            committed(again, "operator: block subtree c.test")
+            assert store.follow(again).serial == 8
+            assert store.leads_from(7)

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from urlguard.errors import WireError
-from urlguard.wire.query import Query, forwarded, parse_query
+from urlguard.wire import query as wire
+from urlguard.wire.query import Query, parse_query
 
 PACKETS = Path(__file__).parents[1] / "data" / "packets"
 
@@ -199,26 +200,136 @@ def test_a_long_run_of_labels_costs_no_more_than_a_name():
     assert time.perf_counter() - began < 0.2  # walking all of them takes over a second
 
 
-@pytest.mark.parametrize("do", [False, True])
-def test_upstream_queries_carry_no_client_options(do):
+@pytest.mark.parametrize(
+    ("do", "cd", "ad"), [(False, False, False), (True, False, True), (False, True, False)]
+)
+def test_upstream_queries_carry_no_client_options(do, cd, ad):
     """
-    Upstream sees the question, CD and DO, and neither cookie nor subnet.
+    Upstream sees the question, RD, CD, AD and DO, and neither cookie nor subnet.
     """
     made = dns.message.make_query("MiXed.example.org", "AAAA")
     made.flags |= dns.flags.CD
-    made.use_edns(0, dns.flags.DO if do else 0, 4096, options=[dns.edns.ECSOption("192.0.2.0")])
-    wire = forwarded(parse_query(made.to_wire()), 0xABCD)
-    sent = dns.message.from_wire(wire)
+    made.use_edns(0, dns.flags.DO, 4096, options=[dns.edns.ECSOption("192.0.2.0")])
+    q = parse_query(made.to_wire())
+    sent_wire = wire.ask(q.question, 0xABCD, do=do, cd=cd, ad=ad)
+    sent = dns.message.from_wire(sent_wire)
     assert sent.id == 0xABCD
-    assert sent.flags == dns.flags.RD | dns.flags.CD
-    assert wire[12:-15] == b"\5MiXed\7example\3org\0"
+    flags = (dns.flags.CD if cd else 0) | (dns.flags.AD if ad else 0)
+    assert sent.flags == dns.flags.RD | flags
+    assert sent_wire[12:-15] == b"\5MiXed\7example\3org\0"
     assert (sent.edns, sent.payload, sent.options) == (0, 1232, ())
     assert bool(sent.ednsflags & dns.flags.DO) is do
 
 
-def test_upstream_queries_have_edns_only_if_the_client_has():
+def test_an_upstream_that_knows_no_edns_is_asked_without():
     """
-    A client without EDNS gets an answer made for one without.
+    The query then ends with its question.
     """
-    sent = dns.message.from_wire(forwarded(parse_query(ask(b"example")), 7))
-    assert (sent.edns, sent.flags) == (-1, dns.flags.RD)
+    q = parse_query(ask(b"example"))
+    sent = dns.message.from_wire(wire.ask(q.question, 7, do=False, cd=False, ad=False, edns=False))
+    assert (sent.id, sent.edns, sent.flags) == (7, -1, dns.flags.RD)
+
+
+# ---- names in records
+
+
+@pytest.mark.parametrize(
+    ("octets", "at", "name"),
+    [
+        (b"\3www\7Example\0", 12, "www.example"),
+        (b"\0", 12, ""),
+        (b"\7example\0\3www\xc0\x0c", 21, "www.example"),
+        (b"\7example\0\xc0\x0c\1a\xc0\x15", 23, "a.example"),  # a pointer to a pointer
+        (b"\3a.b\7example\0", 12, r"a\046b.example"),
+    ],
+)
+def test_names_in_records_are_read_through_their_pointers(octets, at, name):
+    """
+    A compressed name is the same text as the whole one, whatever points where.
+    """
+    data = bytes(12) + octets
+    assert wire.read_name(data, at) == name
+    assert wire.skip_name(data, at) == len(data)
+
+
+@pytest.mark.parametrize(
+    ("octets", "at"),
+    [
+        (b"\xc0\x0c", 12),  # itself
+        (b"\1a\xc0\x0c", 12),  # a loop through its own label
+        (b"\xc0\x0f\0\0", 12),  # forwards
+        (b"\1a\x40\0", 12),  # a label type that nobody uses
+        (b"\7exam", 12),  # ends after the message
+        (b"\1a", 12),
+        (b"\1a\xc0", 12),
+        (b"\x3f" + b"x" * 63 + (b"\x3f" + b"y" * 63) * 3 + b"\0", 12),  # 257 octets
+        (b"\0\xc0\x05", 13),  # into the header, which is another one in each message
+    ],
+)
+def test_broken_names_in_records_are_refused(octets, at):
+    """
+    No pointer leads forwards, to itself or into the header, and no name ends after the message.
+    """
+    with pytest.raises(WireError):
+        wire.read_name(bytes(12) + octets, at)
+
+
+def test_a_chain_of_pointers_ends():
+    """
+    The longest way through a message is walked in a moment, since each step leads back.
+    """
+    data = bytearray(12) + b"\1a\0\0"
+    for at in range(16, 0x3FFE, 2):
+        data += (0xC000 | at - 2 if at > 16 else 0xC00C).to_bytes(2, "big")
+    began = time.perf_counter()
+    assert wire.read_name(bytes(data), len(data) - 2) == "a"
+    assert time.perf_counter() - began < 0.1
+
+
+@given(st.binary(max_size=120), st.integers(0, 140))
+def test_any_name_is_read_or_refused(octets, at):
+    """
+    No octets make reading a name raise anything but WireError, and what is read is bounded.
+    """
+    try:
+        name = wire.read_name(bytes(12) + octets, at)
+    except WireError:
+        return
+    assert len(name) <= 4 * 255
+
+
+def test_a_copy_asks_the_same_on_nobodys_behalf():
+    """
+    Question, DO and CD are the client's; its address, options and cookie stay behind.
+    """
+    made = dns.message.make_query("MiXed.example.org", "AAAA", want_dnssec=True)
+    made.flags |= dns.flags.CD
+    made.use_edns(0, dns.flags.DO, 4096, options=[dns.edns.CookieOption(b"12345678", b"")])
+    q = parse_query(made.to_wire(), ("192.0.2.1", 53))
+    q.who = q.via = q.ruling = object()
+    q.reply_options = b"\0\x0a\0\0"
+    q.key = ("mixed.example.org", 28, True, 16)
+    copy = q.copy()
+    for same in ("name", "qtype", "qclass", "do", "flags", "question", "key", "has_opt", "id"):
+        assert getattr(copy, same) == getattr(q, same)
+    assert (copy.who, copy.via, copy.ruling, copy.reply_options) == (None, None, None, b"")
+    assert (copy.client, copy.options) == (wire.NOBODY, 0)
+
+
+@pytest.mark.parametrize(
+    ("made", "plain"),
+    [
+        (ask(b"a"), True),
+        (ask(b"a") + b"x", False),
+        (ask(b"a", head=b"\0\1\1\0\0\1\0\0\0\0\0\1") + b"\0\0\x29\4\xd0" + bytes(6), True),
+        (
+            ask(b"a", head=b"\0\1\1\0\0\1\0\0\0\0\0\1") + b"\0\0\x29\4\xd0\0\0\0\0\0\4\0\x0c\0\0",
+            False,
+        ),
+    ],
+)
+def test_plain_queries_have_a_question_and_at_most_a_bare_opt_record(made, plain):
+    """
+    Only of such may the octets be the key of an answer.
+    """
+    assert parse_query(made).plain is plain

@@ -8,6 +8,7 @@ the two together say what the next compile will.  One writer; readers see a chan
 from collections.abc import Iterable
 
 from urlguard.blocklist.patterns import PatternSet
+from urlguard.rules import SWITCH
 from urlguard.verdict import Ruling
 
 # Beyond this a compile is due: every worker keeps its own copy of the overlay.
@@ -26,6 +27,7 @@ class Overlay:
         self.urls: dict[str, Ruling | None] = {}
         self.patterns: dict[str, Ruling | None] = {}
         self.pattern_set = PatternSet(())
+        self.paused: bool | None = None  # None: what the snapshot says
 
     def __len__(self) -> int:
         return len(self.names) + len(self.urls) + len(self.patterns)
@@ -44,6 +46,8 @@ class Overlay:
                 patterns_changed = True
             elif kind == "url":
                 self.urls[value] = ruling
+            elif key == SWITCH:
+                self.paused = ruling is not None
             else:
                 self.names.setdefault(value, {})[kind] = ruling
         if patterns_changed:

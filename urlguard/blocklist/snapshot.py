@@ -2,7 +2,8 @@
 Snapshots: the policy of one serial as a folder of files, immutable, shared by all workers.
 
     snapshots/0000000412-1/
-        manifest.json     format version, serial, number of rules, SHA-256 of each file
+        manifest.json     format version, serial, number of rules, whether filtering is paused,
+                          SHA-256 of each file
         names.*  urls.*   tables of name rules and URL rules
         patterns.*        patterns and their automaton
 
@@ -25,6 +26,7 @@ from urlguard.blocklist.suffixes import FILE as NAMES
 from urlguard.blocklist.suffixes import Suffixes, backwards
 from urlguard.blocklist.table import Cell, Table, TableBuilder
 from urlguard.errors import SnapshotError
+from urlguard.rules import SWITCH
 from urlguard.verdict import Ruling, from_parts
 
 FORMAT = 1
@@ -43,11 +45,14 @@ class Snapshot:
         urls: Table,
         patterns: PatternSet,
         pattern_rulings: Table,
+        *,
+        paused: bool = False,
     ) -> None:
         self.serial = serial
         self.names = names
         self.urls = urls
         self.patterns = patterns
+        self.paused = paused  # the operator has switched filtering off
         self._pattern_rulings = pattern_rulings
 
     def __len__(self) -> int:
@@ -85,6 +90,7 @@ def write(folder: Path, serial: int, rulings: Iterable[tuple[str, str]], history
     """
     names, urls, patterns = TableBuilder(), TableBuilder(), TableBuilder()
     texts: list[str] = []
+    paused = False
     for key, ruling in rulings:
         kind, _, value = key.partition(" ")
         if kind == "url":
@@ -92,6 +98,8 @@ def write(folder: Path, serial: int, rulings: Iterable[tuple[str, str]], history
         elif kind == "pattern":
             patterns.add(value, kind, ruling)
             texts.append(value)
+        elif key == SWITCH:
+            paused = True
         else:
             names.add(backwards(value), kind, ruling)
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,6 +117,7 @@ def write(folder: Path, serial: int, rulings: Iterable[tuple[str, str]], history
                     "serial": serial,
                     "history": history,
                     "rules": {"names": len(names), "urls": len(urls), "patterns": len(texts)},
+                    "paused": paused,
                     "sha256": {path.name: _digest(path) for path in paths},
                 },
                 indent=1,
@@ -151,6 +160,8 @@ def open_folder(folder: Path) -> Snapshot:
         manifest = json.loads((folder / "manifest.json").read_bytes())
         version, digests = manifest["format"], dict(manifest["sha256"])
         serial = int(manifest["serial"])
+        # Snapshots of before there was the switch do not say.
+        paused = manifest.get("paused", False) is True
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise SnapshotError(f"{folder.name}: no usable manifest: {exc}") from exc
     if version != FORMAT:
@@ -171,6 +182,7 @@ def open_folder(folder: Path) -> Snapshot:
         Table.open(folder, _URLS),
         PatternSet.load(folder),
         Table.open(folder, _PATTERN_RULINGS),
+        paused=paused,
     )
 
 

@@ -9,7 +9,7 @@ meet; it knows nothing of listening sockets.
 
 import asyncio
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any, Final, cast
 
@@ -17,21 +17,41 @@ from urlguard import events
 from urlguard.config import Config
 from urlguard.errors import ConfigError
 from urlguard.plugins.acl import Acl
-from urlguard.plugins.base import Answer, Local, Parts, Plugin, Waiting
+from urlguard.plugins.base import Answer, Done, Local, Parts, Plugin, Resolving, Waiting
+from urlguard.plugins.cache import Cache
 from urlguard.plugins.forward import Forward
 from urlguard.plugins.guard import Guard
+from urlguard.plugins.limit import Limit
+from urlguard.plugins.rebind import Rebind
+from urlguard.plugins.special import Special
 from urlguard.wire import answer
 from urlguard.wire.query import FORMERR, IN, NOTIMP, REFUSED, SERVFAIL, Query
 
-__all__ = ["BUILTIN", "GROUP", "Answer", "Chain", "Local", "Parts", "Plugin", "Waiting"]
+__all__ = [
+    "BUILTIN",
+    "GROUP",
+    "Answer",
+    "Chain",
+    "Done",
+    "Local",
+    "Parts",
+    "Plugin",
+    "Resolving",
+    "Waiting",
+]
 
 GROUP: Final = "urlguard.plugins"
 
 # First to last.  A plugin may depend on those below it, never on those above.
 BUILTIN: Final[dict[str, Any]] = {
     "acl": Acl,  # before any work is spent on a client we refuse
-    "guard": Guard,  # above whatever knows upstream answers: a new policy acts on the next query
-    "forward": Forward,  # last: the only plugin that waits
+    "limit": Limit,  # nor on one that asks too much
+    "guard": Guard,  # above whatever knows upstream answers: a new policy acts on the next query,
+    # and what the cache remembers is judged again each time
+    "special": Special,  # below guard: a rule about a local name decides about it
+    "cache": Cache,  # what upstreams said; block answers are never in it
+    "rebind": Rebind,  # looks at an upstream's answer once, before it is remembered
+    "forward": Forward,  # last: the only plugin that asks others
 }
 
 _LOG_EVERY_S = 10.0
@@ -48,19 +68,13 @@ _NO_QUESTION: Final = {
 }
 
 
-class Everyone:
-    """Holds every client: what a chain without an acl allows."""
-
-    def __contains__(self, host: object) -> bool:
-        return True
-
-
 class Chain:
     """
-    Plugins in order; built once for each worker.
+    Plugins in order; built once for each worker and configuration.
 
-    ``allowed`` holds the clients that ready answers may be given to.  ``failures`` counts queries
-    that got SERVFAIL because a plugin raised.
+    The plain plugins are asked one after the other; the first that may wait comes last, and what
+    stands behind it is a chain of its own, which that plugin asks when it needs to.  ``failures``
+    counts queries that got SERVFAIL because a plugin raised.
     """
 
     def __init__(self, plugins: Sequence[Any], loop: asyncio.AbstractEventLoop) -> None:
@@ -69,31 +83,44 @@ class Chain:
         self._loop = loop
         self._logged: dict[str, float] = {}
         self._last: Waiting | None = None
-        local = self.plugins
-        if local and isinstance(local[-1], Waiting):
-            self._last = local[-1]
-            local = local[:-1]
-        for plugin in local:
-            if isinstance(plugin, Waiting):
-                raise ConfigError(
-                    [f"plugins: {plugin.name!r} waits and is not last; what follows is never asked"]
-                )
-        self._local: list[Plugin] = local
+        self._rest: Chain | None = None
+        first = next((i for i, p in enumerate(plugins) if isinstance(p, Waiting)), len(plugins))
+        self._local: list[Plugin] = list(plugins[:first])
+        asked: list[Any] = list(self._local)
+        if first < len(plugins):
+            last: Any = plugins[first]
+            self._last = last
+            if first + 1 < len(plugins):
+                if not hasattr(last, "below"):
+                    raise ConfigError(
+                        [
+                            f"plugins: {last.name!r} waits and is not last; what follows is never "
+                            "asked"
+                        ]
+                    )
+                self._rest = Chain(plugins[first + 1 :], loop)
+                last.below = self._rest.ask
+            elif hasattr(last, "below"):
+                raise ConfigError([f"plugins: {last.name!r} is last; it needs one to ask"])
+            if isinstance(last, Resolving):
+                last.failed = self._failed
+            if hasattr(last, "on_query"):
+                asked.append(last)
         # Who may not ask at all is told so whatever the question is.
-        self._every = [p.on_query for p in local if getattr(p, "every_query", False)]
-        self._queries = [p.on_query for p in self._local]
-        # Asking every plugin about every answer would cost more than most answers: those that
-        # let all pass are left out.
+        self._every = [p.on_query for p in asked if getattr(p, "every_query", False)]
+        # Those that never answer, or let all answers pass, are left out: asking them would cost
+        # more than most answers.  The number is the plugin's place in the chain.
+        self._queries: list[tuple[int, Callable[[Query], Answer | None]]] = [
+            (i, p.on_query) for i, p in enumerate(asked) if not _silent(p)
+        ]
+        self._names = [p.name for p in asked]
         self._answers = [None if _passes(p) else p.on_answer for p in self._local]
         self._busy_above = [
             any(a is not None for a in self._answers[:i]) for i in range(len(self._local) + 1)
         ]
         self._ready = 0
-        while self._ready < len(local) and getattr(local[self._ready], "cacheable", False) is True:
+        while self._ready < len(asked) and getattr(asked[self._ready], "cacheable", False) is True:
             self._ready += 1
-        self.allowed: Container[str] = next(
-            (p.allowed for p in local if hasattr(p, "allowed")), Everyone()
-        )
 
     @classmethod
     def build(cls, config: Config, parts: Parts) -> "Chain":
@@ -149,65 +176,65 @@ class Chain:
             return Answer(answer.error(q, _NO_QUESTION.get(q.qtype, REFUSED)), "chain")
         index = 0
         try:
-            for ask in self._queries:
+            for index, ask in self._queries:
                 found = ask(q)
                 if found is not None:
                     if self._busy_above[index]:
                         found = self._back(q, found, index)
-                    found.ready = index < self._ready
+                    found.ready = index < self._ready and not found.once
                     return found
-                index += 1
         except Exception as exc:
-            return self._failed(q, self._local[index].name, exc)
+            return self._failed(q, self._names[index], exc)
         if self._last is None:
             return Answer(answer.error(q, SERVFAIL), "chain")
         return None
 
-    def resolve(self, q: Query, done: Callable[[Query, Answer | None], None]) -> None:
+    def resolve(self, q: Query, done: Done) -> None:
         """
-        Ask the last plugin, after `local` gave None, and call `done` once with what comes of it.
+        Ask the plugin that may wait, after `local` gave None; `done` is called once.
 
-        `done` gets None if the plugin gave up on the query (its future was cancelled).
+        It gets the answer, or None if the plugin gave up on the query.
         """
         last = self._last
-        assert last is not None
+        if last is None:
+            raise RuntimeError("a chain without a waiting plugin answers by itself")
+        q.done = done
         try:
-            future = last.resolve(q)
+            last.ask(q, self._resolved)
         except Exception as exc:
             done(q, self._failed(q, last.name, exc))
-            return
-        if future.done():
-            self._resolved(q, done, future)
+
+    def ask(self, q: Query, done: Done) -> None:
+        """Both in one: how a plugin asks the chain behind it."""
+        found = self.local(q)
+        if found is not None:
+            done(q, found)
         else:
-            future.add_done_callback(lambda future: self._resolved(q, done, future))
+            self.resolve(q, done)
+
+    def adopt(self, old: "Chain") -> None:
+        """Let each plugin take over what the one of its name in the old chain has learnt."""
+        before: dict[str, Any] = {p.name: p for p in old.plugins}
+        for plugin in self.plugins:
+            adopt = getattr(plugin, "adopt", None)
+            one = before.get(plugin.name)
+            if adopt is not None and type(one) is type(plugin):
+                adopt(one)
 
     def close(self) -> None:
         """Close the plugins that hold something open."""
         for plugin in self.plugins:
             _close(plugin)
 
-    def _resolved(
-        self,
-        q: Query,
-        done: Callable[[Query, Answer | None], None],
-        future: "asyncio.Future[Answer]",
-    ) -> None:
-        if future.cancelled():
-            done(q, None)
-            return
-        assert self._last is not None
-        exc = future.exception()
-        if exc is not None:
-            done(q, self._failed(q, self._last.name, exc))
-            return
-        found = future.result()
+    def _resolved(self, q: Query, found: Answer | None) -> None:
         count = len(self._local)
-        if self._busy_above[count]:
+        if found is not None and self._busy_above[count]:
             found = self._back(q, found, count)
-        done(q, found)
+        q.done(q, found)
 
     def _back(self, q: Query, found: Answer, index: int) -> Answer:
         """Pass an answer up through the plugins above position `index`."""
+        given = found
         while index:
             index -= 1
             seen = self._answers[index]
@@ -216,6 +243,10 @@ class Chain:
                     found = seen(q, found)
                 except Exception as exc:
                     return self._failed(q, self._local[index].name, exc)
+        if found is not given:
+            # What was made of an answer holds no longer than the answer.
+            found.fleeting |= given.fleeting
+            found.once |= given.once
         return found
 
     def _failed(self, q: Query, name: str, exc: BaseException) -> Answer:
@@ -232,7 +263,13 @@ class Chain:
                 failures=self.failures,
                 answer="servfail",
             )
-        return Answer(answer.error(q, SERVFAIL), name)
+        failed = Answer(answer.error(q, SERVFAIL), name)
+        failed.once = True
+        return failed
+
+
+def _silent(plugin: Plugin) -> bool:
+    return getattr(type(plugin), "on_query", None) is Local.on_query
 
 
 def _passes(plugin: Plugin) -> bool:

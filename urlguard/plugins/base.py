@@ -1,18 +1,21 @@
 """
 What a plugin is: the protocols, the answer that passes between plugins, and what they are made of.
 
-A plugin that answers from what it knows is a plain function of the query (`Plugin`).  Only the last
-one of the chain may wait (`Waiting`).  Outsiders write against this module alone; UrlGuard's own
-plugins use nothing else either.
+A plugin that answers from what it knows is a plain function of the query (`Plugin`).  One that may
+have to wait (`Waiting`) stands behind the plain ones and asks, in its turn, what stands behind it.
+Outsiders write against this module alone; UrlGuard's own plugins use nothing else either.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 from urlguard.config import Config
+from urlguard.plugins.clients import Clients
 from urlguard.verdict import Ruling
 from urlguard.wire.query import Query
+from urlguard.wire.reply import Reply, render
 
 if TYPE_CHECKING:
     from urlguard.engine import Live
@@ -20,33 +23,76 @@ if TYPE_CHECKING:
 
 class Answer:
     """
-    An answer on its way to the client.
+    An answer on its way to the client: a whole message, or an upstream's reply still to be dressed.
 
-    ``wire`` is the whole message, of any size: the listener cuts it to what the client takes.
-    ``source`` is the name of the plugin that gave it.  ``ruling`` is what it was given for, if a
-    rule.  ``ready`` is set by the chain: the same datagram may get the same answer, without asking
-    again, until the policy changes.
+    ``wire`` is the message, of any size: the listener cuts it to what the client takes; empty
+    octets mean that the query gets no answer at all.  It is None while ``reply`` stands for it;
+    then ``age`` (seconds since the reply came), ``ede`` (an extended error to add) and ``flat_ttl``
+    (the TTL of all its records, in seconds) say how it is given.
+
+    ``source`` is the name of the plugin that gave it.  ``ruling`` is the rule that decided or that
+    let the query pass for review.  ``ready`` is set by the chain: the same datagram may get the
+    same answer, without asking again, until the policy changes; if ``fleeting``, for a second; if
+    ``once``, never: it is for this client alone.
     """
 
-    __slots__ = ("ready", "ruling", "source", "wire")
+    __slots__ = (
+        "age",
+        "ede",
+        "flat_ttl",
+        "fleeting",
+        "once",
+        "ready",
+        "reply",
+        "ruling",
+        "source",
+        "wire",
+    )
 
-    def __init__(self, wire: bytes, source: str, ruling: Ruling | None = None) -> None:
+    def __init__(
+        self,
+        wire: bytes | None,
+        source: str,
+        ruling: Ruling | None = None,
+        reply: Reply | None = None,
+    ) -> None:
         self.wire = wire
         self.source = source
         self.ruling = ruling
+        self.reply = reply
+        self.age = 0
+        self.ede: int | None = None
+        self.flat_ttl: int | None = None
         self.ready = False
+        self.fleeting = False
+        self.once = False
+
+    def octets(self, q: Query) -> bytes:
+        """The whole message for `q`."""
+        if self.wire is not None:
+            return self.wire
+        assert self.reply is not None
+        return render(self.reply, q, self.age, self.ede, self.flat_ttl)
 
     def __repr__(self) -> str:
-        return f"<Answer from {self.source}, {len(self.wire)} octets>"
+        return f"<Answer from {self.source}>"
+
+
+Done = Callable[[Query, Answer | None], None]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a plugin may use: the whole configuration, the cell with the engine, the event loop."""
+    """
+    What a plugin may use: the configuration, the cell with the engine, the event loop, the clients.
+
+    Time is ``loop.time()``, in seconds: tests put a clock of their own there.
+    """
 
     config: Config
     live: "Live"
     loop: asyncio.AbstractEventLoop
+    clients: Clients
 
 
 class Plugin(Protocol):
@@ -54,9 +100,13 @@ class Plugin(Protocol):
     A local plugin: it answers at once or not at all.
 
     A plugin may also have ``cacheable = True``: its answer to a query, and what it does to answers
-    that pass back through it, depends only on the datagram's octets, on the client being allowed
-    and on the policy, and it need not see each query.  Without it, no answer from it or from below
-    it is ever given without asking it.  A ``close()`` is called when the worker ends.
+    that pass back through it, depends only on the datagram's octets, on the client's segment and
+    being allowed, and on the policy, and it need not see each query.  Without it, no answer from it
+    or from below it is ever given without asking it.
+
+    A plugin may have ``counters``, a Counter that shows up among the metrics; ``close()``, called
+    when the worker ends or a new configuration takes its place; and ``adopt(old)``, called on the
+    plugin of the new configuration with the one of the same name that it replaces.
     """
 
     name: str
@@ -86,12 +136,21 @@ class Plugin(Protocol):
 
 @runtime_checkable
 class Waiting(Protocol):
-    """The last plugin, the only one that may wait."""
+    """
+    A plugin that may have to wait for its answer.
+
+    It may have ``on_query`` too, for what it knows at once.  One that is not the last of the chain
+    has ``below``, which the chain sets: ``below(q, done)`` asks the plugins that stand behind it.
+    """
 
     name: str
 
-    def resolve(self, q: Query) -> "asyncio.Future[Answer]":
-        """The answer to come.  A coroutine fits with ``asyncio.ensure_future(coroutine)``."""
+    def ask(self, q: Query, done: Done) -> None:
+        """
+        Find the answer and call ``done(q, answer)`` once, at once or later.
+
+        None in place of an answer: the plugin gave up, and the client gets none.
+        """
         ...
 
 
@@ -108,3 +167,41 @@ class Local:
     def on_answer(self, q: Query, a: Answer) -> Answer:
         """Let it pass."""
         return a
+
+
+class Resolving:
+    """
+    A base for last plugins that are written as a coroutine: it costs a task for each query.
+
+    ``failed``, which the chain sets, is the answer for a query whose coroutine raised.
+    """
+
+    name: ClassVar[str]
+    failed: Callable[[Query, str, BaseException], Answer]
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Future[Answer]] = set()
+
+    def resolve(self, q: Query) -> Awaitable[Answer]:
+        """The answer to come."""
+        raise NotImplementedError
+
+    def ask(self, q: Query, done: Done) -> None:
+        """Run the coroutine and pass on what comes of it; see `Waiting`."""
+        task = asyncio.ensure_future(self.resolve(q))
+        self._tasks.add(task)
+
+        def finished(task: "asyncio.Future[Answer]") -> None:
+            self._tasks.discard(task)
+            if task.cancelled():
+                done(q, None)
+                return
+            exc = task.exception()
+            done(q, task.result() if exc is None else self.failed(q, self.name, exc))
+
+        task.add_done_callback(finished)
+
+    def close(self) -> None:
+        """Give up on what is under way."""
+        for task in list(self._tasks):
+            task.cancel()

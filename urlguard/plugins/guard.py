@@ -1,10 +1,12 @@
 """
-guard: answer queries for blocked names without asking upstream.
+guard: answer queries for blocked names without asking upstream, and judge what upstreams answer.
 
 Stands above whatever remembers or fetches upstream answers, so that a new policy acts on the next
-query.  Knows the engine and the wire format; knows nothing of sockets or feeds.
+query.  Reads answers on their way back as well: whatever a CNAME, DNAME, SVCB or HTTPS record in
+them leads to is judged like a name that was asked for.  Knows the engine and the wire format; knows
+nothing of sockets or feeds.
 
-What a blocked name gets, by ``[guard] answer`` and the query's type:
+What a blocked name gets, by ``[guard] answer``, or the client's segment's, and the query's type:
 
     mode       A, ANY         AAAA           SOA      any other type
     sinkhole   sinkhole_ipv4  sinkhole_ipv6  the SOA  NODATA
@@ -16,18 +18,32 @@ What a blocked name gets, by ``[guard] answer`` and the query's type:
 Every type is answered here: an HTTPS or CNAME record from upstream would lead around the block.
 """
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from urlguard import config
 from urlguard.plugins.base import Answer, Local, Parts
 from urlguard.verdict import FEED, Ruling
 from urlguard.wire import answer
 from urlguard.wire.query import AAAA, ANY, NXDOMAIN, REFUSED, SOA, A, Query
+from urlguard.wire.reply import Reply
 
 if TYPE_CHECKING:
     from urlguard.engine import Live
+
+CANARY: Final = "canary"  # the category of the name that is always blocked
+
+
+class _Judged(NamedTuple):
+    """What one policy says of where a reply leads."""
+
+    policy: object
+    blocks: tuple[Ruling, ...]
+    reviews: tuple[Ruling, ...]
+    beside: tuple[Ruling, ...]  # that block owners of additional records
+    bare: Reply | None  # the reply without those
 
 
 class Guard(Local):
@@ -38,38 +54,144 @@ class Guard(Local):
         live: the cell with the engine in use.
         options: ``[guard]``.
         regulators: sources (``feed:NAME``) that carry a regulator's order.
+        segments: those with a policy of their own.
+
+    ``counters``: ``answers_blocked``, upstream answers that led to a blocked name, and
+    ``additional_removed``, those that only mentioned one.
     """
 
     name = "guard"
     cacheable = True
 
-    def __init__(self, live: "Live", options: config.Guard, regulators: Collection[str]) -> None:
+    def __init__(
+        self,
+        live: "Live",
+        options: config.Guard,
+        regulators: Collection[str],
+        segments: Iterable[config.Segment] = (),
+    ) -> None:
+        self.counters: Counter[str] = Counter()
         self._live = live
-        self._mode = options.answer
-        self._ttl = options.block_ttl_s
-        self._regulators = frozenset(regulators)
-        self._forged: dict[int, list[bytes]] = {}
-        if options.answer in ("sinkhole", "zero"):
-            zero = options.answer == "zero"
-            ipv4 = IPv4Address(0) if zero else options.sinkhole_ipv4
-            ipv6 = IPv6Address(0) if zero else options.sinkhole_ipv6
-            # One record is an answer to ANY (RFC 8482 section 4.1).
-            self._forged = {A: [ipv4.packed], ANY: [ipv4.packed], AAAA: [ipv6.packed]}
+        censored = frozenset(regulators)
+        self._usual = _Manner(options, censored)
+        self._manners = {s.name: _Manner(options, censored, s) for s in segments}
+        self.canary = options.canary
+        self._canary_ruling = Ruling("block", CANARY, ("operator",), 0, "domain", options.canary)
+        self._policy = object()  # another one after each change
+        live.subscribe(self._changed)
 
     @classmethod
     def from_config(cls, table: config.Guard, parts: Parts) -> Self:
-        """The plugin for ``[guard]``, with the regulators among the feeds."""
+        """The plugin for ``[guard]``, with the regulators among the feeds, and the segments."""
         regulators = [FEED + feed.name for feed in parts.config.feed if feed.regulator]
-        return cls(parts.live, table, regulators)
+        return cls(parts.live, table, regulators, parts.config.segment)
 
     def on_query(self, q: Query) -> Answer | None:
         """The block answer if the engine's ruling on the name is to block."""
-        ruling = self._live.engine.decide(q.name)
-        if ruling is None or ruling.action != "block":
+        engine = self._live.engine
+        name = q.name
+        ruling = self._canary_ruling if name == self.canary else engine.decide(name)
+        if ruling is None:
             return None
-        return Answer(self._blocked(q, ruling), "guard", ruling)
+        if ruling.action == "block":
+            who = q.who
+            segment = None if who is None else who.segment
+            manner = self._usual if segment is None else self._manners[segment.name]
+            if (manner.blocks(ruling) and not engine.paused) or ruling is self._canary_ruling:
+                return Answer(manner.wire(q, ruling), "guard", ruling)
+            return None
+        q.ruling = ruling
+        return None
 
-    def _blocked(self, q: Query, ruling: Ruling) -> bytes:
+    def on_answer(self, q: Query, a: Answer) -> Answer:
+        """The block answer in place of one that leads to a blocked name."""
+        allowed = q.ruling
+        if allowed is not None:
+            if allowed.action == "review":
+                a.ruling = allowed
+            elif allowed.operator:
+                return a  # people who let a name through mean all of it
+        reply = a.reply
+        if reply is None or not (reply.targets or reply.beside):
+            return a
+        judged: _Judged = reply.judged
+        if judged is None or judged.policy is not self._policy:
+            judged = reply.judged = self._judge(reply)
+        if not (judged.blocks or judged.beside or judged.reviews):
+            return a
+        return self._led(q, a, judged)
+
+    def close(self) -> None:
+        """Listen to changes of policy no longer."""
+        self._live.unsubscribe(self._changed)
+
+    def _changed(self) -> None:
+        self._policy = object()
+
+    def _judge(self, reply: Reply) -> _Judged:
+        decide = self._live.engine.decide
+        found = [ruling for name in reply.targets if (ruling := decide(name))]
+        beside = [ruling for name in reply.beside if (ruling := decide(name))]
+        blocks = tuple(r for r in found if r.action == "block")
+        reviews = tuple(r for r in found if r.action == "review")
+        mentioned = tuple(r for r in beside if r.action == "block")
+        bare = reply.without_additional() if mentioned else None
+        return _Judged(self._policy, blocks, reviews, mentioned, bare)
+
+    def _led(self, q: Query, a: Answer, judged: _Judged) -> Answer:
+        """What becomes of an answer that leads to names with rules."""
+        if self._live.engine.paused:
+            return a
+        segment = None if q.who is None else q.who.segment
+        manner = self._usual if segment is None else self._manners[segment.name]
+        for ruling in judged.blocks:
+            if manner.blocks(ruling):
+                self.counters["answers_blocked"] += 1
+                return Answer(manner.wire(q, ruling), "guard", ruling)
+        if any(map(manner.blocks, judged.beside)):
+            self.counters["additional_removed"] += 1
+            a.reply = judged.bare
+        if judged.reviews and a.ruling is None:
+            a.ruling = judged.reviews[0]
+        return a
+
+
+class _Manner:
+    """How blocked names are answered for one group of clients, and which of them are blocked."""
+
+    def __init__(
+        self,
+        options: config.Guard,
+        regulators: frozenset[str],
+        segment: config.Segment | None = None,
+    ) -> None:
+        own = segment or config.Segment()
+        self._mode = own.answer or options.answer
+        self._ttl = options.block_ttl_s if own.block_ttl_s is None else own.block_ttl_s
+        self._regulators = regulators
+        self._filter = own.filter
+        self._only = frozenset(own.categories)
+        self._never = frozenset(own.pass_categories)
+        self._all = own.filter and not self._only and not self._never
+        self._forged: dict[int, list[bytes]] = {}
+        if self._mode in ("sinkhole", "zero"):
+            zero = self._mode == "zero"
+            ipv4 = IPv4Address(0) if zero else own.sinkhole_ipv4 or options.sinkhole_ipv4
+            ipv6 = IPv6Address(0) if zero else own.sinkhole_ipv6 or options.sinkhole_ipv6
+            # One record is an answer to ANY (RFC 8482 section 4.1).
+            self._forged = {A: [ipv4.packed], ANY: [ipv4.packed], AAAA: [ipv6.packed]}
+
+    def blocks(self, ruling: Ruling) -> bool:
+        """True if a rule that blocks is in force for these clients."""
+        if self._all:
+            return True
+        if not self._filter:
+            return False
+        category = ruling.category
+        return category not in self._never and (not self._only or category in self._only)
+
+    def wire(self, q: Query, ruling: Ruling) -> bytes:
+        """The block answer."""
         # EDE 15 (Blocked) goes with answers that give nothing; where we still give a record the
         # code is 4 (Forged Answer).  A regulator's order is 16 (Censored) either way (RFC 8914):
         # the client should know that it was not the operator's choice.

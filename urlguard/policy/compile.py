@@ -19,7 +19,8 @@ from pathlib import Path
 from urlguard import lifetime
 from urlguard.blocklist import snapshot
 from urlguard.errors import PolicyError, UrlGuardError
-from urlguard.policy.log import GENESIS, PolicyLog
+from urlguard.policy.chain import GENESIS
+from urlguard.policy.log import PolicyLog
 
 
 def compile_here(database: Path, folder: Path) -> Path:

@@ -1,35 +1,32 @@
 """
 The policy log: the one place where a rule changes.
 
-Whoever wants a change commits a batch of claims; whoever needs rules reads what follows from them,
-the effects.  A batch gets one serial and one hash, which covers the one before it: the payload is
-the batch's sorted claim lines, derived again from the claims when the chain is verified, so one
-changed byte in any row is found.  Knows nothing of feeds, packets or processes.
-
-    payload line    sign TAB rule TAB source TAB category TAB action TAB evidence TAB expires
-    hash            SHA-256 over prev_hash, serial, time, actor, source, reason and both digests,
-                    each on its own line
+Whoever wants a change commits a batch of claims to it; whoever needs rules reads what follows from
+them, the effects.  A batch gets one serial and one hash, see `chain`.  A claim for a rule that
+begins later stands under a key of its own, without an effect, until `PolicyLog.expire` puts the
+rule in its place.  Knows nothing of feeds, packets or processes.
 """
 
-import hashlib
+import contextlib
 import re
-import sqlite3
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from urlguard import names, rules
-from urlguard.errors import PolicyError
-from urlguard.policy.drivers.sqlite import BatchRow, ClaimRow, EffectRow, Store
+from urlguard.errors import InputError, PolicyError
+from urlguard.policy import chain
+from urlguard.policy.chain import GENESIS, RESTORE, Damage
+from urlguard.policy.drivers.sqlite import ClaimRow, EffectRow, Store
 from urlguard.policy.precedence import Standing, effective, plain, same_world
-from urlguard.rules import ACTIONS
+from urlguard.rules import ACTIONS, OPERATOR, PLANNED, SWITCH
 from urlguard.verdict import FEED, Ruling, encode
 
-GENESIS = "0" * 64
 EXPIRY_BATCH = 10_000  # claims that one expiry batch ends, so that none takes long
 _BULK = 100_000  # keys from which reading a whole source beats looking keys up
 
@@ -54,13 +51,6 @@ class Batch(NamedTuple):
     serial: int
     claims: int  # made or ended
     effects: list[EffectRow]
-
-
-class Damage(NamedTuple):
-    """What `PolicyLog.verify` found first."""
-
-    serial: int
-    what: str
 
 
 class PolicyLog:
@@ -143,9 +133,13 @@ class PolicyLog:
             )
             step("writing effects")
             effects = []
+            weighed = sorted(depending.union(touched)) if depending else touched
+            if not source.startswith(FEED):
+                # A rule that begins later is none yet.
+                weighed = [key for key in weighed if not key.startswith(PLANNED)]
             alone: dict[tuple[Any, ...], str | None] = {}  # by action and category
             encoded: dict[tuple[Any, ...], str | None] = {}
-            for key in sorted(depending.union(touched)) if depending else touched:
+            for key in weighed:
                 new = started.get(key)
                 if (
                     new
@@ -176,10 +170,10 @@ class PolicyLog:
             store.add_effects(effects)
             step("sealing")
             digests = (
-                _sha256(_payload(source, starts, ends)),
-                _sha256(map(_effect_line, effects)),
+                chain.sha256(chain.payload(source, starts, ends)),
+                chain.sha256(map(chain.effect_line, effects)),
             )
-            row = _row(
+            row = chain.sealed(
                 serial,
                 int(time.time() * 1000),
                 (actor, source, reason),
@@ -193,20 +187,64 @@ class PolicyLog:
         return batch
 
     def expire(self, now: float | None = None) -> list[Batch]:
-        """End claims whose time has come, at most `EXPIRY_BATCH`, one batch for each source."""
-        batches: list[Batch] = []
+        """
+        End claims whose time is over, and begin planned ones whose time has come.
+
+        At most `EXPIRY_BATCH` of each; one batch for each source and of each sort.
+        """
         moment = int(time.time() if now is None else now)
-        if not self.store.expired(moment, 1):
-            return batches
+        if not self.store.expired(moment, 1) and not self.store.planned(moment, 1):
+            return []
+        batches: list[Batch | None] = []
         # Read again within the transaction: another process may have prolonged a claim meanwhile.
         with self.store.writing():
             due = self.store.expired(moment, EXPIRY_BATCH)
             for source, group in groupby(sorted(due), key=itemgetter(0)):
-                changes = [Change(rule, None) for _, rule in group]
-                batch = self.commit(source, changes, actor="urlguard", reason="expired")
-                if batch:
-                    batches.append(batch)
-        return batches
+                over = [Change(rule, None) for _, rule in group]
+                batches.append(self.commit(source, over, actor="urlguard", reason="expired"))
+            for source, changes in self._beginning(moment).items():
+                batches.append(self.commit(source, changes, actor="urlguard", reason="begun"))
+        return [batch for batch in batches if batch]
+
+    def _beginning(self, moment: int) -> dict[str, list[Change]]:
+        """What each source's planned claims, whose time has come, make it say."""
+        begun: dict[str, dict[str, Change]] = {}
+        for claim in self.store.planned(moment, EXPIRY_BATCH):
+            changes = begun.setdefault(claim.source, {})
+            changes[claim.rule] = Change(claim.rule, None)
+            with contextlib.suppress(InputError):  # not written by us: it only ends
+                _, rule = rules.from_planned(claim.rule)
+                # In the order of their times: of several for one rule the last one counts.
+                said = (claim.action, claim.category, claim.evidence, claim.expires_at)
+                changes[rule] = Change(rule, *said)
+        return {source: list(changes.values()) for source, changes in begun.items()}
+
+    def restored(self, above: int, *, actor: str, reason: str) -> int:
+        """
+        Go on after a restore: an empty batch, its serial higher than any that was given before.
+
+        Args:
+            above: the highest serial known; the log's own is looked at anyway.
+            actor: who restored it, for the audit.
+            reason: what was restored, for the audit.
+
+        Returns:
+            The batch's serial.
+        """
+        _check(RESTORE, actor, reason, [])
+        with self.store.writing():
+            head = self.store.head()
+            serial = 1 + max(above, head.serial if head else 0)
+            self.store.add_source(RESTORE)
+            row = chain.sealed(
+                serial,
+                int(time.time() * 1000),
+                (actor, RESTORE, reason),
+                (chain.sha256([]), chain.sha256([])),
+                head.hash if head else GENESIS,
+            )
+            self.store.add_batch(row)
+        return serial
 
     def ruling(self, key: str) -> Ruling | None:
         """What stands at `key`."""
@@ -231,68 +269,14 @@ class PolicyLog:
                 yield key, _encoded(ruling, encoded) or ""
 
     def _standing_of(self, source: str) -> Iterator[tuple[str, Standing]]:
+        feed = source.startswith(FEED)
         for rule, action, category, serial in self.store.standing_of(source):
-            yield rule, Standing(source, action, category, serial)
+            if feed or not rule.startswith(PLANNED):
+                yield rule, Standing(source, action, category, serial)
 
     def verify(self, progress: Callable[[int], None] | None = None) -> Damage | None:
-        """
-        Derive every batch's hash again from the claims and effects.
-
-        Returns:
-            The first batch that does not fit, or None if the whole log does.
-        """
-        reached = [0]
-        try:
-            try:
-                with self.store.reading():
-                    damage = self._verify(progress, reached)
-            except (sqlite3.Error, PolicyError):
-                # Perhaps text that is no UTF-8: whoever changed it need not have kept to that.
-                # Reading such text takes three times as long, so not at first.
-                with self.store.any_text(), self.store.reading():
-                    damage = self._verify(progress, reached)
-            if damage is None and (problem := self.store.problem()):
-                return Damage(reached[0], f"the file itself is damaged: {problem}")
-            return damage
-        except (sqlite3.Error, PolicyError) as exc:
-            return Damage(reached[0] + 1, f"it cannot be read: {exc}")
-
-    def _verify(self, progress: Callable[[int], None] | None, reached: list[int]) -> Damage | None:
-        claims = _Grouped(self.store.starts_and_ends())
-        effects = _Grouped(self.store.effects())
-        listed = set(self.store.sources())
-        previous = GENESIS
-        expected = 0
-        for row in self.store.batches():
-            if expected and row.serial != expected:
-                return Damage(expected, "the batch is missing")
-            for rows, what in ((claims, "claims"), (effects, "effects")):
-                if (early := rows.before(row.serial)) is not None:
-                    return Damage(early, f"{what} without a batch")
-            payload = _sha256(_claim_line_found(r) for r in claims.take(row.serial))
-            effect = _sha256(_effect_line_found(r) for r in effects.take(row.serial))
-            if payload != row.payload_sha256:
-                return Damage(row.serial, "its claims do not fit its digest")
-            if effect != row.effect_sha256:
-                return Damage(row.serial, "its effects do not fit their digest")
-            if row.prev_hash != previous:
-                return Damage(row.serial, "it does not follow from the batch before it")
-            if _row(row.serial, row.time, row[2:5], row[5:7], previous).hash != row.hash:
-                return Damage(row.serial, "its own fields do not fit its hash")
-            # A source that is not listed says nothing to anybody, whatever its claims are.
-            if row.source not in listed:
-                return Damage(row.serial, "its source is not listed")
-            previous, expected = row.hash, row.serial + 1
-            reached[0] = row.serial
-            if progress:
-                progress(row.serial)
-        for rows, what in ((claims, "claims"), (effects, "effects")):
-            if rows.left is not None:
-                serial = rows.left[0]
-                # Text, which SQLite lets into a column of numbers, sorts behind all of them.
-                late = serial if isinstance(serial, int) else expected
-                return Damage(late, f"{what} without a batch")
-        return None
+        """The first batch that does not fit its hash, or None; see `chain.verify`."""
+        return chain.verify(self.store, progress)
 
     def _standing(self, source: str, changes: list[Change]) -> dict[str, ClaimRow]:
         """What `source` says now about the rules that it wants to change."""
@@ -391,32 +375,13 @@ def _encoded(ruling: Ruling | None, known: dict[tuple[Any, ...], str | None]) ->
     return text
 
 
-class _Grouped:
-    """Rows in the order of their serial (column 0), taken serial by serial."""
-
-    def __init__(self, rows: Iterator[tuple[Any, ...]]) -> None:
-        self._rows = rows
-        self.left = next(rows, None)
-
-    def before(self, serial: int) -> int | None:
-        """The serial of the next row, if it is below `serial`."""
-        if self.left is not None and isinstance(self.left[0], int) and self.left[0] < serial:
-            return self.left[0]
-        return None
-
-    def take(self, serial: int) -> Iterator[tuple[Any, ...]]:
-        """The rows of `serial`."""
-        while self.left is not None and self.left[0] == serial:
-            yield self.left
-            self.left = next(self._rows, None)
-
-
 def _check(source: str, actor: str, reason: str, changes: list[Change]) -> None:
     for name, text in (("source", source), ("actor", actor), ("reason", reason)):
         if len(text) > _MAX_TEXT or not _TEXT.fullmatch(text):
             raise PolicyError(
                 f"{name}: {text[:40]!r}; must be at most {_MAX_TEXT} characters, none of control"
             )
+    _check_own(source, changes)
     previous = None
     for change in changes:
         if change.rule == previous:
@@ -438,72 +403,18 @@ def _check(source: str, actor: str, reason: str, changes: list[Change]) -> None:
             rules.check_key(change.rule)  # a feed's reader made its keys itself
 
 
-def _line(sign: object, *fields: object) -> str:
-    return "\t".join([str(sign), *("" if f is None else str(f) for f in fields)])
-
-
-def _payload(source: str, starts: list[Change], ends: list[str]) -> Iterator[str]:
-    """The payload's lines by rule and sign, as `Store.starts_and_ends` gives them again."""
-    if not ends:  # sorted already, and this is how a list of millions comes in
-        for rule, action, category, evidence, expires in starts:
-            # What `_line` says, in a third of its time.
-            until = "" if expires is None else expires
-            yield f"+\t{rule}\t{source}\t{category}\t{action}\t{evidence}\t{until}"
-        return
-    plus = (
-        (s.rule, "+", _line("+", s.rule, source, s.category, s.action, s.evidence, s.expires_at))
-        for s in starts
-    )
-    minus = ((rule, "-", _line("-", rule, source, "", "", "", None)) for rule in ends)
-    for _, _, line in sorted([*plus, *minus]):
-        yield line
-
-
-def _effect_line(row: EffectRow) -> str:
-    _, key, before, after = row
-    return f"{key}\t{'' if before is None else before}\t{'' if after is None else after}"
-
-
-# What stands in the store was perhaps not written by `commit`: a field with a tab or a line end in
-# it, or an empty text where NULL belongs, could make other rows give the same lines.
-_FORGED = "\x00"
-
-
-def _claim_line_found(row: tuple[Any, ...]) -> str:
-    _, rule, source, sign, *said, expires = row
-    line = _line(sign, rule, source, *said, expires)
-    good = expires is None or type(expires) is int
-    return line if good and line.count("\t") == 6 and "\n" not in line else _FORGED
-
-
-def _effect_line_found(row: tuple[Any, ...]) -> str:
-    line = _effect_line(EffectRow(*row))
-    good = row[2] != "" and row[3] != ""
-    return line if good and line.count("\t") == 2 and "\n" not in line else _FORGED
-
-
-def _sha256(lines: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    chunk: list[str] = []
-    for line in lines:
-        chunk.append(line)
-        if len(chunk) == 4096:
-            digest.update(("\n".join(chunk) + "\n").encode(errors="surrogateescape"))
-            chunk.clear()
-    if chunk:
-        digest.update(("\n".join(chunk) + "\n").encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
-def _row(
-    serial: int,
-    when: int,
-    who: tuple[str, ...],
-    digests: tuple[str, ...],
-    previous: str,
-) -> BatchRow:
-    actor, source, reason = who
-    payload, effects = digests
-    fields = (previous, str(serial), str(when), *who, *digests)
-    own = hashlib.sha256("\n".join(fields).encode(errors="surrogateescape")).hexdigest()
-    return BatchRow(serial, when, actor, source, reason, payload, effects, previous, own)
+def _check_own(source: str, changes: list[Change]) -> None:
+    """Refuse keys that stand in the log alone where they do not belong; `changes` are sorted."""
+    for start in (PLANNED, SWITCH.partition(" ")[0] + " "):
+        at = bisect_left(changes, start, key=itemgetter(0))
+        for change in islice(changes, at, None):
+            if not change.rule.startswith(start):
+                break
+            if source.startswith(FEED) or (start != PLANNED and source != OPERATOR):
+                raise PolicyError(f"claim {change.rule[:60]!r}: {source} may not say that")
+            may = ("allow", None) if change.rule == SWITCH else ("block", "review", "allow", None)
+            if change.action not in may:
+                raise PolicyError(
+                    f"claim {change.rule[:60]!r}: action {change.action!r}; must be "
+                    f"{' or '.join(a for a in may if a)}"
+                )

@@ -26,7 +26,7 @@ def socket_path(state_dir: Path) -> Path:
     return state_dir / "control.sock"
 
 
-class _Short:
+class Short:
     """
     A short name for a path while it is in use.
 
@@ -51,7 +51,7 @@ def listen(path: Path) -> socket.socket:
     path.unlink(missing_ok=True)
     old = os.umask(0o177)
     try:
-        with _Short(path) as short:
+        with Short(path) as short:
             server.bind(short)
     finally:
         os.umask(old)
@@ -70,7 +70,7 @@ def connect(path: Path, timeout_s: float) -> socket.socket:
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     client.settimeout(timeout_s)
     try:
-        with _Short(path) as short:
+        with Short(path) as short:
             client.connect(short)
     except OSError:
         client.close()

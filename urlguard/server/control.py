@@ -4,13 +4,15 @@ The control process: it writes the policy log and keeps the workers up to date.
 What a worker holds is a snapshot and an overlay; whatever it lacks is read from the log's effects
 and sent to it.  So it does not matter who committed: this process on behalf of a command, a feed's
 refresh in a process of its own, or a command that found no server.  Also ends expired claims within
-a second, refreshes feeds when they are due, and has a snapshot compiled when the overlay grows.
+a second, refreshes feeds when they are due, has a snapshot compiled when the overlay grows, keeps
+the hit log, and serves metrics and health over HTTP.
 
 The packet path never waits for anything here.
 """
 
 import asyncio
 import contextlib
+import importlib
 import os
 import signal
 import sqlite3
@@ -21,41 +23,33 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from urlguard import events
+from urlguard import events, names
 from urlguard.blocklist import overlay, snapshot
 from urlguard.config import Config, Feed
 from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.feeds import schedule
 from urlguard.policy import compile as compiling
 from urlguard.policy.log import Change, PolicyLog
-from urlguard.server import channel
+from urlguard.server import channel, process
 from urlguard.server.channel import Message
+from urlguard.server.hitlog import HitLog
+from urlguard.server.scrape import Facts, Observer
+from urlguard.server.workers import Worker, Workers
 from urlguard.share import rpz
 from urlguard.verdict import FEED
 
 T = TypeVar("T")
 
 ACK_S = 2.0  # how long a command waits until every worker has confirmed
+WATCH_SAID_S = 60.0  # between two lines about the same trouble with the log
 POLL_S = 0.25  # how often to look for commits of other processes and for expired claims
 COMPILE_KEYS = 5_000  # an overlay of this size is compiled at once,
 COMPILE_AFTER_S = 600.0  # a smaller one after this long
 REFRESH_S = 1800.0  # for reading and committing a list, beyond its download
 RETRY_S = 60.0  # after a failed compile
-
-
-class _Worker:
-    """A worker's connection, and how far it is."""
-
-    def __init__(
-        self, number: int, serial: int, snapshot: str, writer: asyncio.StreamWriter
-    ) -> None:
-        self.number = number
-        self.sent = serial  # the log's serial up to which everything was sent
-        self.acked = serial
-        self.urgent = 0  # the last batch of which it confirmed the changes ahead of its serial
-        self.snapshot = snapshot  # the name of the one that it has, or was offered last
-        self.writer = writer
-        self.told_ready = False
+API_AFTER_S = 2.0  # workers wait for the first policy; importing aiohttp comes after it, or now
+FLUSH_S = 2.0  # for the workers to empty their caches
+MAX_FLUSHED = 1000  # names in one request
 
 
 class Control:
@@ -65,18 +59,27 @@ class Control:
         self.config = config
         self.snapshots = config.state_dir / "snapshots"
         self.log = PolicyLog(config.database)
-        self.workers: set[_Worker] = set()
+        self.workers = Workers()
         self.ready = False  # the first policy is there, or will not come
+        self.facts = Facts()
+        self._begun = asyncio.Event()  # set with `ready`
+        self._log_file: tuple[int, int] | None = None  # device and inode
         self._database = ThreadPoolExecutor(1, "policy-log")
-        self._acked = asyncio.Condition()
         self._push = asyncio.Lock()
         self._compiling: asyncio.Task[None] | None = None
+        self._stopping = False
         self._compiled_at = time.monotonic()
         self._compile_failed_at = -RETRY_S
         self._foreign: set[str] = set()  # snapshots of another history that workers may have
         self._tasks: list[asyncio.Task[None]] = []
         self._rpz: rpz.Primary | None = None
         self._connections: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
+        self._hits = HitLog(
+            config.state_dir,
+            config.hits,
+            keyed=config.dnstap.socket is not None,
+            changed=self.workers.send,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set."""
@@ -89,10 +92,16 @@ class Control:
             self._tasks = [
                 asyncio.create_task(self._first_policy()),
                 asyncio.create_task(self._watch()),
+                asyncio.create_task(self._hits.run()),
+                asyncio.create_task(self._serve_http()),
             ]
+            process.say_ready()
             await stop.wait()
+        self._stopping = True
         if self._rpz is not None:
             await self._rpz.stop()
+        if self._compiling is not None:
+            self._tasks.append(self._compiling)
         for task in self._tasks:
             task.cancel()
         # A reader whose connection is closed ends by itself.
@@ -138,6 +147,7 @@ class Control:
         except UrlGuardError as exc:
             events.error("policy.first", error=str(exc), using="what there is")
         self.ready = True
+        self._begun.set()
         os.nice(5)  # from now on, answering queries comes first
         try:
             await self.push()
@@ -195,8 +205,10 @@ class Control:
     async def _watch(self) -> None:
         """End expired claims, and notice what other processes committed."""
         version, newest = -1, None
+        said = -WATCH_SAID_S
         while True:
             try:
+                self._look_for_the_log()
                 due = await self._in_log(self._expire)
                 now = await self._in_log(self.log.store.changed_by_others)
                 found = snapshot.newest(self.snapshots)[:1]
@@ -204,8 +216,30 @@ class Control:
                     version, newest = now, found
                     await self.push()
             except Exception as exc:  # whatever it is, the next look may succeed
-                events.error("policy.watch", error=repr(exc), using="last_good")
+                if time.monotonic() - said >= WATCH_SAID_S:
+                    said = time.monotonic()
+                    error = str(exc) if isinstance(exc, UrlGuardError) else repr(exc)
+                    events.error("policy.watch", error=error, using="last_good")
             await asyncio.sleep(POLL_S)
+
+    def _look_for_the_log(self) -> None:
+        """
+        Make sure that the log is still the file that lies there.
+
+        Raises:
+            PolicyError: somebody deleted or replaced it; what is committed now would be lost, and
+                what is compiled would be another log's.
+        """
+        path = self.config.database
+        try:
+            found = path.stat()
+        except OSError as exc:
+            raise PolicyError(f"policy log {path}: {exc.strerror}; put it back or restart") from exc
+        here = (found.st_dev, found.st_ino)
+        if self._log_file is None:
+            self._log_file = here
+        if here != self._log_file:
+            raise PolicyError(f"policy log {path}: is another file than at the start; restart")
 
     def _expire(self) -> int:
         due = self.log.store.next_expiry()
@@ -214,10 +248,13 @@ class Control:
         return len(self.log.expire())
 
     async def _compile(self) -> None:
+        self._look_for_the_log()
         started = time.monotonic()
         if await _run(compiling.command(self.config.database, self.snapshots), b"") != 0:
+            self.facts.compile_failures += 1
             raise PolicyError("compile failed; the snapshot in use stays")
         self._compiled_at = time.monotonic()
+        self.facts.compile_seconds = self._compiled_at - started
         events.info("snapshot.compiled", seconds=round(self._compiled_at - started, 2))
 
     async def _compile_and_push(self) -> None:
@@ -233,7 +270,7 @@ class Control:
 
     def _compile_soon(self) -> None:
         waited = time.monotonic() - self._compile_failed_at
-        if self._compiling is None and waited >= RETRY_S:
+        if self._compiling is None and waited >= RETRY_S and not self._stopping:
             self._compiling = asyncio.create_task(self._compile_and_push())
 
     # Keeping the workers up to date
@@ -246,19 +283,21 @@ class Control:
             newest = next(iter(snapshot.newest(self.snapshots)), None)
             base = snapshot.serial_of(newest) if newest else 0
             serial = await self._in_log(lambda: self.log.serial)
-            for worker in list(self.workers):
+            self.facts.snapshot_serial = base
+            self.workers.measure(serial)
+            for worker in self.workers:
                 if newest and newest.name != worker.snapshot:
                     foreign = worker.snapshot in self._foreign or worker.acked > serial
                     worker.snapshot, worker.sent = newest.name, base
-                    message = {"op": "snapshot", "path": str(newest), "anew": foreign}
-                    self._send(worker, message)
+                    worker.send({"op": "snapshot", "path": str(newest), "anew": foreign})
             lacking = min((w.sent for w in self.workers), default=serial)
             await self._send_changes(lacking, serial)
             for worker in self.workers:
                 if self.ready and not worker.told_ready:
                     worker.told_ready = True
-                    self._send(worker, {"op": "ready", "serial": serial})
+                    worker.send({"op": "ready", "serial": serial})
             pending = await self._in_log(lambda: self.log.store.count_effects(base))
+            self.facts.overlay_keys = pending
             patterns = await self._in_log(lambda: self.log.store.count_effects(base, "pattern"))
             waited = time.monotonic() - self._compiled_at
             if self.ready and (
@@ -279,13 +318,13 @@ class Control:
             await self._send_urgent(serial)
             return
         changes = await self._in_log(lambda: list(self.log.store.changes(lacking)))
-        for worker in list(self.workers):
+        for worker in self.workers:
             mine = [[key, after] for key, after, at in changes if at > worker.sent]
             parts = [mine[i : i + channel.CHUNK] for i in range(0, len(mine), channel.CHUNK)]
             for part in parts[:-1]:
-                self._send(worker, {"op": "change", "changes": part})
+                worker.send({"op": "change", "changes": part})
             last = parts[-1] if parts else []
-            self._send(worker, {"op": "change", "changes": last, "serial": serial})
+            worker.send({"op": "change", "changes": last, "serial": serial})
             worker.sent = serial
 
     async def _send_urgent(self, serial: int) -> None:
@@ -294,33 +333,40 @@ class Control:
 
         They do not move a worker's serial: it keeps them until its snapshot has reached `serial`.
         """
-        for worker in list(self.workers):
+        for worker in self.workers:
             since = worker.sent
             if since >= serial:
                 continue
             decided = await self._in_log(partial(self._decided, since))
             for i in range(0, len(decided), channel.CHUNK):
                 part = decided[i : i + channel.CHUNK]
-                self._send(worker, {"op": "urgent", "changes": part, "serial": serial})
+                worker.send({"op": "urgent", "changes": part, "serial": serial})
 
     def _decided(self, since: int) -> list[list[str | None]]:
         found = self.log.store.decided(since, overlay.MAX_KEYS)
         return [[key, after] for key, after in found]
 
-    def _send(self, worker: _Worker, message: Message) -> None:
-        if not worker.writer.is_closing():
-            worker.writer.write(channel.encode(message))
+    # Telling how things are
 
-    async def _wait_for_workers(self, serial: int) -> int:
-        """Wait until every configured worker is at `serial`; returns how many are."""
-
-        def reached() -> int:
-            return sum(max(w.acked, w.urgent) >= serial for w in self.workers)
-
+    async def _serve_http(self) -> None:
+        """Serve ``[api]``; what goes wrong there must not stop the rest."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ACK_S), self._acked:
-                await self._acked.wait_for(lambda: reached() >= self.config.server.workers)
-        return reached()
+            await asyncio.wait_for(self._begun.wait(), API_AFTER_S)
+        observer = Observer(self.config, self.workers, self.log, self._in_log, self._facts)
+        try:
+            # In a thread: the import takes a good part of a second, and decisions go on meanwhile.
+            server = await asyncio.to_thread(importlib.import_module, "urlguard.api.server")
+            await server.ApiServer(self.config.api, observer).run()
+        except Exception as exc:
+            events.error("api.unavailable", address=str(self.config.api.listen), error=repr(exc))
+        finally:
+            await observer.close()
+
+    def _facts(self) -> Facts:
+        self.facts.ready = self.ready
+        self.facts.hit_rows = self._hits.written
+        self.facts.hits_dropped = self._hits.dropped
+        return self.facts
 
     # Connections
 
@@ -348,13 +394,21 @@ class Control:
     async def _worker(
         self, hello: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        worker = _Worker(int(hello["worker"]), int(hello["serial"]), str(hello["snapshot"]), writer)
+        worker = Worker(int(hello["worker"]), int(hello["serial"]), str(hello["snapshot"]), writer)
         self.workers.add(worker)
         if not self.ready and not snapshot.newest(self.snapshots):
-            self._send(worker, {"op": "wait"})
+            worker.send({"op": "wait"})
+        if key := self._hits.key_message:
+            worker.send(key)
         try:
             await self.push()
             while (message := await channel.read(reader)) is not None:
+                if "id" in message:
+                    worker.replied(message)
+                    continue
+                if message.get("op") == "hits":
+                    self._hits.take(message)
+                    continue
                 worker.acked = int(message["serial"])
                 worker.urgent = int(message.get("urgent", worker.urgent))
                 if message.get("refused"):
@@ -363,10 +417,9 @@ class Control:
                     worker.sent = worker.acked
                     await self.push()
                     self._compile_soon()
-                async with self._acked:
-                    self._acked.notify_all()
+                await self.workers.moved(worker)
         finally:
-            self.workers.discard(worker)
+            self.workers.remove(worker)
 
     async def _answer(self, message: Message) -> Message:
         try:
@@ -379,13 +432,12 @@ class Control:
                     return {
                         "ready": self.ready,
                         "serial": await self._in_log(lambda: self.log.serial),
-                        "workers": {
-                            str(w.number): w.acked
-                            for w in sorted(self.workers, key=lambda w: w.number)
-                        },
+                        "workers": {str(worker.number): worker.acked for worker in self.workers},
                     }
+                case "flush":
+                    return await self._flush(message)
                 case other:
-                    return {"error": f"operation {other!r}; known: apply, sync, status"}
+                    return {"error": f"operation {other!r}; known: apply, sync, status, flush"}
         except (UrlGuardError, KeyError, TypeError, ValueError) as exc:
             return {"error": str(exc)}
 
@@ -399,8 +451,25 @@ class Control:
         return {**synced, "changed": bool(batch), "effects": len(batch.effects) if batch else 0}
 
     async def _synced(self, serial: int) -> Message:
-        acked = await self._wait_for_workers(serial)
-        return {"serial": serial, "workers": self.config.server.workers, "in_force": acked}
+        count = self.config.server.workers
+        acked = await self.workers.wait_for(serial, count, ACK_S)
+        return {"serial": serial, "workers": count, "in_force": acked}
+
+    async def _flush(self, message: Message) -> Message:
+        """Have every worker forget cached answers: for names and all below them, or all."""
+        asked = message.get("names", [])
+        if not isinstance(asked, list) or len(asked) > MAX_FLUSHED:
+            raise ValueError(f"flush: names must be a list of at most {MAX_FLUSHED}")
+        wanted = [names.canonical(str(name)) for name in asked]
+        if not wanted and not message.get("all"):
+            raise ValueError("flush: no names; must have some, or be for all")
+        question = {"op": "flush", "names": wanted, "all": bool(message.get("all"))}
+        replies = await self.workers.ask(question, FLUSH_S)
+        return {
+            "removed": sum(int(reply["removed"]) for reply in replies.values()),
+            "workers": self.config.server.workers,
+            "flushed": len(replies),
+        }
 
 
 async def _run(command: list[str], stdin: bytes, limit_s: float | None = None) -> int:
@@ -427,8 +496,6 @@ async def _run(command: list[str], stdin: bytes, limit_s: float | None = None) -
 
 def main() -> None:
     """Entry point of the control process."""
-    from urlguard.server import process
-
     config: Config = process.handed()
     events.bind(role="control")
     process.run(lambda stop: Control(config).run(stop))

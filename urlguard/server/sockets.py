@@ -8,8 +8,11 @@ import contextlib
 import errno
 import socket
 
-from urlguard.config import Endpoint
+from urlguard.config import Config, Endpoint
 from urlguard.errors import ConfigError
+from urlguard.plugins.forward import Forward
+
+_OTHER_DESCRIPTORS = 512
 
 
 def open_sockets(
@@ -51,6 +54,17 @@ def open_sockets(
                 continue  # the port that the kernel chose for UDP is taken for TCP
             raise ConfigError([f'[server] listen = "{where}": {_why(exc)}']) from exc
         return pairs
+
+
+def descriptors(config: Config) -> int:
+    """
+    Open files that a worker may need at once.
+
+    Each TCP connection is one, and each source port towards an upstream; the rest are snapshots,
+    listeners and connections to upstreams.
+    """
+    own = Forward.descriptors(config.forward)
+    return config.server.tcp_connections + own + _OTHER_DESCRIPTORS
 
 
 def _bind(where: Endpoint, port: int, kind: int, *, shared: bool = True) -> socket.socket:

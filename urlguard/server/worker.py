@@ -1,36 +1,38 @@
 """
 A resolver worker: one process, one event loop, its own sockets on every address.
 
-It opens the newest good snapshot by itself and takes everything newer from the control process.  If
-that is gone it keeps answering on its last good policy and tries to reach it again.  Only a start
-waits for it, and not for long: a decision that a command confirmed before a restart must be in
-force after it.
+Its policy comes from `Following`; only a start waits for the control process, and not for long: a
+decision that a command confirmed before a restart must be in force after it.  A reload puts a chain
+for the new configuration in place of the old one, between two queries.
 """
 
 import asyncio
-import contextlib
 import gc
 import socket
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 from urlguard import events
-from urlguard.blocklist import snapshot
-from urlguard.blocklist.overlay import Overlay
 from urlguard.config import Config
-from urlguard.engine import Engine, Live
-from urlguard.errors import SnapshotError
+from urlguard.errors import ConfigError
 from urlguard.plugins import Chain
 from urlguard.plugins.base import Parts
-from urlguard.server import channel, process
+from urlguard.plugins.cache import Cache
+from urlguard.plugins.clients import Clients
+from urlguard.server import channel, figures, process
 from urlguard.server.channel import Message
-from urlguard.server.listener import TcpListener, UdpListener
-from urlguard.verdict import Ruling, decode
+from urlguard.server.edge import Edge
+from urlguard.server.following import Following
+from urlguard.server.hits import HitBuffer, Pseudonyms
+from urlguard.server.listener import UdpListener
+from urlguard.server.secrets import cookie_secrets
+from urlguard.server.stats import Stats
+from urlguard.server.tcp import TcpListener
+from urlguard.wire.cookie import Cookies
 
 WAIT_S = 3.0  # for the control process's word, when there is a snapshot to begin with
 FIRST_POLICY_S = 600.0  # when there is none, or it says so: the first import has to end
 DRAIN_S = 5.0
-_RETRY_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -45,202 +47,191 @@ class Orders:
 class Worker:
     """A worker's state."""
 
-    def __init__(self, orders: Orders) -> None:
+    def __init__(self, orders: Orders, inbox: process.Inbox) -> None:
         self.config = orders.config
         self.number = orders.number
         self.sockets = orders.sockets
-        self._snapshot = ""  # the name of the one in use
-        self.live = Live(self._open_newest())
-        self._next_snapshot = ""
-        self._next: Engine | None = None  # opened, and not yet as far as the one in use
-        self._ready = asyncio.Event()
-        self._ready_at: int | None = None  # the serial that makes this worker ready
-        self._told_to_wait = False
-        self._urgent: list[tuple[int, list[tuple[str, Ruling | None]]]] = []
-
-    @property
-    def has_policy(self) -> bool:
-        """False until there is any policy at all."""
-        return self.live.engine.serial > 0
-
-    def _open_newest(self) -> Engine:
-        folder = self.config.state_dir / "snapshots"
-        for path in snapshot.newest(folder):
-            try:
-                engine = Engine(snapshot.open_folder(path))
-                self._snapshot = path.name
-                return engine
-            except SnapshotError as exc:
-                events.error("snapshot.refused", error=str(exc), using="the one before")
-        return Engine(snapshot.nothing())
+        self.inbox = inbox
+        self.following = Following(self.config.state_dir, self.number)
+        self.pseudonyms = Pseudonyms()
+        self.stats = Stats()
+        self.listeners: list[UdpListener | TcpListener] = []
+        self.edge: Edge | None = None
+        self._closing: set[asyncio.TimerHandle] = set()
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Answer queries until `stop` is set, then finish those under way."""
-        loop = asyncio.get_running_loop()
-        following = asyncio.create_task(self._follow())
-        stopping = asyncio.create_task(stop.wait())
-        # Queries meanwhile wait in the sockets, which the supervisor opened.
-        ready = asyncio.create_task(self._ready.wait())
-        await asyncio.wait([ready, stopping], timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED)
-        if self._told_to_wait or not self.has_policy:
-            await asyncio.wait(
-                [ready, stopping], timeout=FIRST_POLICY_S, return_when=asyncio.FIRST_COMPLETED
-            )
-        ready.cancel()
-        if not self._ready.is_set() and not stop.is_set():
-            events.warning("worker.alone", serial=self.live.engine.serial, using="last_good")
-        chain = Chain.build(self.config, Parts(self.config, self.live, loop))
-        listeners: list[UdpListener | TcpListener] = []
-        for udp, tcp in self.sockets:
-            listeners.append(UdpListener(socket.socket(fileno=udp), chain, self.live, loop))
-            listeners.append(
-                TcpListener(
-                    socket.socket(fileno=tcp),
-                    chain,
-                    loop,
-                    idle_s=self.config.server.tcp_idle_s,
-                    connections=self.config.server.tcp_connections,
-                )
-            )
-        for listener in listeners:
-            if isinstance(listener, UdpListener):
-                listener.start()
-            else:
-                await listener.start()
+        self._register()
+        following = asyncio.create_task(self.following.run())
+        await self._first_policy(stop)
+        await self._open()
         # What is there now stays: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
         process.say_ready()
+        reloading = asyncio.create_task(self._reload_when_told())
         await stop.wait()
-        await asyncio.gather(*(listener.drain(DRAIN_S) for listener in listeners))
+        reloading.cancel()
+        await asyncio.gather(*(listener.drain(DRAIN_S) for listener in self.listeners))
         following.cancel()
-        chain.close()
-        for listener in listeners:
+        await self._close()
+
+    async def _first_policy(self, stop: asyncio.Event) -> None:
+        """Wait until there is a policy to answer by; queries meanwhile wait in the sockets."""
+        stopping = asyncio.create_task(stop.wait())
+        ready = asyncio.create_task(self.following.ready.wait())
+        first = asyncio.FIRST_COMPLETED
+        await asyncio.wait([ready, stopping], timeout=WAIT_S, return_when=first)
+        if self.following.told_to_wait or not self.following.has_policy:
+            await asyncio.wait([ready, stopping], timeout=FIRST_POLICY_S, return_when=first)
+        ready.cancel()
+        stopping.cancel()
+        if not self.following.ready.is_set() and not stop.is_set():
+            serial = self.following.live.engine.serial
+            events.warning("worker.alone", serial=serial, using="last_good")
+
+    # Listeners and chain
+
+    async def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        server = self.config.server
+        chain, clients = self._chain(self.config)
+        edge = self.edge = Edge(chain, clients, loop)
+        self._equip(edge)
+        self.following.live.subscribe(lambda: edge.ready.clear())
+        for udp, tcp in self.sockets:
+            self.listeners.append(UdpListener(socket.socket(fileno=udp), edge, loop))
+            self.listeners.append(
+                TcpListener(
+                    socket.socket(fileno=tcp),
+                    edge,
+                    loop,
+                    idle_s=server.tcp_idle_s,
+                    connections=server.tcp_connections,
+                    per_client=server.tcp_per_client,
+                )
+            )
+        for listener in self.listeners:
+            if isinstance(listener, UdpListener):
+                listener.start()
+            else:
+                await listener.start()
+
+    def _chain(self, config: Config) -> tuple[Chain, Clients]:
+        clients = Clients(config)
+        loop = asyncio.get_running_loop()
+        parts = Parts(config, self.following.live, loop, clients)
+        return Chain.build(config, parts), clients
+
+    def _equip(self, edge: Edge) -> None:
+        """Give the edge what the configuration in force asks for."""
+        config = self.config
+        edge.cookies = Cookies(*cookie_secrets(config.state_dir)) if config.server.cookies else None
+        if not config.hits.enabled:
+            edge.hits = None
+        elif edge.hits is None:
+            edge.hits = HitBuffer(self.pseudonyms)
+        if edge.tap is not None:
+            ending = asyncio.create_task(edge.tap.close())
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+            edge.tap = None
+        if config.dnstap.socket is not None:
+            from urlguard.server.dnstap import DnsTap  # few have it
+
+            edge.tap = DnsTap(config.dnstap, self.pseudonyms.address)
+            edge.tap.start()
+        self.stats.clear()
+        self.stats.add(edge.figures)
+        self.stats.add(self.following.figures)
+        self.stats.add(partial(figures.listeners, self.listeners))
+        self.stats.add(partial(figures.chain, edge.chain))
+        if edge.tap is not None:
+            self.stats.add(partial(figures.dnstap, edge.tap))
+        if edge.hits is not None:
+            self.stats.add(partial(figures.hits, edge.hits))
+
+    async def _close(self) -> None:
+        for handle in self._closing:
+            handle.cancel()
+        if self.edge is not None:
+            self.edge.ready.close()
+            self.edge.chain.close()
+            if self.edge.tap is not None:
+                await self.edge.tap.close()
+        for listener in self.listeners:
             listener.close()
 
-    # Policy
-
-    async def _follow(self) -> None:
-        """Stay connected to the control process."""
-        path = channel.socket_path(self.config.state_dir)
+    async def _reload_when_told(self) -> None:
         while True:
-            with (
-                contextlib.suppress(OSError, ValueError),
-                channel.connect(path, 1.0) as client,
-            ):
-                client.setblocking(False)
-                reader, writer = await asyncio.open_unix_connection(
-                    sock=client, limit=channel.MAX_LINE
-                )
-                await self._listen(reader, writer)
-            await asyncio.sleep(_RETRY_S)
+            orders: Orders = await self.inbox.get()
+            try:
+                self._reload(orders.config)
+            except ConfigError as exc:
+                self.inbox.refuse(exc)
+            else:
+                self.inbox.accept()
 
-    async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._next = None
-        serial = self.live.engine.serial
-        writer.write(
-            channel.encode(
-                {"op": "hello", "worker": self.number, "serial": serial, "snapshot": self._snapshot}
-            )
-        )
-        pending: list[list[str | None]] = []
-        try:
-            while (message := await channel.read(reader)) is not None:
-                match message["op"]:
-                    case "wait":
-                        self._told_to_wait = True
-                    case "ready":
-                        self._ready_at = int(message["serial"])
-                    case "snapshot":
-                        await self._open(Path(message["path"]), bool(message["anew"]), writer)
-                    case "change":
-                        pending += message["changes"]
-                        if "serial" in message:
-                            self._apply(pending, int(message["serial"]))
-                            pending = []
-                            self._say_serial(writer)
-                    case "urgent":
-                        self._apply_urgent(message["changes"], int(message["serial"]))
-                        self._say_serial(writer, urgent=int(message["serial"]))
-                reached = max([self.live.engine.serial, *(u[0] for u in self._urgent)])
-                if self._ready_at is not None and reached >= self._ready_at:
-                    self._ready.set()
-        finally:
-            writer.close()
-
-    async def _open(self, path: Path, anew: bool, writer: asyncio.StreamWriter) -> None:
+    def _reload(self, config: Config) -> None:
+        """Answer by another configuration from the next query on."""
+        edge = self.edge
+        assert edge is not None
+        chain, clients = self._chain(config)
+        old = edge.chain
+        chain.adopt(old)
+        self.config = config
+        edge.replace(chain, clients)
+        self._equip(edge)
+        for listener in self.listeners:
+            if isinstance(listener, TcpListener):
+                listener.idle_s = config.server.tcp_idle_s
+                listener.limit = config.server.tcp_connections
+                listener.per_client = config.server.tcp_per_client
+        # Queries under way in the old chain get their answers from there.
         loop = asyncio.get_running_loop()
-        started = loop.time()
-        try:
-            # In a thread: hashing the files and bringing their pages in takes some milliseconds.
-            opened = await asyncio.to_thread(snapshot.open_folder, path)
-        except SnapshotError as exc:
-            events.error("snapshot.refused", error=str(exc), using="last_good")
-            self._say_serial(writer, refused=True)
-            return
-        self._next_snapshot = path.name
-        self._next = Engine(opened, Overlay(opened.serial))
-        for serial, changes in self._urgent:
-            if serial > opened.serial:
-                self._next.overlay.apply(changes, opened.serial)
-        self._swap(anew)
-        events.info(
-            "snapshot.swapped",
-            serial=opened.serial,
-            rules=len(opened),
-            open_ms=round((loop.time() - started) * 1000, 1),
-            worker=self.number,
+        self._closing.add(loop.call_later(DRAIN_S, old.close))
+
+    # What the control process asks for
+
+    def _register(self) -> None:
+        self.following.handlers.update(
+            {"flush": self._flush, "stats": self._stats, "hitkey": self._hit_key}
         )
-        self._say_serial(writer)
+        self.following.beside.append(self._send_hits)
 
-    def _apply(self, changes: list[list[str | None]], serial: int) -> None:
-        engine = self._next or self.live.engine
-        engine.overlay.apply(
-            ((str(key), decode(after, str(key))) for key, after in changes), serial
-        )
-        if self._next is None:
-            self.live.changed()
-        else:
-            self._swap()
+    async def _flush(self, message: Message, writer: asyncio.StreamWriter) -> None:
+        removed = 0
+        for plugin in self.edge.chain.plugins if self.edge else ():
+            if isinstance(plugin, Cache):
+                names = [str(name) for name in message["names"]]
+                removed += await plugin.flush(names, bool(message["all"]))
+        if self.edge is not None:
+            self.edge.ready.clear()
+        writer.write(channel.encode({"id": message["id"], "removed": removed}))
 
-    def _apply_urgent(self, changes: list[list[str | None]], serial: int) -> None:
-        """Take a decision over at once that stands behind a change too large for the overlay."""
-        decoded = [(str(key), decode(after, str(key))) for key, after in changes]
-        # Until a snapshot holds it, each new one has to be told again.
-        self._urgent = [u for u in self._urgent if u[0] > self.live.engine.serial]
-        self._urgent.append((serial, decoded))
-        for engine in (self.live.engine, self._next):
-            if engine is not None:
-                engine.overlay.apply(decoded, engine.serial)
-        self.live.changed()
+    async def _stats(self, message: Message, writer: asyncio.StreamWriter) -> None:
+        writer.write(self.stats.reply(message["id"]))
 
-    def _swap(self, anew: bool = False) -> None:
-        """
-        Use the new engine once it knows all that the old one does: nothing is ever undone.
+    async def _hit_key(self, message: Message, writer: asyncio.StreamWriter) -> None:
+        self.pseudonyms.take(message)
 
-        `anew`: the one in use is of another log's history, so its serial means nothing.
-        """
-        if self._next is not None and (anew or self._next.serial >= self.live.engine.serial):
-            self._snapshot = self._next_snapshot
-            self.live.swap(self._next)
-            self._next = None
-
-    def _say_serial(
-        self, writer: asyncio.StreamWriter, *, refused: bool = False, urgent: int | None = None
-    ) -> None:
-        message: Message = {"serial": self.live.engine.serial}
-        if urgent is not None:
-            message["urgent"] = urgent
-        if refused:
-            message["refused"] = True
-        writer.write(channel.encode(message))
+    async def _send_hits(self, writer: asyncio.StreamWriter) -> None:
+        while True:
+            edge = self.edge
+            if edge is None or edge.hits is None:
+                await asyncio.sleep(1.0)
+                continue
+            await edge.hits.run(writer)
+            await asyncio.sleep(1.0)
 
 
 def main() -> None:
     """Entry point of a worker process."""
     orders: Orders = process.handed()
     events.bind(role="worker", worker=orders.number)
-    process.run(lambda stop: Worker(orders).run(stop))
+    inbox = process.Inbox()
+    process.run(lambda stop: Worker(orders, inbox).run(stop), inbox)
 
 
 if __name__ == "__main__":

@@ -492,7 +492,7 @@ def _left_out(log: PolicyLog, zone: str) -> Counter[str]:
     for key, _ in log.rulings():
         kind, _, value = key.partition(" ")
         if why_not(kind, value, zone):
-            found[kind if kind in ("pattern", "url") else "name"] += 1
+            found[kind if kind in ("pattern", "url", "switch") else "name"] += 1
     return found
 
 

@@ -211,6 +211,10 @@ class ZoneStore:
             serial = log.store.last_effect_serial(KINDS)
             if self._same_log(log, before):
                 serial = max(serial, before.serial)
+            elif head:
+                # A restored log: its last batch is above every serial that was published here, the
+                # last that changed a name may not be.
+                serial = max(serial, head.serial)
             self._db.execute("DELETE FROM node")
             self._db.executemany("INSERT INTO node VALUES (?,?,?)", _rows(log))
             self._db.execute("DELETE FROM change")

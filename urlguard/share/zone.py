@@ -190,6 +190,8 @@ def why_not(kind: str, value: str, zone: str = "") -> str | None:
         return "a pattern; a zone has only names"
     if kind == "url":
         return "a URL rule; a zone has only whole names"
+    if kind not in KINDS:
+        return "a switch of this server's; other resolvers go on filtering"
     try:
         good = names.canonical(value) == value
     except InputError:

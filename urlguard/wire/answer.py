@@ -1,10 +1,10 @@
 """
-Building DNS answers, and making an upstream's reply into one of ours.
+Building DNS answers of our own.
 
 What holds for every answer built here:
 
 * ID, opcode, RD, CD and the question are the client's, the question in the client's own spelling.
-* RA is set and AA clear, for we forward.  AD is never set, for we validate nothing.
+* RA is set and AA clear, for we forward.  AD is clear, for nobody signed what we made up.
 * The OPT record is ours and stands last; it is there exactly if the client sent one (RFC 6891
   section 7).  DO is echoed.  An EDE option (RFC 8914) carries a code and no text of ours: a rule's
   wording is nothing that a client's log should show.
@@ -17,7 +17,7 @@ from struct import Struct
 
 from urlguard.errors import WireError
 from urlguard.wire import query as wire
-from urlguard.wire.query import FORMERR, OPT, SERVFAIL, SOA, UDP_SIZE, Query
+from urlguard.wire.query import OPT, SOA, UDP_SIZE, Query
 
 # Extended DNS error codes, RFC 8914 section 4.
 EDE_FORGED, EDE_BLOCKED, EDE_CENSORED, EDE_PROHIBITED = 4, 15, 16, 18
@@ -31,7 +31,7 @@ _QNAME = b"\xc0\x0c"  # a pointer to offset 12, where the question's name stands
 _header = Struct("!HHHHHH").pack
 _record = Struct("!HHIH").pack
 _opt = Struct("!BHHBBHH").pack
-_option = Struct("!HH").pack
+_ede = Struct("!HHH").pack
 
 # MNAME and RNAME of the SOA in negative answers lead nowhere on purpose (RFC 2606).
 _NAMES = b"\x09localhost\0\x06nobody\x07invalid\0"
@@ -109,64 +109,18 @@ def truncated(q: Query, rcode: int = 0) -> bytes:
     return _message(q, rcode, b"", 0, 0, None, wire.TC)
 
 
-def rewrite_upstream(reply: bytes, q: Query) -> bytes:
+def head(q: Query, bits: int, answers: int, authorities: int, additionals: int) -> bytes:
     """
-    Make the upstream's reply to `q` into an answer for the client.
-
-    The client's ID, question spelling, RD and CD are put back (names that point to offset 12
-    follow), AA and AD are cleared, RA is set, and the upstream's OPT record, which concerns one
-    hop only, gives way to ours; its EDE options are kept.  The question must have been compared
-    with the client's before.  The answer may be larger than the client's UDP limit.
-
-    Raises:
-        WireError: a record ends after the message, or the question is of another length; the
-            client should get ``rcode`` SERVFAIL.
+    Header and question of an answer to `q`; `bits` are the RCODE and flags beside QR and RA.
     """
-    try:
-        return _rewrite(reply, q)
-    except WireError as exc:
-        raise WireError(f"upstream: {exc}", SERVFAIL) from exc
+    bits |= _BASE | q.flags & _ECHO
+    return _header(q.id, bits, 1, answers, authorities, additionals) + q.data[12 : q.question_end]
 
 
-def _rewrite(reply: bytes, q: Query) -> bytes:
-    if len(reply) < q.question_end:
-        raise WireError(f"{len(reply)} octets; must have {q.question_end}", FORMERR)
-    _, flags, questions, answers, authorities, additionals = wire.header(reply)
-    if questions != 1 or wire.skip_name(reply, 12) + 4 != q.question_end:
-        raise WireError("question: not the one that was asked", FORMERR)
-    at = q.question_end
-    rcode = flags & 15
-    read = wire.read_record
-    for _ in range(answers + authorities):
-        rtype, _, _, _, at = read(reply, at)
-        if rtype == OPT:
-            raise WireError("OPT record: outside the additional section", FORMERR)
-    kept = 0
-    extra = b""
-    for _ in range(additionals):
-        rtype, _, ttl, rdata, end = read(reply, at)
-        if rtype == OPT:
-            # What follows is dropped: moving it would break compression pointers into it, and
-            # additional records are a courtesy.  Everyone puts OPT last anyway.
-            if ttl >> 24:
-                rcode = SERVFAIL  # an extended rcode is about our hop, not the client's
-            if q.has_opt and end > rdata:
-                extra = b"".join(
-                    [
-                        _option(code, len(content)) + content
-                        for code, content in wire.options(reply, rdata, end)
-                        if code == _EDE_OPTION and len(content) >= 2
-                    ]
-                )
-            break
-        kept += 1
-        at = end
-    bits = _BASE | q.flags & _ECHO | flags & wire.TC | rcode
-    head = _header(q.id, bits, 1, answers, authorities, kept + q.has_opt)
-    wired = head + q.data[12 : q.question_end] + reply[q.question_end : at]
-    if q.has_opt:
-        wired += _opt(0, OPT, UDP_SIZE, 0, 0, 0x8000 if q.do else 0, len(extra)) + extra
-    return wired
+def opt_record(q: Query, extra: bytes = b"", upper: int = 0) -> bytes:
+    """Our OPT record for an answer to `q`, with options `extra` and those that `q` asks for."""
+    extra += q.reply_options
+    return _opt(0, OPT, UDP_SIZE, upper, 0, 0x8000 if q.do else 0, len(extra)) + extra
 
 
 def _message(
@@ -179,20 +133,21 @@ def _message(
     bits: int = 0,
 ) -> bytes:
     """The whole answer; `records` are those of the answer and authority sections."""
-    bits |= _BASE | q.flags & _ECHO | rcode & 15
+    bits |= rcode & 15
     if not q.has_opt:
-        head = _header(q.id, bits, 1, answers, authorities, 0)
-        return head + q.data[12 : q.question_end] + records
-    opt = _OPTS.get((rcode >> 4, q.do, ede))
-    if opt is None:
-        opt = _make_opt(rcode >> 4, q.do, ede)
-    head = _header(q.id, bits, 1, answers, authorities, 1)
-    return head + q.data[12 : q.question_end] + records + opt
+        return head(q, bits, answers, authorities, 0) + records
+    if q.reply_options:
+        extra = b"" if ede is None else _ede(_EDE_OPTION, 2, ede)
+        opt = opt_record(q, extra, rcode >> 4)
+    else:
+        found = _OPTS.get((rcode >> 4, q.do, ede))
+        opt = _make_opt(rcode >> 4, q.do, ede) if found is None else found
+    return head(q, bits, answers, authorities, 1) + records + opt
 
 
 def _make_opt(upper: int, do: bool, ede: int | None) -> bytes:
     """Our OPT record, and remember it: there are only a few."""
-    extra = b"" if ede is None else Struct("!HHH").pack(_EDE_OPTION, 2, ede)
+    extra = b"" if ede is None else _ede(_EDE_OPTION, 2, ede)
     opt = _opt(0, OPT, UDP_SIZE, upper, 0, 0x8000 if do else 0, len(extra)) + extra
     if len(_OPTS) < 1000:
         _OPTS[upper, do, ede] = opt

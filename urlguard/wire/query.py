@@ -35,6 +35,7 @@ _question = Struct("!HH").unpack_from
 _opt = Struct("!BHHBBHH").unpack_from  # owner, type, size, upper rcode, version, flags, length
 _record = Struct("!HHIH").unpack_from  # type, class, TTL, length
 
+_BARE_OPT: Final = 11  # octets of an OPT record without options
 _DO = 0x8000  # in the OPT record's flags
 _ASK = Struct("!HHHHHH").pack
 _ASK_OPT = (
@@ -53,26 +54,41 @@ class Query:
     spelling, which answers repeat (0x20), stays in ``data[12:question_end - 4]``.
 
     ``question_end`` is an offset in octets from the message's start.  ``udp_size`` is the OPT
-    record's, 512 without one.  ``options`` is the length in octets of the OPT record's options.
-    ``client`` is the socket address, ``via`` the listener's note of how the reply leaves.
+    record's, 512 without one.  ``options`` is the length in octets of the OPT record's options,
+    which begin at ``options_at``.
+    ``reply_options`` are EDNS options that the answer must carry, as octets.
+
+    ``client`` is the socket address that the answer goes to.  The rest are notes of those who pass
+    the query on: ``via``, how the reply leaves; ``who``, the client as policy knows it; ``when``,
+    its arrival by the performance counter; ``proven``, the client's address is no forgery (TCP, or
+    a valid cookie); ``ruling``, a rule that let it pass; ``key``, the cache's; ``done``, who wants
+    the answer.
     """
 
     __slots__ = (
         "client",
         "data",
         "do",
+        "done",
         "edns_version",
         "flags",
         "has_opt",
         "id",
+        "key",
         "name",
         "options",
+        "options_at",
+        "proven",
         "qclass",
         "qtype",
         "question_end",
+        "reply_options",
+        "ruling",
         "tcp",
         "udp_size",
         "via",
+        "when",
+        "who",
     )
 
     data: bytes
@@ -87,9 +103,44 @@ class Query:
     edns_version: int
     do: bool
     options: int
+    options_at: int
+    reply_options: bytes
     client: tuple[Any, ...]
     tcp: bool
     via: Any
+    who: Any
+    when: float
+    proven: bool
+    ruling: Any
+    key: Any
+    done: Any
+
+    @property
+    def plain(self) -> bool:
+        """True if there is nothing but a question, and at most an OPT record without options."""
+        return len(self.data) == self.question_end + (_BARE_OPT if self.has_opt else 0)
+
+    def copy(self) -> "Query":
+        """The same question, to be asked on nobody's behalf."""
+        same = Query()
+        same.data = self.data
+        same.id = self.id
+        same.flags = self.flags
+        same.question_end = self.question_end
+        same.name = self.name
+        same.qtype = self.qtype
+        same.qclass = self.qclass
+        same.has_opt = self.has_opt
+        same.udp_size = self.udp_size
+        same.edns_version = self.edns_version
+        same.do = self.do
+        same.options = 0
+        same.reply_options = b""
+        same.client = NOBODY
+        same.tcp = same.proven = True
+        same.via = same.who = same.ruling = None
+        same.key = self.key
+        return same
 
     @property
     def rd(self) -> bool:
@@ -161,20 +212,16 @@ def parse_query(data: bytes, client: tuple[Any, ...] = NOBODY, tcp: bool = False
     end = at + 5
     if size < end:
         raise WireError(f"question: {size - 12} octets; must have {end - 12}", FORMERR)
-    name = b".".join(labels).lower()
-    if b"\\" in name or (labels and name.count(b".") >= len(labels)):
-        name = b".".join(
-            [part.replace(b"\\", b"\\092").replace(b".", b"\\046") for part in labels]
-        ).lower()
-
     q.data = data
     q.flags = flags
     q.question_end = end
-    q.name = name.decode("latin-1")
+    q.name = _text(labels)
     q.qtype, q.qclass = _question(data, at + 1)
     q.client = client
     q.tcp = tcp
-    q.via = None
+    q.reply_options = b""
+    q.proven = tcp
+    q.via = q.who = q.ruling = q.key = None
     if additionals == 1 and not answers and not authorities and data[end : end + 3] == b"\0\0\x29":
         _read_opt(q, end, size)
     else:
@@ -192,13 +239,14 @@ def skip_name(data: bytes, at: int) -> int:
 
     Raises:
         WireError: it ends after the message, has a label of an unknown kind, is longer than 255
-            octets or its pointer does not point backwards (RFC 1035 section 4.1.4).
+            octets or its pointer does not point backwards (RFC 1035 section 4.1.4), or points into
+            the header, which is another one in each answer.
     """
     start = at
     try:
         while length := data[at]:
             if length > 63:
-                if length < 0xC0 or ((length & 0x3F) << 8 | data[at + 1]) >= start:
+                if length < 0xC0 or not 12 <= ((length & 0x3F) << 8 | data[at + 1]) < start:
                     _bad_label(length, at)
                 return at + 2
             at += length + 1
@@ -245,17 +293,58 @@ def options(data: bytes, at: int, end: int) -> list[tuple[int, bytes]]:
     return found
 
 
-def forwarded(q: Query, ident: int) -> bytes:
+def read_name(data: bytes, at: int) -> str:
     """
-    The query to send upstream in place of `q`.
+    The name at `at`, following compression pointers, in the form of `Query.name`.
 
-    RD is set, CD is the client's, and none of the client's EDNS options goes along: client subnets
-    (RFC 7871) are nobody's business, and cookies are between neighbours.
+    Raises:
+        WireError: as `skip_name`, anywhere on the way.
     """
-    head = _ASK(ident, RD | q.flags & CD, 1, 0, 0, 1 if q.has_opt else 0)
-    if q.has_opt:
-        return head + q.data[12 : q.question_end] + _ASK_OPT[q.do]
-    return head + q.data[12 : q.question_end]
+    labels: list[bytes] = []
+    size = 0
+    limit = at  # each pointer must lead further back, so there is an end
+    try:
+        while length := data[at]:
+            if length > 63:
+                to = (length & 0x3F) << 8 | data[at + 1]
+                if length < 0xC0 or not 12 <= to < limit:
+                    _bad_label(length, at)
+                at = limit = to
+                continue
+            size += length + 1
+            if size > 254 or at + 1 + length > len(data):
+                raise WireError(f"name at offset {at}: too long, or ends after it", FORMERR)
+            labels.append(data[at + 1 : at + 1 + length])
+            at += length + 1
+    except IndexError:
+        raise WireError(f"name at offset {at}: ends after the message", FORMERR) from None
+    return _text(labels)
+
+
+def _text(labels: list[bytes]) -> str:
+    name = b".".join(labels).lower()
+    if b"\\" in name or (labels and name.count(b".") >= len(labels)):
+        name = b".".join(
+            [part.replace(b"\\", b"\\092").replace(b".", b"\\046") for part in labels]
+        ).lower()
+    return name.decode("latin-1")
+
+
+def ask(question: bytes, ident: int, *, do: bool, cd: bool, ad: bool, edns: bool = True) -> bytes:
+    """
+    A query for an upstream: RD is set, and no option of any client goes along.
+
+    Client subnets (RFC 7871) are nobody's business, and cookies are between neighbours.
+
+    Args:
+        question: name, type and class as octets.
+        ad: ask to be told whether the answer is authentic (RFC 6840 section 5.7).
+        edns: False for an upstream that does not know EDNS.
+    """
+    flags = RD | (CD if cd else 0) | (AD if ad else 0)
+    if edns:
+        return _ASK(ident, flags, 1, 0, 0, 1) + question + _ASK_OPT[do]
+    return _ASK(ident, flags, 1, 0, 0, 0) + question
 
 
 def _read_opt(q: Query, at: int, size: int) -> None:
@@ -275,6 +364,7 @@ def _read_opt(q: Query, at: int, size: int) -> None:
     q.edns_version = version
     q.do = flags >= _DO
     q.options = length
+    q.options_at = at + 11
 
 
 def _walk(q: Query, size: int, others: int, additionals: int) -> None:

@@ -9,13 +9,15 @@ Every commit is synced (``synchronous=FULL``): what a command has confirmed surv
 """
 
 import contextlib
+import os
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from urlguard.errors import PolicyError
+from urlguard.errors import InputError, PolicyError
+from urlguard.rules import from_planned
 
 SCHEMA_VERSION = 1
 _MAX_WAL = 16 << 20  # octets of the write-ahead log that are kept between batches
@@ -46,6 +48,8 @@ CREATE TABLE claim (
 CREATE INDEX claim_expiring ON claim (expires_at)
     WHERE expires_at IS NOT NULL AND to_serial IS NULL;
 CREATE INDEX claim_excepting ON claim (rule) WHERE action = 'except' AND to_serial IS NULL;
+CREATE INDEX IF NOT EXISTS claim_planned ON claim (rule)
+    WHERE rule >= 'planned ' AND rule < 'planned!' AND to_serial IS NULL;
 CREATE TABLE effect (
     serial INTEGER NOT NULL,
     key TEXT NOT NULL,
@@ -67,8 +71,25 @@ CREATE TABLE held (
 """
 
 
+_PLANNED_INDEX = next(s for s in _SCHEMA.split(";\n") if "claim_planned" in s)
+_TABLES = ("batch", "claim", "effect", "source", "feed", "held")
+_COPY_PAGES = 256  # between two calls for the progress of a copy: 1 MiB
+
+
 def _beside(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
+
+
+def _uri(path: Path, *, read_only: bool) -> str:
+    """The address of a database's file for SQLite."""
+    if not read_only:
+        mode = "mode=rwc"
+    elif _beside(path, "-wal").exists():
+        mode = "mode=ro"
+    else:
+        # Without a write-ahead log nobody is writing, and SQLite need not make its files.
+        mode = "immutable=1"
+    return f"{path.absolute().as_uri()}?{mode}"
 
 
 class BatchRow(NamedTuple):
@@ -120,21 +141,20 @@ class Store:
         self.path = path
         self._lock = threading.RLock()
         try:
-            if read_only:
-                # Without a write-ahead log nobody is writing, and SQLite need not make its files.
-                mode = "mode=ro" if _beside(path, "-wal").exists() else "immutable=1"
-                self._db = sqlite3.connect(
-                    f"{path.absolute().as_uri()}?{mode}",
-                    uri=True,
-                    isolation_level=None,
-                    check_same_thread=False,
-                )
-            else:
+            if not read_only:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._db = sqlite3.connect(
-                    path, timeout=60, isolation_level=None, check_same_thread=False
-                )
-            self._prepare(read_only)
+            self._db = sqlite3.connect(
+                _uri(path, read_only=read_only),
+                timeout=60,
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            try:
+                self._prepare(read_only)
+            except BaseException:
+                self._db.close()
+                raise
         except (sqlite3.Error, OSError) as exc:
             raise PolicyError(f"policy log {path}: {exc}") from exc
 
@@ -159,6 +179,9 @@ class Store:
             raise PolicyError(
                 f"policy log {self.path}: schema {version}; this version reads {SCHEMA_VERSION}"
             )
+        if not read_only:
+            # A log of before there were planned rules has not got it; the tables are the same.
+            db.execute(_PLANNED_INDEX)
 
     def close(self) -> None:
         """Close the connection."""
@@ -244,6 +267,11 @@ class Store:
         row = self._one("SELECT * FROM batch ORDER BY serial DESC LIMIT 1")
         return BatchRow(*row) if row else None
 
+    def count_batches(self) -> int:
+        """How many batches there are; fewer than the last serial where a log was restored."""
+        row = self._one("SELECT count(*) FROM batch")
+        return int(row[0]) if row else 0
+
     def batches(self, after: int = 0, limit: int = -1) -> Iterator[BatchRow]:
         """Batches with a serial above `after`, oldest first."""
         sql = "SELECT * FROM batch WHERE serial > ? ORDER BY serial LIMIT ?"
@@ -324,12 +352,46 @@ class Store:
             )
         )
 
+    def planned(self, upto: int | None = None, limit: int = -1) -> list[ClaimRow]:
+        """
+        Claims that are to begin later, in the order of their time.
+
+        Args:
+            upto: only those that begin at this time, in seconds since 1970, or before.
+            limit: at most so many.
+        """
+        end = "planned!" if upto is None else f"planned {upto + 1:016}"
+        rows = self._all(
+            "SELECT rule, source, category, action, evidence, from_serial, to_serial, expires_at"
+            " FROM claim WHERE rule >= 'planned ' AND rule < 'planned!' AND to_serial IS NULL"
+            " AND rule < ? ORDER BY rule, source LIMIT ?",
+            end,
+            limit,
+        )
+        return list(map(ClaimRow._make, rows))
+
+    def planned_in(self, source: str, serial: int) -> list[ClaimRow]:
+        """The claims for later that a batch of `source` made."""
+        rows = self._all(
+            "SELECT rule, source, category, action, evidence, from_serial, to_serial, expires_at"
+            " FROM claim WHERE source = ? AND rule >= 'planned ' AND rule < 'planned!'"
+            " AND from_serial = ? ORDER BY rule",
+            source,
+            serial,
+        )
+        return list(map(ClaimRow._make, rows))
+
     def next_expiry(self) -> int | None:
-        """When the next standing claim expires, in seconds since 1970."""
+        """When the next standing claim expires or a planned one begins, in seconds since 1970."""
         row = self._one(
             "SELECT min(expires_at) FROM claim WHERE expires_at IS NOT NULL AND to_serial IS NULL"
         )
-        return None if row is None else row[0]
+        times = [] if row is None or row[0] is None else [int(row[0])]
+        for claim in self.planned(limit=1):
+            # What is no time there was not written by us, and never comes.
+            with contextlib.suppress(InputError):
+                times.append(from_planned(claim.rule)[0])
+        return min(times, default=None)
 
     def count(self, source: str) -> int:
         """How many claims of `source` stand."""
@@ -419,6 +481,58 @@ class Store:
             *(f"{kind} *" for kind in kinds),
         )
         return int(row[0]) if row else 0
+
+    # The whole
+
+    def copy_to(self, path: Path, progress: Callable[[int, int], None] | None = None) -> None:
+        """
+        Copy the log as it is at this moment into the file at `path`; others may go on writing.
+
+        Args:
+            path: an empty file; it is whole in itself afterwards, and synced.
+            progress: called with the pages that were copied and how many there are.
+
+        Raises:
+            PolicyError: the log cannot be read, or the copy cannot be written.
+        """
+
+        def step(_: int, left: int, pages: int) -> None:
+            if progress:
+                progress(pages - left, pages)
+
+        with self.reading(), contextlib.closing(sqlite3.connect(path)) as copy:
+            self.head()  # a transaction sees the moment of its first read
+            # Whoever wants a copy that was cut off? So nothing is synced before the end.
+            copy.execute("PRAGMA synchronous = OFF")
+            self._db.backup(copy, pages=_COPY_PAGES, progress=step)
+            # One file without others beside it, to be carried away.
+            copy.execute("PRAGMA journal_mode = DELETE")
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    @contextlib.contextmanager
+    def beside(self, path: Path) -> Iterator[None]:
+        """Have the log at `path` at hand for `take_over`; it is only read."""
+        try:
+            self._db.execute("ATTACH ? AS other", (_uri(path, read_only=True),))
+        except sqlite3.Error as exc:
+            raise PolicyError(f"policy log {path}: {exc}") from exc
+        try:
+            yield
+        finally:
+            with contextlib.suppress(sqlite3.Error):  # `close` lets go of it anyway
+                self._db.execute("DETACH other")
+
+    def take_over(self, step: Callable[[str], None]) -> None:
+        """
+        Put every row of the log that is `beside` in the place of this one's, within `writing`.
+
+        `step` is called with the name of each table.
+        """
+        for table in _TABLES:
+            step(table)
+            self._db.execute(f"DELETE FROM main.{table}")  # noqa: S608
+            self._db.execute(f"INSERT INTO main.{table} SELECT * FROM other.{table}")  # noqa: S608
 
     # Feeds
 

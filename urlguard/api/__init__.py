@@ -1,0 +1,1 @@
+"""HTTP for machines: metrics and health.  Part of the control process, never of a worker."""

@@ -1,0 +1,71 @@
+"""
+What every command needs: how errors are told, the configuration, who is asking.
+"""
+
+import getpass
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from urlguard import config as configuration
+from urlguard.errors import ConfigError, InputError, UrlGuardError
+
+
+class Group(click.Group):
+    """Prints our own errors as one line each, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; an error that it raises ends the program with its exit code."""
+        try:
+            return super().invoke(ctx)
+        except ConfigError as exc:
+            for problem in exc.problems:
+                click.secho(f"error: {problem}", fg="red", err=True)
+            ctx.exit(2)
+        except UrlGuardError as exc:
+            click.secho(f"error: {exc}", fg="red", err=True)
+            # What was typed is no name, rule, time or feed: the call is wrong.
+            ctx.exit(2 if isinstance(exc, InputError) else 1)
+        except OSError as exc:
+            if not isinstance(exc, BrokenPipeError):
+                click.secho(f"error: {exc}", fg="red", err=True)
+            # The reader of our output has seen enough.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            ctx.exit(1)
+
+
+def with_config(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command ``--config``, and the configuration as its first argument."""
+
+    @click.option(
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Configuration file; default: $URLGUARD_CONFIG, ./urlguard.toml, or built-in.",
+    )
+    def run(config_path: Path | None, **arguments: Any) -> None:
+        command(configuration.load(config_path), **arguments)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__click_params__ = [  # type: ignore[attr-defined]
+        *getattr(command, "__click_params__", []),
+        *getattr(run, "__click_params__", []),
+    ]
+    return run
+
+
+def warn(message: str) -> None:
+    """Print a warning to stderr."""
+    click.secho(f"warning: {message}", fg="yellow", err=True)
+
+
+def user() -> str:
+    """Who runs the command, for the audit."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user number without a name, as in containers
+        return f"uid:{os.getuid()}"

@@ -1,0 +1,198 @@
+"""
+The policy log: what stands in it, what is made of it, backup and restore.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from urlguard import config as configuration
+from urlguard.cli.base import user, warn, with_config
+from urlguard.errors import PolicyError, UrlGuardError
+
+
+@click.command("compile")
+@with_config
+def compile_(config: configuration.Config) -> None:
+    """Compile the policy into a snapshot, which a running server swaps in."""
+    from urlguard.policy.compile import compile_apart
+    from urlguard.server import channel
+
+    path = compile_apart(config.database, config.state_dir / "snapshots")
+    channel.ask(config.state_dir, {"op": "sync"})
+    click.echo(path)
+
+
+@click.command()
+@click.option(
+    "--since",
+    type=click.IntRange(0, 1 << 62),
+    default=0,
+    metavar="N",
+    help="Only batches after serial N.",
+)
+@click.option("--verify", is_flag=True, help="Check the whole chain; exit code 1 if it is broken.")
+@click.option("--planned", is_flag=True, help="Show the rules that begin later instead.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@with_config
+def log(
+    config: configuration.Config, since: int, verify: bool, planned: bool, as_json: bool
+) -> None:
+    """Show who changed what and when, or verify that nobody changed it since."""
+    from urlguard import decisions, terminal
+    from urlguard.policy.log import PolicyLog
+
+    if not config.database.exists():
+        raise PolicyError(f"policy log {config.database}: not there; `urlguard serve` makes it")
+    if planned:
+        for plan in decisions.plans(config):
+            click.echo(json.dumps(plan.as_json()) if as_json else terminal.plan_line(plan))
+        return
+    policy = PolicyLog(config.database, read_only=True)
+    with contextlib.closing(policy), policy.store.reading():
+        if not verify:
+            for batch in policy.store.batches(since):
+                if as_json:
+                    click.echo(json.dumps(batch._asdict()))
+                    continue
+                effects = policy.store.effects_of(batch.serial, 3)
+                plans = decisions.planned(policy.store.planned_in(batch.source, batch.serial))
+                click.echo(terminal.batch_line(batch, *effects, plans))
+            return
+        damage, batches = policy.verify(), policy.store.count_batches()
+    if as_json:
+        click.echo(json.dumps({"ok": damage is None, "damage": damage and damage._asdict()}))
+    elif damage is None:
+        click.echo(f"ok: {batches} batches, each follows from the one before")
+    else:
+        click.secho(f"batch {damage.serial}: {damage.what}", fg="red")
+    if damage is not None:
+        sys.exit(1)
+
+
+@click.command("rpz")
+@click.option("--zone", is_flag=True, help="Write the zone as a zone file to standard output.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@with_config
+def rpz_(config: configuration.Config, zone: bool, as_json: bool) -> None:
+    """Show the policy as a response policy zone, and the rules that a zone cannot say."""
+    from urlguard.share import rpz
+
+    if zone:
+        rpz.write_zone(config, sys.stdout)
+        return
+    left_out = rpz.unsayable(config)
+    if as_json:
+        click.echo(json.dumps(dict(rpz.overview(config))))
+        for key, reason in left_out:
+            click.echo(json.dumps({"rule": key, "reason": reason}))
+        return
+    for words, value in rpz.overview(config):
+        click.echo(f"{words:22} {value}")
+    for key, reason in left_out:
+        click.echo(f"    {key}: {reason}")
+
+
+# -- backup and restore ----------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@with_config
+def backup(config: configuration.Config, file: Path, force: bool) -> None:
+    """
+    Copy the policy log into FILE, also while the server runs, and verify the copy's chain.
+
+    FILE is readable for you alone, and appears only when it is whole.
+    """
+    from urlguard import terminal
+    from urlguard.policy import backup as copies
+
+    with terminal.progress("backup") as step:
+        saved = copies.backup(config.database, file, force=force, step=step)
+    click.echo(f"{file}: {saved.batches} batches, up to serial {saved.serial}; the chain holds")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--above",
+    type=click.IntRange(0, (1 << 31) - 1),
+    default=0,
+    metavar="N",
+    help="Go on above serial N, if other resolvers have seen more than this folder knows.",
+)
+@with_config
+def restore(config: configuration.Config, file: Path, above: int) -> None:
+    """
+    Put the backup FILE in the place of the policy log; no server may be running.
+
+    FILE's chain is verified first. The log that is replaced is kept beside the new one.
+    """
+    from urlguard import decisions, terminal
+    from urlguard.policy import backup as copies
+
+    with _no_server(config):
+        known = max(above, _published(config))
+        with terminal.progress("restore") as step:
+            done = copies.restore(config.database, file, above=known, actor=user(), step=step)
+        click.echo(
+            f"restored {terminal.printable(str(file))}: {done.batches} batches; "
+            f"the log goes on at serial {done.serial}"
+        )
+        if done.kept:
+            click.echo(f"the log before is kept in {done.kept}")
+        try:
+            decisions.in_force(config)
+        except UrlGuardError as exc:  # the next start does it
+            warn(f"not compiled: {exc}")
+
+
+@contextlib.contextmanager
+def _no_server(config: configuration.Config) -> Iterator[None]:
+    """Keep servers from `state_dir` for as long as this lasts, with the lock that they take."""
+    config.state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+    lock = os.open(config.state_dir / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
+            raise PolicyError(
+                f"state_dir {config.state_dir}: a server is running on it, process {owner}; "
+                "stop it first"
+            ) from None
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(lock)
+
+
+def _published(config: configuration.Config) -> int:
+    """The highest serial that anything in `state_dir` tells of, the log itself left out."""
+    from urlguard.blocklist import snapshot
+    from urlguard.policy.log import PolicyLog
+    from urlguard.share.rpz import zone_file
+    from urlguard.share.store import ZoneStore
+
+    serials = [snapshot.serial_of(path) for path in snapshot.newest(config.state_dir / "snapshots")]
+    if zone_file(config).exists():
+        with contextlib.suppress(UrlGuardError), ZoneStore(zone_file(config), read_only=True) as s:
+            serials += [s.state().serial, s.state().at]
+    for path in config.database.parent.glob(f"{config.database.name}.replaced-*"):
+        if not path.name.endswith(("-wal", "-shm", "-journal")):
+            with (
+                contextlib.suppress(UrlGuardError),
+                contextlib.closing(PolicyLog(path, read_only=True)) as old,
+                old.store.reading(),
+            ):
+                serials.append(old.serial)
+    return max(serials, default=0)

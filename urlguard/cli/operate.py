@@ -1,0 +1,147 @@
+"""
+Running a server: how it is, the switch for all filtering, its cache, systemd, completion.
+"""
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from urlguard import config as configuration
+from urlguard.cli.base import user, warn, with_config
+from urlguard.errors import InputError, PolicyError
+
+if TYPE_CHECKING:
+    from urlguard.decisions import Pause
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@with_config
+def status(config: configuration.Config, as_json: bool) -> None:
+    """Say whether the server runs, which batch each worker enforces, and if filtering is paused."""
+    from urlguard.server import channel
+
+    reply = channel.ask(config.state_dir, {"op": "status"}, timeout_s=10)
+    if reply is not None and "lost" in reply:
+        reply = None
+    pause = _paused(config)
+    if as_json:
+        found = reply or {"ready": False, "workers": {}}
+        click.echo(json.dumps({**found, "paused": pause and pause._asdict()}))
+    elif reply is None:
+        click.echo(f"No server is running on {config.state_dir}.")
+    else:
+        workers = ", ".join(f"worker {n} at {s}" for n, s in sorted(reply["workers"].items()))
+        click.echo(f"Running; the log is at serial {reply['serial']}; {workers or 'no workers'}.")
+    if pause and not as_json:
+        from urlguard import terminal
+
+        click.secho(f"Filtering is PAUSED {terminal.printable(pause.words)}.", fg="red")
+    if reply is None:
+        sys.exit(1)
+
+
+def _paused(config: configuration.Config) -> "Pause | None":
+    from urlguard import decisions
+
+    try:
+        return decisions.paused(config)
+    except PolicyError as exc:  # the server may be well all the same
+        warn(str(exc))
+        return None
+
+
+@click.command()
+@click.option("--for", "duration", metavar="D", help="Go on after 30m, 12h, …, or at a time.")
+@click.option("--reason", default="", help="For the audit.")
+@with_config
+def pause(config: configuration.Config, duration: str | None, reason: str) -> None:
+    """
+    Switch all filtering off, on every worker when the command returns.
+
+    Rules stay as they are and can be changed meanwhile; `urlguard resume` switches it on again.
+    """
+    from urlguard import decisions
+
+    until = decisions.expiry(duration, "for")
+    done = decisions.pause(config, until, actor=user(), reason=reason)
+    when = f"until {decisions.moment(until)}" if until else "until `urlguard resume`"
+    click.echo(f"filtering is PAUSED {when}: {done.words}")
+    if not done.everywhere:
+        warn("a worker has not confirmed it yet; see `urlguard status`")
+        sys.exit(1)
+
+
+@click.command()
+@click.option("--reason", default="", help="For the audit.")
+@with_config
+def resume(config: configuration.Config, reason: str) -> None:
+    """Switch filtering on again, on every worker when the command returns."""
+    from urlguard import decisions
+
+    done = decisions.resume(config, actor=user(), reason=reason)
+    click.echo(f"filtering is on: {done.words}")
+    if not done.everywhere:
+        warn("a worker has not confirmed it yet; see `urlguard status`")
+        sys.exit(1)
+
+
+@click.group()
+def cache() -> None:
+    """Look after the cache of upstreams' answers."""
+
+
+@cache.command("flush")
+@click.argument("values", nargs=-1, metavar="NAME…")
+@click.option("--all", "everything", is_flag=True, help="Forget every answer.")
+@with_config
+def cache_flush(config: configuration.Config, values: tuple[str, ...], everything: bool) -> None:
+    """Have every worker forget the answers for names and all that is below them."""
+    from urlguard import names
+    from urlguard.server import channel
+
+    if everything == bool(values):
+        raise click.UsageError("give names to forget, or --all")
+    wanted = [names.canonical(value) for value in values]
+    message = {"op": "flush", "names": wanted, "all": everything}
+    reply = channel.ask(config.state_dir, message, timeout_s=10)
+    if reply is None or "lost" in reply:
+        raise PolicyError(
+            f"no server is running on {config.state_dir}; a cache lives only as long as one"
+        )
+    if "error" in reply:
+        raise PolicyError(str(reply["error"]))
+    click.echo(
+        f"forgotten: {reply['removed']} answers, "
+        f"on {reply['flushed']} of {reply['workers']} workers"
+    )
+    if reply["flushed"] < reply["workers"]:
+        warn("a worker did not answer; see `urlguard status`")
+        sys.exit(1)
+
+
+@click.command()
+@click.option("--user", "name", default="urlguard", show_default=True, help="To run the server as.")
+@with_config
+def systemd(config: configuration.Config, name: str) -> None:
+    """Print a hardened systemd unit for this installation and configuration."""
+    from urlguard.server import systemd as units
+
+    click.echo(units.unit(config, user=name), nl=False)
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """
+    Print a completion script: eval "$(urlguard completion bash)".
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise InputError(f"shell {shell}: no completion for it")
+    click.echo(kind(ctx.find_root().command, {}, "urlguard", "_URLGUARD_COMPLETE").source())

@@ -1,0 +1,238 @@
+"""
+What is said of names and URLs, and the operator's decisions about them.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+import click
+
+from urlguard import config as configuration
+from urlguard.cli.base import user, warn, with_config
+from urlguard.errors import InputError
+
+_MAX_PLANS = 1000  # planned rules that `check` looks through
+
+
+@click.command()
+@click.argument("items", nargs=-1, required=True, metavar="ITEM… | -")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--score", is_flag=True, help="Run the model on every item, decided or not.")
+@click.option("--why", is_flag=True, help="Explain; costs milliseconds an item.")
+@with_config
+def check(
+    config: configuration.Config, items: tuple[str, ...], as_json: bool, score: bool, why: bool
+) -> None:
+    """
+    Say what UrlGuard thinks of names and URLs.
+
+    With - as the only ITEM, reads lines of UTF-8 text from standard input and answers each with one
+    JSON object, in order, blank lines included.
+    """
+    from urlguard import check as checking
+
+    # No model ships with this version: --score and --why are taken, and change nothing yet.
+    del score, why
+    engine = checking.open_engine(config)
+    if not engine.serial:
+        warn(
+            f"no policy in {config.state_dir} yet; `urlguard serve` or `urlguard feed "
+            "refresh` makes it"
+        )
+    if engine.paused:
+        warn("filtering is PAUSED, whatever the rules say; see `urlguard status`")
+    if "-" in items and len(items) > 1:
+        raise click.UsageError("- stands for standard input, and must be the only ITEM")
+    if items == ("-",):
+        for output in checking.lines(engine, _standard_input()):
+            sys.stdout.buffer.write(output)
+            sys.stdout.buffer.flush()
+        return
+    found = [checking.inspect(engine, item) for item in items]
+    if as_json:
+        for verdict in found:
+            click.echo(json.dumps(verdict))
+    else:
+        from urlguard import terminal
+
+        planned = _planned(config, items)
+        for item, verdict in zip(items, found, strict=True):
+            terminal.show_verdict(verdict, planned.get(item, ()))
+    if any(verdict["kind"] == "invalid" for verdict in found):
+        sys.exit(1)
+
+
+def _standard_input() -> Iterator[bytes]:
+    while chunk := os.read(0, 1 << 16):
+        yield chunk
+
+
+def _planned(config: configuration.Config, items: tuple[str, ...]) -> dict[str, list[str]]:
+    """For each item, the rules over it that begin later, in words."""
+    from urlguard import check as checking
+    from urlguard import decisions
+    from urlguard.blocklist import snapshot
+    from urlguard.engine import Engine
+    from urlguard.verdict import Ruling
+
+    found: dict[str, list[str]] = {}
+    for plan in decisions.plans(config)[:_MAX_PLANS]:
+        # The engine itself says what the rule alone covers.
+        engine = Engine(snapshot.nothing())
+        ruling = Ruling(plan.action, plan.category, (plan.source,), 0, *plan.rule)
+        engine.overlay.apply([(plan.rule.key, ruling)], 0)
+        for item in dict.fromkeys(items):
+            if checking.inspect(engine, item)["rule"]:
+                words = f"{plan.action} {plan.rule.key} {plan.words} ({plan.source})"
+                found.setdefault(item, []).append(words)
+    return found
+
+
+def _decision(
+    action: str,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """What `block` and `allow` have in common."""
+
+    def wrap(command: Callable[..., None]) -> Callable[..., None]:
+        command = click.argument("values", nargs=-1, required=True, metavar="VALUE…")(command)
+        command = click.option(
+            "--category",
+            default="fraud" if action == "block" else "",
+            help="What kind of fraud it is, such as phishing; shown in verdicts.",
+        )(command)
+        command = click.option("--reason", default="", help="For the audit.")(command)
+        command = click.option(
+            "--from", "begins", metavar="T", help="Begin later: 2h, or a time as below."
+        )(command)
+        return click.option(
+            "--expires",
+            metavar="D",
+            help="30m, 12h, 7d after it begins, or a time such as 2030-01-31T12:00Z.",
+        )(command)
+
+    return wrap
+
+
+@click.command()
+@_decision("block")
+@click.option("--force", is_flag=True, help="Also block a public suffix, such as co.uk.")
+@with_config
+def block(
+    config: configuration.Config,
+    values: tuple[str, ...],
+    category: str,
+    reason: str,
+    begins: str | None,
+    expires: str | None,
+    force: bool,
+) -> None:
+    """
+    Block names, URLs or patterns, in force on every worker when the command returns.
+
+    VALUE is a name (it and all below it), *.name (all below it), a URL (never its whole host), or a
+    pattern such as 'pay-*-verify.example', 'keyword:paypal' or '/secure/login*.php'.
+    """
+    from urlguard import rules, wellknown
+
+    for value in values:
+        rule = rules.parse(value)
+        held = wellknown.hold_reason(rule.kind, rule.value)
+        if held and held.startswith("public suffix") and not force:
+            raise InputError(f"{value}: {held}; --force blocks it all the same")
+        if held and not force:
+            warn(f"{value}: {held}")
+    _decide(config, values, "block", category, reason, begins, expires)
+
+
+@click.command()
+@_decision("allow")
+@with_config
+def allow(
+    config: configuration.Config,
+    values: tuple[str, ...],
+    category: str,
+    reason: str,
+    begins: str | None,
+    expires: str | None,
+) -> None:
+    """Allow names, URLs or patterns whatever the lists and the model say."""
+    _decide(config, values, "allow", category, reason, begins, expires)
+
+
+@click.command()
+@click.argument("values", nargs=-1, required=True, metavar="VALUE…")
+@click.option("--reason", default="", help="For the audit.")
+@with_config
+def remove(config: configuration.Config, values: tuple[str, ...], reason: str) -> None:
+    """Withdraw the operator's decision, also a planned one; name the sources that remain."""
+    from urlguard import decisions, rules
+    from urlguard.policy.log import Change
+    from urlguard.rules import OPERATOR
+
+    parsed = list(dict.fromkeys(rules.parse(value) for value in values))
+    plans = [p for p in decisions.plans(config) if p.source == OPERATOR and p.rule in parsed]
+    decided = {rule for rule in parsed if decisions.stands(config, rule.key, OPERATOR)}
+    changes = [Change(key, None) for key in [r.key for r in parsed] + [p.key for p in plans]]
+    done = decisions.apply(config, OPERATOR, changes, actor=user(), reason=reason)
+    for rule in parsed:
+        others = decisions.others(config, rule.key, OPERATOR)
+        if decides := decisions.deciding(config, rule):
+            others.append(decides)
+        rest = f"; still said by {', '.join(others)}" if others else ""
+        mine = [plan for plan in plans if plan.rule == rule and done.changed]
+        if rule in decided and done.changed:
+            click.echo(f"withdrawn {rule.kind} {rule.value}: {done.words}{rest}")
+        elif not mine:
+            click.echo(f"{rule.value}: the operator says nothing about this {rule.kind}{rest}")
+        for plan in mine:
+            click.echo(
+                f"withdrawn plan to {plan.action} {rule.kind} {rule.value} {plan.words}: "
+                f"serial {done.serial}"
+            )
+    _finish(done.everywhere, done.changed)
+
+
+def _decide(
+    config: configuration.Config,
+    values: tuple[str, ...],
+    action: str,
+    category: str,
+    reason: str,
+    begins: str | None,
+    expires: str | None,
+) -> None:
+    """Make or change the operator's claims, through the server if one is running."""
+    from urlguard import decisions, rules
+    from urlguard.policy.log import Change
+    from urlguard.rules import OPERATOR
+
+    start = decisions.expiry(begins, "from")
+    until = decisions.expiry(expires, after=start)
+    parsed = list(dict.fromkeys(rules.parse(value) for value in values))
+    keys = [rule.key if start is None else rules.planned(start, rule.key) for rule in parsed]
+    changes = [Change(key, action, category, reason, until) for key in keys]
+    done = decisions.apply(config, OPERATOR, changes, actor=user(), reason=reason)
+    plans = decisions.plans(config)
+    for rule, key in zip(parsed, keys, strict=True):
+        others = decisions.others(config, rule.key, OPERATOR)
+        rest = f"; still said by {', '.join(others)}" if others else ""
+        later = [p for p in plans if p.rule == rule and p.key != key]
+        if later:
+            rest += f"; planned: {', '.join(f'{p.action} {p.words} ({p.source})' for p in later)}"
+        if start is None:
+            click.echo(f"{action}ed {rule.kind} {rule.value}: {done.words}{rest}")
+            continue
+        when = f"from {decisions.moment(start)}"
+        when += f" until {decisions.moment(until)}" if until else ""
+        words = f"serial {done.serial}" if done.changed else f"so already; serial {done.serial}"
+        click.echo(f"planned to {action} {rule.kind} {rule.value} {when}: {words}{rest}")
+    _finish(done.everywhere, True)
+
+
+def _finish(everywhere: bool, changed: bool) -> None:
+    if not everywhere:
+        warn("a worker has not confirmed it yet; see `urlguard status`")
+    if not everywhere or not changed:
+        sys.exit(1)

@@ -1,0 +1,310 @@
+"""
+cache: remember what upstreams said, for as long as it holds and for a while after if they fail.
+
+Stands below guard, so whatever it gives is judged again, each time, by the policy of that moment;
+no block answer is ever in it.  Knows replies and time; knows no rules and no sockets.
+
+How it works
+    An entry is an upstream's reply under the question, DO and CD.  A hit is two dictionary
+    look-ups; TTLs are counted down by the reply itself.
+    Of identical questions only one is asked upstream: the others wait for its answer.
+    An expired entry stays.  If upstreams fail, or take too long, it is given again (RFC 8767) with
+    an extended error that says so, while one question a second goes on trying.
+    Memory is bounded by an estimate for each entry.  The oldest go first, except those that were
+    used since they were last looked at.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Final, Self
+
+from urlguard import config
+from urlguard.plugins.base import Answer, Done, Parts
+from urlguard.wire import answer
+from urlguard.wire.query import NOERROR, NXDOMAIN, REFUSED, SERVFAIL, Query
+from urlguard.wire.reply import EDE_STALE, EDE_STALE_NXDOMAIN, Reply
+
+FAILURE_S: Final = 1.0  # a failure is remembered for (RFC 9520 section 3.2: at least 1 s)
+STALE_TTL_S: Final = 30  # of records given after their time (RFC 8767 section 4)
+RETRY_S: Final = 1.0  # between tries to renew an entry that is given after its time
+PREFETCH_SHARE: Final = 0.1  # of its TTL that is left when a name in demand is asked for again
+PREFETCH_TTL_S: Final = 5  # shorter ones are not worth it
+MAX_WAITING: Final = 2000  # that wait for one answer; more get SERVFAIL
+
+# What an entry costs beyond its octets, and each record in it: found with tracemalloc, see
+# tests/plugins/test_cache.py, which fails when the estimate is too low.
+ENTRY_BYTES: Final = 900
+RECORD_BYTES: Final = 16
+
+Key = tuple[str, int, bool, int]
+
+
+def _nobody(q: Query, done: Done) -> None:
+    raise RuntimeError("cache: nobody to ask")
+
+
+class _Flight:
+    """A question under way upstream, and who waits for the answer."""
+
+    __slots__ = ("forgotten", "timer", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Query, Done]] = []
+        self.timer: asyncio.TimerHandle | None = None
+        self.forgotten = False  # flushed meanwhile: what comes is not kept
+
+
+class Cache:
+    """
+    Give what is remembered, ask for the rest.
+
+    ``counters``, since the start: ``hits``, ``misses``, ``shared`` (waited for another's answer),
+    ``stale`` (answers given after their time), ``prefetched``, ``evicted``, ``failures`` (of
+    upstreams), ``over_misses`` (clients over their share), ``flushed``.
+    """
+
+    name = "cache"
+    cacheable = True
+
+    def __init__(self, options: config.Cache, loop: asyncio.AbstractEventLoop) -> None:
+        self.counters: Counter[str] = Counter()
+        self.bytes = 0  # by estimate
+        self.below: Callable[[Query, Done], None] = _nobody  # the chain puts its rest here
+        self._options = options
+        self._max_bytes = options.max_mb << 20
+        self._loop = loop
+        self._entries: dict[Key, Reply] = {}
+        self._flights: dict[Key, _Flight] = {}
+        self._closed = False
+
+    @classmethod
+    def from_config(cls, table: config.Cache, parts: Parts) -> Self:
+        """The plugin for ``[cache]``."""
+        return cls(table, parts.loop)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def on_query(self, q: Query) -> Answer | None:
+        """What is remembered and still holds."""
+        key = q.key = (q.name, q.qtype, q.do, q.flags & 0x10)
+        reply = self._entries.get(key)
+        if reply is None:
+            return None
+        now = self._loop.time()
+        left = reply.expires - now
+        if left <= 0:
+            return None
+        self.counters["hits"] += 1
+        reply.used += 1
+        if left < reply.ttl * PREFETCH_SHARE and reply.used > 1 and reply.ttl >= PREFETCH_TTL_S:
+            self._prefetch(q, key, reply, now)
+        return self._given(reply, int(now - reply.stored))
+
+    def ask(self, q: Query, done: Done) -> None:
+        """Ask upstream, or wait for who asked already; after their time, see the module."""
+        key = q.key
+        now = self._loop.time()
+        old = self._stale(key, now)
+        if old is not None and now < old.retry:
+            done(q, self._given_stale(old))
+            return
+        flight = self._flights.get(key)
+        if flight is not None:
+            if len(flight.waiting) >= MAX_WAITING:
+                done(q, Answer(answer.error(q, SERVFAIL), "cache"))
+                return
+            self.counters["shared"] += 1
+            flight.waiting.append((q, done))
+            if old is not None and flight.timer is None:
+                self._wait(key, flight)
+            return
+        who = q.who
+        if who is not None and who.misses is not None and not who.misses.take(now):
+            self.counters["over_misses"] += 1
+            done(q, self._over(q) if old is None else self._given_stale(old))
+            return
+        self.counters["misses"] += 1
+        flight = self._flights[key] = _Flight()
+        flight.waiting.append((q, done))
+        if old is not None:
+            self._wait(key, flight)
+        self.below(q.copy(), partial(self._answered, flight))
+
+    async def flush(self, names: Iterable[str], everything: bool = False) -> int:
+        """
+        Forget names and all below them, or everything; returns how many entries went.
+
+        What is under way will not be kept either.  Lets the loop go on in between.
+        """
+        roots = tuple(names)
+        below = tuple("." + name for name in roots)
+
+        def covered(name: str) -> bool:
+            return everything or name in roots or name.endswith(below)
+
+        for key in [key for key in self._flights if covered(key[0])]:
+            # Who waits gets what comes; who asks from now on is asked for anew.
+            self._flights.pop(key).forgotten = True
+        removed = 0
+        for number, key in enumerate(list(self._entries)):
+            if number % 1000 == 999:
+                await asyncio.sleep(0)
+            if covered(key[0]):
+                gone = self._entries.pop(key, None)
+                if gone is not None:
+                    self.bytes -= gone.size
+                    removed += 1
+        self.counters["flushed"] += removed
+        return removed
+
+    def adopt(self, old: "Cache") -> None:
+        """Take over what the cache of the configuration before has in it."""
+        self._entries, old._entries = old._entries, {}
+        self.bytes, old.bytes = old.bytes, 0
+        self.counters = old.counters
+        self._evict()
+
+    def close(self) -> None:
+        """Remember nothing more."""
+        self._closed = True
+
+    # ---- giving
+
+    def _given(self, reply: Reply, age: int) -> Answer:
+        found = Answer(None, "cache", None, reply)
+        found.age = age
+        found.fleeting = True
+        # A remembered failure may end sooner than a second from now.
+        found.once = reply.ttl == 0
+        return found
+
+    def _given_stale(self, reply: Reply) -> Answer:
+        self.counters["stale"] += 1
+        reply.used += 1
+        found = Answer(None, "cache", None, reply)
+        found.ede = EDE_STALE_NXDOMAIN if reply.rcode == NXDOMAIN else EDE_STALE
+        found.flat_ttl = STALE_TTL_S
+        found.once = True
+        return found
+
+    def _over(self, q: Query) -> Answer:
+        """For a client over its share of questions that must be asked upstream."""
+        if q.proven:
+            found = Answer(answer.error(q, REFUSED, answer.EDE_PROHIBITED), "cache")
+        else:
+            found = Answer(answer.truncated(q), "cache")
+        return found
+
+    def _stale(self, key: Key, now: float) -> Reply | None:
+        """An entry after its time that may still be given."""
+        reply = self._entries.get(key)
+        if reply is None or reply.ttl == 0 or now >= reply.expires + self._options.stale_s:
+            return None
+        return reply
+
+    # ---- asking
+
+    def _prefetch(self, q: Query, key: Key, reply: Reply, now: float) -> None:
+        if not self._options.prefetch or key in self._flights or self._closed:
+            return
+        if now >= reply.retry:  # else upstreams failed a moment ago
+            self.counters["prefetched"] += 1
+            flight = self._flights[key] = _Flight()
+            self.below(q.copy(), partial(self._answered, flight))
+
+    def _wait(self, key: Key, flight: _Flight) -> None:
+        wait_s = self._options.stale_wait_ms / 1000
+        flight.timer = self._loop.call_later(wait_s, self._too_slow, key, flight)
+
+    def _too_slow(self, key: Key, flight: _Flight) -> None:
+        """Upstreams let clients wait: give them what there was."""
+        flight.timer = None
+        now = self._loop.time()
+        old = self._stale(key, now)
+        if old is None or not flight.waiting:
+            return
+        old.retry = now + RETRY_S
+        waiting, flight.waiting = flight.waiting, []
+        for q, done in waiting:
+            done(q, self._given_stale(old))
+
+    def _answered(self, flight: _Flight, up: Query, found: Answer | None) -> None:
+        """Keep what came from below, and give it to all who wait."""
+        key = up.key
+        if not flight.forgotten:
+            del self._flights[key]
+        if flight.timer is not None:
+            flight.timer.cancel()
+        if found is None:
+            for q, done in flight.waiting:
+                done(q, None)
+            return
+        reply = found.reply
+        now = self._loop.time()
+        failed = reply is None or reply.rcode not in (NOERROR, NXDOMAIN)
+        old = self._stale(key, now) if failed else None
+        if failed:
+            self.counters["failures"] += 1
+        if old is not None:
+            old.retry = now + RETRY_S
+        elif reply is not None and not flight.forgotten and not self._closed:
+            self._keep(key, reply, now)
+        for q, done in flight.waiting:
+            if old is not None:
+                done(q, self._given_stale(old))
+            elif reply is not None:
+                done(q, Answer(None, found.source, None, reply))
+            else:
+                assert found.wire is not None
+                done(q, Answer(answer.error(q, found.wire[3] & 15), found.source))
+
+    # ---- keeping
+
+    def _keep(self, key: Key, reply: Reply, now: float) -> None:
+        options = self._options
+        if reply.rcode in (NOERROR, NXDOMAIN):
+            most = options.max_negative_ttl_s if reply.negative else options.max_ttl_s
+            reply.cap(most)
+            holds: float = max(reply.ttl, options.min_ttl_s) if reply.ttls else 0
+            if not holds:
+                return
+            reply.ttl = int(holds)
+        elif reply.rcode == SERVFAIL:
+            reply.ttl = 0  # marks a failure: nothing to be given after its time
+            holds = FAILURE_S
+        else:
+            return
+        reply.stored = now
+        reply.expires = now + holds
+        reply.used = 0
+        reply.size = (
+            ENTRY_BYTES + 2 * len(reply.body) + RECORD_BYTES * len(reply.ttls) + len(key[0])
+        )
+        reply.size += sum(len(name) + 64 for name in reply.targets + reply.beside)
+        reply.size += 48 * len(reply.addresses)
+        entries = self._entries
+        before = entries.pop(key, None)
+        if before is not None:
+            self.bytes -= before.size
+        entries[key] = reply
+        self.bytes += reply.size
+        if self.bytes > self._max_bytes:
+            self._evict()
+
+    def _evict(self) -> None:
+        """Let the oldest go until there is room; those in use get another round."""
+        entries = self._entries
+        spared = 0
+        while self.bytes > self._max_bytes and entries:
+            key = next(iter(entries))
+            reply = entries.pop(key)
+            if reply.used and spared < 32:
+                spared += 1
+                reply.used = 0
+                entries[key] = reply
+                continue
+            self.bytes -= reply.size
+            self.counters["evicted"] += 1

@@ -1,0 +1,175 @@
+"""
+What all listeners of a worker share: the chain, the clients, ready answers, and the books.
+
+A listener hands a datagram or message in and gets a query; it hands an answer in and it is booked:
+counted, noted in the hit log, shown to dnstap.  A reload puts another chain and other clients here.
+Knows options and headers at the edge of the network (cookies, client subnets, PROXY); knows neither
+sockets nor rules.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from urlguard.plugins import Answer, Chain
+from urlguard.plugins.clients import PLENTY, Client, Clients
+from urlguard.server.ready import Ready, ReadyAnswers, Stat
+from urlguard.server.stats import Figures, Histogram
+from urlguard.verdict import Ruling
+from urlguard.wire import proxy
+from urlguard.wire.cookie import Cookies
+from urlguard.wire.query import Query, options
+
+if TYPE_CHECKING:
+    from urlguard.server.dnstap import DnsTap
+    from urlguard.server.hits import HitBuffer
+
+COOKIE: Final = 10  # EDNS option codes
+CLIENT_SUBNET: Final = 8
+
+MAX_KINDS: Final = 2000  # kinds of answers that are counted apart
+
+Kind = tuple[str, str, str, str, str]  # source, action, the rule's source and category, segment
+_OTHER: Final[Kind] = ("other", "other", "other", "other", "other")
+
+
+class Edge:
+    """
+    The shared state of one worker's listeners.
+
+    ``at_once`` and ``waited`` hold how long answers took, in seconds: those given from within the
+    batch that read the query, at the mean of the batch, and those that were waited for.
+
+    Args:
+        clock: seconds since 1970, for cookies.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        clients: Clients,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        cookies: Cookies | None = None,
+        hits: "HitBuffer | None" = None,
+        tap: "DnsTap | None" = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.chain = chain
+        self.clients = clients
+        self.loop = loop
+        self.ready = ReadyAnswers(clients.ready, loop)
+        self.cookies = cookies
+        self.hits = hits
+        self.tap = tap
+        self.at_once = Histogram()
+        self.waited = Histogram()
+        self._clock = clock
+        self._kinds: dict[Kind, Stat] = {}
+
+    def replace(self, chain: Chain, clients: Clients) -> None:
+        """Use another chain and other clients from the next query on."""
+        self.ready.close()
+        self.chain = chain
+        self.clients = clients
+        self.ready = ReadyAnswers(clients.ready, self.loop)
+
+    # ---- queries
+
+    def unwrap(self, data: bytes, front: Client) -> tuple[bytes, Client]:
+        """
+        A datagram from a front end without its PROXY header, and the client that it names.
+
+        Raises:
+            WireError: there is no such header, and so nobody to answer.
+        """
+        host, _port, start = proxy.read(data)
+        # LOCAL: the front end asks for itself, to see whether we are there.
+        return data[start:], self.clients.find(host) if host else self.without_front(front)
+
+    def without_front(self, front: Client) -> Client:
+        """A front end that speaks for itself."""
+        own = Client(front.host, front.address)
+        own.allowed = front.allowed
+        own.segment = front.segment
+        return own
+
+    def read_options(self, q: Query, who: Client) -> None:
+        """
+        Act on a query's EDNS options; unknown ones are ignored (RFC 6891 section 6.1.2).
+
+        Raises:
+            WireError: a cookie or a client subnet is malformed.
+        """
+        at = q.options_at
+        for code, content in options(q.data, at, at + q.options):
+            if code == COOKIE and self.cookies is not None and not q.reply_options:
+                packed = b"" if who.address is None else who.address.packed
+                option, valid = self.cookies.answer(content, packed, int(self._clock()))
+                q.reply_options += option
+                q.proven = q.proven or valid
+            elif code == CLIENT_SUBNET and who.front == "ecs":
+                found = proxy.subnet(content)
+                if found is not None:
+                    q.who = self.clients.find(found[0])
+                    # The answer is for that subnet and no other: a front end may cache it.
+                    q.reply_options += proxy.subnet_echo(content, found[1])
+
+    # ---- answers
+
+    def keep(self, q: Query, found: Answer, wire: bytes) -> None:
+        """Keep a ready answer, if the datagram and its client permit it."""
+        who = q.who
+        # Only a question with at most a bare OPT record: a client's cookie would make each of its
+        # queries a new entry, and padding would make entries as large as somebody likes.
+        if who.allowed and who.front is None and self.tap is None and q.plain:
+            hit = self._hit(q, found.ruling)
+            stat = self.stat("ready", found.ruling, who)
+            self.ready.put(who.ready, q.data[2:], Ready(wire[2:], stat, hit), found.fleeting)
+            if who.left <= 0 and not self.clients.limited:
+                who.left = PLENTY  # used up, and there is no plugin to grant more
+
+    def book(self, q: Query, found: Answer) -> None:
+        """Count an answer, and note a hit."""
+        ruling = found.ruling
+        self.stat(found.source, ruling, q.who).count += 1
+        if ruling is not None and self.hits is not None:
+            hit = self._hit(q, ruling)
+            if hit is not None:
+                self.hits.add(q.who.host, *hit)
+
+    def stat(self, source: str, ruling: Ruling | None, who: Client) -> Stat:
+        """Where answers of one kind are counted; of too many kinds, the rest together."""
+        segment = who.segment.name if who.segment else ""
+        if ruling is None:
+            kind: Kind = (source, "none", "", "", segment)
+        else:
+            kind = (source, ruling.action, ruling.sources[0], ruling.category, segment)
+        stat = self._kinds.get(kind)
+        if stat is None:
+            if len(self._kinds) >= MAX_KINDS:
+                kind = _OTHER
+            stat = self._kinds.setdefault(kind, Stat())
+        return stat
+
+    def _hit(self, q: Query, ruling: Ruling | None) -> tuple[Any, ...] | None:
+        """What the hit log wants to know beside the client."""
+        if ruling is None or self.hits is None or ruling.action == "allow":
+            return None
+        segment = q.who.segment.name if q.who.segment else ""
+        rule = f"{ruling.kind} {ruling.value}"
+        category, sources = ruling.category, ruling.sources
+        return q.name, q.qtype, ruling.action, category, rule, sources, segment
+
+    def figures(self, figures: Figures) -> None:
+        """What the books say, for the metrics."""
+        for (source, action, origin, category, segment), stat in self._kinds.items():
+            figures.count("urlguard_answers_total", stat.count, source, action)
+            if action not in ("none", "allow"):
+                figures.count("urlguard_hits_total", stat.count, action, origin)
+                figures.count("urlguard_category_hits_total", stat.count, action, category)
+                figures.count("urlguard_segment_hits_total", stat.count, action, segment)
+        figures.histogram("urlguard_answer_seconds", self.at_once, "at_once")
+        figures.histogram("urlguard_answer_seconds", self.waited, "waited")
+        figures.gauge("urlguard_ready_answers", len(self.ready))
