@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench clean
+.PHONY: help run test lint bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,10 @@ lint: $(VENV)/.dev ## check style and types; changes nothing
 
 bench: $(VENV)/.dev ## measure against Unbound and dnsdist on one list; writes benchmarks/record
 	$(BIN)/python -m benchmarks.resolvers
+
+fuzz: $(VENV)/.dev ## a million broken datagrams and 10,000 broken streams; ten minutes
+	URLGUARD_FUZZ=20 $(BIN)/pytest -q tests/test_fuzz.py
+	$(BIN)/python -m benchmarks.hostile
 
 clean: ## remove the environment and everything that was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -7,12 +7,22 @@ delivers a datagram in the sender's time: what it takes to bring an answer into 
 the server's, what it takes to bring a query in is dnsperf's, for all servers alike.
 """
 
+import bisect
+import contextlib
+import math
 import os
 import re
 import shutil
+import signal
 import socket
+import statistics
 import struct
 import subprocess
+import threading
+import time
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -130,6 +140,8 @@ def meaning(reply: bytes) -> str:
     _, flags, _, answers, _, _ = struct.unpack_from("!HHHHHH", reply)
     if not flags & 0x8000:
         return "no response"
+    if flags & 0x0200:
+        return "truncated"
     if rcode := flags & 15:
         return {2: "SERVFAIL", 3: "NXDOMAIN", 5: "REFUSED"}.get(rcode, f"rcode {rcode}")
     at = 12
@@ -142,6 +154,112 @@ def meaning(reply: bytes) -> str:
     if reply[at] < 0xC0 or reply[at + 2 : at + 4] != b"\0\1":
         return "other records"
     return socket.inet_ntoa(reply[at + 12 : at + 16])
+
+
+# -- many questions, each with its time ------------------------------------------------------------
+
+
+class Figures(NamedTuple):
+    """What came of the questions of some time; seconds from question to answer."""
+
+    asked: int
+    lost: int  # without any answer
+    span_s: float  # that they were asked in
+    p50: float
+    p99: float
+    p999: float
+    most: float
+    said: Counter[str]
+
+    def row(self, case: str, **more: object) -> dict[str, object]:
+        """The columns of `results` that they fill."""
+        return {
+            "case": case,
+            "rounds": 1,
+            "queries": self.asked - self.lost,
+            "per_s": round(self.asked / self.span_s) if self.span_s else "",
+            "loss_pct": round(100 * self.lost / max(1, self.asked), 4),
+            "seconds": round(self.p50, 6),
+            "seconds_p99": round(self.p99, 6),
+            "seconds_p999": round(self.p999, 6),
+            "seconds_high": round(self.most, 6),
+            **more,
+        }
+
+
+class Series:
+    """
+    Questions in any order: when (`time.monotonic`), how long the answer took, what it said.
+
+    The time of one without an answer is infinite.
+    """
+
+    def __init__(self) -> None:
+        self.when = array("d")
+        self.seconds = array("d")
+        self.said: list[str] = []
+
+    def add(self, when: float, seconds: float, said: str) -> None:
+        """One question."""
+        self.when.append(when)
+        self.seconds.append(seconds)
+        self.said.append(said)
+
+    def lose(self, when: float) -> None:
+        """One that was never answered."""
+        self.add(when, math.inf, "nothing")
+
+    def figures(self, since: float = -math.inf, until: float = math.inf) -> Figures:
+        """
+        Of the questions of that time.
+
+        Raises:
+            BenchmarkError: there were none.
+        """
+        chosen = [i for i, when in enumerate(self.when) if since <= when < until]
+        if not chosen:
+            raise BenchmarkError("no question was asked in the time that counts")
+        answered = sorted(s for i in chosen if (s := self.seconds[i]) < math.inf) or [math.inf]
+        times = [self.when[i] for i in chosen]
+        return Figures(
+            asked=len(chosen),
+            lost=sum(self.seconds[i] == math.inf for i in chosen),
+            span_s=max(times) - min(times),
+            p50=quantile(answered, 0.5),
+            p99=quantile(answered, 0.99),
+            p999=quantile(answered, 0.999),
+            most=answered[-1],
+            said=Counter(self.said[i] for i in chosen),
+        )
+
+
+def joined(series: Iterable[Series]) -> Series:
+    """All of their questions."""
+    whole = Series()
+    for one in series:
+        whole.when.extend(one.when)
+        whole.seconds.extend(one.seconds)
+        whole.said += one.said
+    return whole
+
+
+def typical(rounds: list[Figures]) -> Figures:
+    """Of several rounds: counts added up, medians of the quantiles, the longest of all."""
+    return Figures(
+        asked=sum(one.asked for one in rounds),
+        lost=sum(one.lost for one in rounds),
+        span_s=sum(one.span_s for one in rounds),
+        p50=statistics.median(one.p50 for one in rounds),
+        p99=statistics.median(one.p99 for one in rounds),
+        p999=statistics.median(one.p999 for one in rounds),
+        most=max(one.most for one in rounds),
+        said=sum((one.said for one in rounds), Counter()),
+    )
+
+
+def quantile(ordered: list[float], share: float) -> float:
+    """The smallest of the ordered values that at least this share of them does not exceed."""
+    return ordered[math.ceil(share * len(ordered)) - 1]
 
 
 # -- dnsperf ---------------------------------------------------------------------------------------
@@ -195,6 +313,93 @@ def dnsperf(pid: int, port: int, names: Path, seconds: float, *, once: bool) -> 
         cpu_us=spent / completed * 1e6,
         others=others,
     )
+
+
+class Steady:
+    """
+    dnsperf at a given rate, with the time of every single query.
+
+    dnsperf tells each query's latency, in the order of the answers, and no time of day.  So the
+    size of its output is looked at 50 times a second, which tells when a line was written.
+    """
+
+    TIMEOUT_S = 2.0  # then a query is lost
+    _LOOK_S = 0.02
+
+    def __init__(self, port: int, names: Path, rate: int, output: Path) -> None:
+        command = ["dnsperf", "-s", "127.0.0.1", "-p", str(port), "-d", str(names), "-v"]
+        command += ["-t", str(int(self.TIMEOUT_S)), "-c", "8", "-T", "1", "-Q", str(rate)]
+        command += ["-l", "100000"]  # until it is told to stop
+        # So many under way that a server that stalls is asked on at the same rate.
+        command += ["-q", str(min(60_000, int(2 * rate * self.TIMEOUT_S))), "-b", "4096"]
+        self._output = output
+        self._sizes: list[int] = []
+        self._times: list[float] = []
+        with output.open("wb") as file:
+            self._process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        self._looking = threading.Thread(target=self._look, daemon=True)
+        self._looking.start()
+
+    def _look(self) -> None:
+        ended = False
+        while not ended:
+            ended = self._process.poll() is not None
+            self._sizes.append(self._output.stat().st_size)
+            self._times.append(time.monotonic())
+            time.sleep(self._LOOK_S)
+
+    def stop(self) -> Series:
+        """
+        Ask no more, wait for what is under way, and tell how it went.
+
+        Raises:
+            BenchmarkError: dnsperf ended before it was told to.
+        """
+        if self._process.poll() is not None:
+            tail = self._output.read_text(errors="replace").strip()[-300:]
+            raise BenchmarkError(f"dnsperf ended by itself: {tail}")
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(self.TIMEOUT_S + 30)
+        self._looking.join()
+        return self._read()
+
+    def kill(self) -> None:
+        """End it in any case."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._looking.join()
+
+    def _read(self) -> Series:
+        series = Series()
+        at = 0
+        said = {word: word for word in ("NOERROR", "NXDOMAIN", "SERVFAIL", "REFUSED")}
+        with self._output.open("rb") as file:
+            for line in file:
+                at += len(line)
+                if not line.startswith(b"> "):
+                    continue
+                parts = line.split()
+                index = min(bisect.bisect_left(self._sizes, at), len(self._times) - 1)
+                when = self._times[index]
+                if parts[1] == b"I":
+                    continue  # under way when it was told to stop
+                if parts[1] == b"T":
+                    series.lose(when - self.TIMEOUT_S)
+                else:
+                    word = parts[1].decode()
+                    series.add(when, float(parts[-1]), said.get(word, word))
+        return series
+
+
+@contextlib.contextmanager
+def steady(port: int, names: Path, rate: int, output: Path) -> Iterator[Steady]:
+    """dnsperf at a rate, gone when the block is left."""
+    load = Steady(port, names, rate, output)
+    try:
+        yield load
+    finally:
+        load.kill()
 
 
 def need_dnsperf() -> str:

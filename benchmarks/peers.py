@@ -16,9 +16,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks import lists, load, stub
 from urlguard import __version__
@@ -149,12 +149,22 @@ def upstream(folder: Path, binary: Path | None) -> Iterator[int]:
     """Start the upstream and give its port."""
     port, log = free_port(), folder / "upstream.log"
     if binary is None:
-        command = [sys.executable, str(Path(stub.__file__)), str(port)]
-    else:
-        command = [str(binary), "stub", str(port)]
-    with process(command, log) as child:
+        with python_stub(folder, port):
+            yield port
+        return
+    with process([str(binary), "stub", str(port)], log) as child:
         wait_for(child, log, port, "ready.example", [stub.ADDRESS])
         yield port
+
+
+@contextlib.contextmanager
+def python_stub(folder: Path, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the upstream in Python, with options of its own; it may be killed by whoever asked."""
+    log = folder / f"stub-{port}.log"
+    command = [sys.executable, str(Path(stub.__file__)), str(port), *options]
+    with process(command, log) as child:
+        wait_for(child, log, port, "ready.example", [stub.ADDRESS])
+        yield child
 
 
 @contextlib.contextmanager
@@ -175,23 +185,30 @@ def bare(folder: Path, binary: Path, mode: str, upstream_port: int) -> Iterator[
 def urlguard_config(
     folder: Path,
     feeds: dict[str, Path],
-    upstream_port: int,
+    upstream_port: int | Sequence[int],
     *,
     port: int,
     workers: int = 1,
     answer: str = "nxdomain",
+    more: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
-    """Write a configuration; lists are refreshed by hand only."""
-    lines = [
-        'state_dir = "var"',
-        "[server]",
-        f'listen = ["127.0.0.1:{port}"]',
-        f"workers = {workers}",
-        "[forward]",
-        f'upstreams = ["127.0.0.1:{upstream_port}"]',
-        "[guard]",
-        f'answer = "{answer}"',
-    ]
+    """
+    Write a configuration; lists are refreshed by hand only.
+
+    `more` has further keys by section: strings, numbers, truth values and lists of them.
+    """
+    ports = [upstream_port] if isinstance(upstream_port, int) else upstream_port
+    sections: dict[str, dict[str, Any]] = {
+        "server": {"listen": [f"127.0.0.1:{port}"], "workers": workers},
+        "forward": {"upstreams": [f"127.0.0.1:{one}" for one in ports]},
+        "guard": {"answer": answer},
+    }
+    for section, keys in (more or {}).items():
+        sections.setdefault(section, {}).update(keys)
+    lines = ['state_dir = "var"']
+    for section, keys in sections.items():
+        # JSON's strings, numbers, truth values and lists are TOML's as well.
+        lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
     for name, path in feeds.items():
         lines += ["[[feed]]", f'name = "{name}"', f"path = {json.dumps(str(path))}"]
         lines += ['format = "csv"', 'column = "domain"', 'category_column = "category"']
@@ -207,11 +224,19 @@ def command(*arguments: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def urlguard(folder: Path, rules: dict[str, str], upstream_port: int) -> Iterator[Server]:
-    """UrlGuard: supervisor, control process and one worker; ready from an empty state folder."""
+def urlguard(
+    folder: Path,
+    rules: dict[str, str],
+    upstream_port: int | Sequence[int],
+    *,
+    workers: int = 1,
+    more: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Iterator[Server]:
+    """UrlGuard: supervisor, control process and workers; ready from an empty state folder."""
     lists.write_csv(rules.items(), folder / "list.csv")
     port, log = free_port(), folder / "urlguard.log"
-    config = urlguard_config(folder, {"list": folder / "list.csv"}, upstream_port, port=port)
+    feeds = {"list": folder / "list.csv"}
+    config = urlguard_config(folder, feeds, upstream_port, port=port, workers=workers, more=more)
     with process(command("serve", "--config", str(config)), log) as child:
         ready = wait_for(child, log, port, _some(rules), ["NXDOMAIN"])
         yield Server("UrlGuard", __version__, child.pid, port, ready, len(rules), 0, True, True)

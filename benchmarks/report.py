@@ -61,6 +61,33 @@ def policy(rows: Iterable[Mapping[str, Any]]) -> str:
     return _table(lines)
 
 
+def under_load(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A line for each case, with what clients noticed and whether that is good enough."""
+    lines = [["case", "a second", "unanswered", "median", "p99", "p99.9", "longest", "passed"]]
+    for row in rows:
+        times = [_brief(row, key) for key in ("", "_p99", "_p999", "_high")]
+        lost = _number(row, "loss_pct", 3)
+        lost += " %" if lost != "–" else ""
+        lines.append([row["case"], _number(row, "per_s", 0), lost, *times])
+        lines[-1].append(row.get("passed") or "–")
+    return _table(lines)
+
+
+def verdict(rows: Iterable[Mapping[str, Any]]) -> None:
+    """End the program with an error if a row with a target missed it."""
+    missed = [row["case"] for row in rows if row.get("passed") == "no"]
+    if missed:
+        raise SystemExit(f"missed the target: {'; '.join(missed)}")
+
+
+def _brief(row: Mapping[str, Any], kind: str) -> str:
+    """A time that may be a part of a millisecond."""
+    if row.get(f"seconds{kind}") in (None, ""):
+        return "–"
+    ms = float(row[f"seconds{kind}"]) * 1000
+    return f"{ms:,.1f} ms" if ms < 100 else f"{ms:,.0f} ms"
+
+
 def _time(seconds: Any) -> str:
     value = float(seconds)
     return f"{value:.1f} s" if value >= 10 else f"{value * 1000:,.0f} ms"
@@ -88,7 +115,9 @@ def _table(lines: Sequence[Sequence[str]]) -> str:
 def tables(record: Path = results.RECORD) -> str:
     """Everything that the latest runs measured, each with where and when."""
     parts = []
-    for benchmark, show in (("resolvers", resolvers), ("policy", policy)):
+    shown = [("resolvers", resolvers), ("policy", policy)]
+    shown += [(name, under_load) for name in ("changes", "failover", "flood")]
+    for benchmark, show in shown:
         rows = results.latest(benchmark, record)
         if not rows:
             parts.append(f"No run of `benchmarks.{benchmark}` is recorded.")

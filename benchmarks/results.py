@@ -28,7 +28,8 @@ COLUMNS = (
     *("per_s", "loss_pct"),
     "others_pct",  # of all CPU time, taken by programs that were none of ours; the worst round
     *("rss_mib", "pss_mib", "disk_mib"),
-    *("seconds", "seconds_low", "seconds_high", "seconds_p99"),
+    *("seconds", "seconds_low", "seconds_high", "seconds_p99", "seconds_p999"),
+    "passed",  # yes or no, for a row with a target
 )
 
 Row = dict[str, str]
@@ -79,6 +80,8 @@ def write(benchmark: str, rows: Iterable[Mapping[str, Any]], record: Path = RECO
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{now:%Y-%m-%d}.csv"
     fresh = not path.exists()
+    if not fresh:
+        _widen(path)
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if fresh:
@@ -86,6 +89,19 @@ def write(benchmark: str, rows: Iterable[Mapping[str, Any]], record: Path = RECO
         writer.writerows({**about, **row} for row in rows)
     print(f"recorded in benchmarks/{path.relative_to(HERE)}", file=sys.stderr)
     return path
+
+
+def _widen(path: Path) -> None:
+    """Give a file from before a column was added all of them, so that its rows stay readable."""
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) == COLUMNS:
+            return
+        rows = list(reader)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def latest(benchmark: str, record: Path = RECORD) -> list[Row]:

@@ -166,6 +166,18 @@ def test_a_plugin_that_raises_fails_the_play(
         play(plays.parse(text, Path("good.toml")), tmp_path)
 
 
+def test_an_address_in_the_hit_log_fails_the_play(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Whatever a play says, no client's address may be in the hit log at its end.
+    """
+    monkeypatch.setattr("urlguard.server.hits.Pseudonyms.of", lambda self, client, day: client)
+    text = GOOD.replace("ask =", 'run = "block www.example"\nask =')
+    with pytest.raises(PlayFailedError, match=r"has the address 127\.0\.0\.1"):
+        play(plays.parse(text, Path("good.toml")), tmp_path)
+
+
 def test_the_readme_names_every_key() -> None:
     """
     Whatever a play may say is explained in the README, and nothing else is.

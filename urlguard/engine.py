@@ -194,8 +194,9 @@ class Live:
         self._subscribers.append(callback)
 
     def unsubscribe(self, callback: Callable[[], None]) -> None:
-        """Call `callback` no longer."""
-        self._subscribers.remove(callback)
+        """Call `callback` no longer; nothing happens if it is not called."""
+        if callback in self._subscribers:
+            self._subscribers.remove(callback)
 
     def swap(self, engine: Engine) -> None:
         """Put another engine into use."""

@@ -4,6 +4,7 @@ Playing a play: step by step, and what is not as it should be said in one messag
 
 import contextlib
 import gzip
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,11 @@ class _Player:
         if made.hits_folder.exists():
             for path in made.hits_folder.iterdir():
                 text = _text(path)
-                wrong += [f"{path.name} has {a}" for a in self._addresses if f'"{a}"' in text]
+                wrong += [
+                    f"the hit log: {path.name} has the address {address}"
+                    for address in sorted(self._addresses)
+                    if re.search(rf"(?<![\w.:]){re.escape(address)}(?![\w.:])", text)
+                ]
         for label in self._background:
             wrong.append(f"nobody looked at the answers of background = {label!r}")
         return wrong

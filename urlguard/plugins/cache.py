@@ -269,8 +269,8 @@ class Cache:
             most = options.max_negative_ttl_s if reply.negative else options.max_ttl_s
             reply.cap(most)
             holds: float = max(reply.ttl, options.min_ttl_s) if reply.ttls else 0
-            if not holds:
-                return
+            if not holds or (reply.negative and not reply.ttl):
+                return  # nobody said how long there is nothing, or that it is for this moment
             reply.ttl = int(holds)
         elif reply.rcode == SERVFAIL:
             reply.ttl = 0  # marks a failure: nothing to be given after its time

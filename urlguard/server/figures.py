@@ -1,6 +1,6 @@
 """What listeners and plugins count, under the names of the metrics."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import TYPE_CHECKING, Any
 
 from urlguard.plugins import Chain
@@ -28,6 +28,7 @@ _UPSTREAM = {
 
 def listeners(found: Iterable[UdpListener | TcpListener], figures: Figures) -> None:
     """Queries by transport, and what became of those without a proper answer."""
+    opened: Sized = ()
     for one in found:
         transport = "udp" if isinstance(one, UdpListener) else "tcp"
         counters = one.counters
@@ -37,10 +38,11 @@ def listeners(found: Iterable[UdpListener | TcpListener], figures: Figures) -> N
         if isinstance(one, UdpListener):
             figures.count("urlguard_truncated_total", counters["truncated"])
             continue
-        figures.gauge("urlguard_tcp_open", len(one.open))
+        opened = one.open  # of all listeners
         figures.count("urlguard_tcp_connections_total", counters["connections"], "opened")
         for event in ("closed_idle", "closed_full", "closed_client", "closed_slow"):
             figures.count("urlguard_tcp_connections_total", counters[event], event)
+    figures.gauge("urlguard_tcp_open", len(opened))
 
 
 def chain(found: Chain, figures: Figures) -> None:

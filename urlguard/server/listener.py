@@ -205,7 +205,7 @@ class UdpListener:
             self.counters["waited"] += 1
             edge.chain.resolve(q, self._resolved)
             return
-        wire = self._fit(q, found.octets(q))
+        wire = self._fit(q, found)
         if found.ready and wire:
             edge.keep(q, found, wire)
         edge.book(q, found)
@@ -217,7 +217,7 @@ class UdpListener:
         edge.waited.observe(perf_counter() - q.when)
         if found is not None and self._sock.fileno() >= 0:
             edge.book(q, found)
-            self._finish(q, self._fit(q, found.octets(q)))
+            self._finish(q, self._fit(q, found))
         if self._idle is not None and not self._waiting and not self._idle.done():
             self._idle.set_result(None)
 
@@ -229,12 +229,19 @@ class UdpListener:
             self._edge.tap.answer(q.who.host, wire, False)
         self._send(wire, q.client, q.via)
 
-    def _fit(self, q: Query, wire: bytes) -> bytes:
+    def _fit(self, q: Query, found: Answer) -> bytes:
         """The answer, or one that sends the client to TCP if it is too large for it."""
-        if len(wire) > MIN_UDP_SIZE and len(wire) > q.udp_limit:
-            self.counters["truncated"] += 1
-            return answer.truncated(q, wire[3] & 15)
-        return wire
+        wire = found.octets(q)
+        if len(wire) <= MIN_UDP_SIZE or len(wire) <= q.udp_limit:
+            return wire
+        if found.reply is not None and found.wire is None and found.reply.counts[2]:
+            # Additional records are a courtesy: without them it may fit (RFC 2181 section 9).
+            found.reply = found.reply.without_additional()
+            wire = found.octets(q)
+            if len(wire) <= q.udp_limit:
+                return wire
+        self.counters["truncated"] += 1
+        return answer.truncated(q, wire[3] & 15)
 
     def _send(self, wire: bytes, client: tuple[Any, ...], via: Ancillary | None) -> None:
         # A full buffer, a firewall's EPERM, a client at port 0: the answer is lost, as datagrams

@@ -39,6 +39,11 @@ class TcpListener:
     ``counters`` holds, since the start: ``connections``, ``queries``, ``malformed``,
     ``closed_idle``, ``closed_full`` (to stay below the limit), ``closed_client`` (too many from one
     address) and ``closed_slow`` (the client did not read).
+
+    Args:
+        connections: at most, with those of the listeners ``beside``.
+        per_client: of them, from one address.
+        beside: another listener of this worker, which has the same connections in view.
     """
 
     def __init__(
@@ -50,15 +55,16 @@ class TcpListener:
         idle_s: float = Server.tcp_idle_s,
         connections: int = Server.tcp_connections,
         per_client: int = Server.tcp_per_client,
+        beside: "TcpListener | None" = None,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.edge = edge
         self.loop = loop
         self.idle_s = idle_s
         self.per_client = per_client
-        self.by_client: Counter[str] = Counter()
         # A dictionary for its order: who was active longest ago comes first.
-        self.open: dict[_Connection, None] = {}
+        self.open: dict[_Connection, None] = {} if beside is None else beside.open
+        self.by_client: Counter[str] = Counter() if beside is None else beside.by_client
         self.limit = connections
         self._sock = sock
         self._server: asyncio.Server | None = None

@@ -33,6 +33,7 @@ from urlguard.wire.cookie import Cookies
 WAIT_S = 3.0  # for the control process's word, when there is a snapshot to begin with
 FIRST_POLICY_S = 600.0  # when there is none, or it says so: the first import has to end
 DRAIN_S = 5.0
+COOKIES_S = 3600.0  # between two looks at the cookies' secret
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Worker:
         self.stats = Stats()
         self.listeners: list[UdpListener | TcpListener] = []
         self.edge: Edge | None = None
-        self._closing: set[asyncio.TimerHandle] = set()
+        self._replaced: list[Chain] = []  # queries under way still get their answers from these
         self._ending: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -70,9 +71,13 @@ class Worker:
         gc.collect()
         gc.freeze()
         process.say_ready()
-        reloading = asyncio.create_task(self._reload_when_told())
+        beside = [
+            asyncio.create_task(self._reload_when_told()),
+            asyncio.create_task(self._renew_cookies()),
+        ]
         await stop.wait()
-        reloading.cancel()
+        for task in beside:
+            task.cancel()
         await asyncio.gather(*(listener.drain(DRAIN_S) for listener in self.listeners))
         following.cancel()
         await self._close()
@@ -100,18 +105,18 @@ class Worker:
         edge = self.edge = Edge(chain, clients, loop)
         self._equip(edge)
         self.following.live.subscribe(lambda: edge.ready.clear())
+        over_tcp: TcpListener | None = None
         for udp, tcp in self.sockets:
-            self.listeners.append(UdpListener(socket.socket(fileno=udp), edge, loop))
-            self.listeners.append(
-                TcpListener(
-                    socket.socket(fileno=tcp),
-                    edge,
-                    loop,
-                    idle_s=server.tcp_idle_s,
-                    connections=server.tcp_connections,
-                    per_client=server.tcp_per_client,
-                )
+            over_tcp = TcpListener(
+                socket.socket(fileno=tcp),
+                edge,
+                loop,
+                idle_s=server.tcp_idle_s,
+                connections=server.tcp_connections,
+                per_client=server.tcp_per_client,
+                beside=over_tcp,
             )
+            self.listeners += [UdpListener(socket.socket(fileno=udp), edge, loop), over_tcp]
         for listener in self.listeners:
             if isinstance(listener, UdpListener):
                 listener.start()
@@ -153,8 +158,8 @@ class Worker:
             self.stats.add(partial(figures.hits, edge.hits))
 
     async def _close(self) -> None:
-        for handle in self._closing:
-            handle.cancel()
+        for chain in self._replaced:
+            chain.close()
         if self.edge is not None:
             self.edge.ready.close()
             self.edge.chain.close()
@@ -173,6 +178,14 @@ class Worker:
             else:
                 self.inbox.accept()
 
+    async def _renew_cookies(self) -> None:
+        """Take part in the change of the cookies' secret, whichever worker made it."""
+        while True:
+            await asyncio.sleep(COOKIES_S)
+            if self.edge is not None and self.edge.cookies is not None:
+                secrets = await asyncio.to_thread(cookie_secrets, self.config.state_dir)
+                self.edge.cookies = Cookies(*secrets)
+
     def _reload(self, config: Config) -> None:
         """Answer by another configuration from the next query on."""
         edge = self.edge
@@ -188,9 +201,13 @@ class Worker:
                 listener.idle_s = config.server.tcp_idle_s
                 listener.limit = config.server.tcp_connections
                 listener.per_client = config.server.tcp_per_client
-        # Queries under way in the old chain get their answers from there.
-        loop = asyncio.get_running_loop()
-        self._closing.add(loop.call_later(DRAIN_S, old.close))
+        self._replaced.append(old)
+        asyncio.get_running_loop().call_later(DRAIN_S, self._end, old)
+
+    def _end(self, chain: Chain) -> None:
+        if chain in self._replaced:
+            self._replaced.remove(chain)
+            chain.close()
 
     # What the control process asks for
 

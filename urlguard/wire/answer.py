@@ -26,6 +26,7 @@ EDE_NO_REACHABLE, EDE_NETWORK = 22, 23
 _EDE_OPTION = 15
 _BASE = wire.QR | wire.RA
 _ECHO = wire.OPCODE | wire.RD | wire.CD
+_MAX_LOOK = 16  # records of a refused message that are looked at
 _QNAME = b"\xc0\x0c"  # a pointer to offset 12, where the question's name stands
 
 _header = Struct("!HHHHHH").pack
@@ -49,21 +50,36 @@ def error_raw(data: bytes, rcode: int) -> bytes:
     Args:
         data: at least 12 octets.
 
-    The question is repeated where it could be read.  BADVERS needs the OPT record that carries its
-    upper bits; no other answer to a broken message has one.
+    The question is repeated where it could be read, and an OPT record that could be read is
+    answered with ours (RFC 6891 section 6.1.1): a client that gets none takes it that we know no
+    EDNS.  BADVERS needs it for its upper bits.
     """
     ident, flags, questions, *_ = wire.header(data)
     question = b""
-    if questions == 1 and not flags & wire.OPCODE:
+    opt = b""
+    if questions == 1:
         try:
             end = wire.skip_name(data, 12) + 4
+            if end <= len(data) and end <= 12 + 255 + 4:
+                if not flags & wire.OPCODE:
+                    question = data[12:end]
+                opt = _opt_in_return(data, end, rcode)
         except WireError:
-            end = len(data) + 1
-        if end <= len(data) and end <= 12 + 255 + 4:
-            question = data[12:end]
-    opt = _opt(0, OPT, UDP_SIZE, rcode >> 4, 0, 0, 0) if rcode > 15 else b""
+            pass
+    if rcode > 15 and not opt:
+        opt = _opt(0, OPT, UDP_SIZE, rcode >> 4, 0, 0, 0)
     head = _header(ident, _BASE | flags & _ECHO | rcode & 15, len(question) > 0, 0, 0, len(opt) > 0)
     return head + question + opt
+
+
+def _opt_in_return(data: bytes, at: int, rcode: int) -> bytes:
+    """Our OPT record if there is one in `data`, whose records begin at `at`."""
+    _, _, _, answers, authorities, additionals = wire.header(data)
+    for _ in range(min(answers + authorities + additionals, _MAX_LOOK)):
+        rtype, _, ttl, _, at = wire.read_record(data, at)
+        if rtype == OPT:
+            return _opt(0, OPT, UDP_SIZE, rcode >> 4, 0, ttl & 0x8000, 0)
+    return b""
 
 
 def addresses(q: Query, rdatas: Sequence[bytes], ttl: int, ede: int | None = None) -> bytes:

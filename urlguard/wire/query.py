@@ -23,6 +23,7 @@ A, SOA, AAAA, OPT, ANY = 1, 6, 28, 41, 255
 IN = 1
 
 UDP_SIZE = 1232  # octets; what we advertise and the most we send over UDP (DNS flag day 2020)
+MAX_POINTERS: Final = 64  # to follow for one name; a longer chain is there to keep us busy
 MIN_UDP_SIZE = 512  # RFC 1035 section 4.2.1, and the floor of RFC 6891 section 6.2.3
 
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
@@ -298,16 +299,17 @@ def read_name(data: bytes, at: int) -> str:
     The name at `at`, following compression pointers, in the form of `Query.name`.
 
     Raises:
-        WireError: as `skip_name`, anywhere on the way.
+        WireError: as `skip_name`, anywhere on the way, or there are more than 64 pointers.
     """
     labels: list[bytes] = []
-    size = 0
+    size = pointers = 0
     limit = at  # each pointer must lead further back, so there is an end
     try:
         while length := data[at]:
             if length > 63:
                 to = (length & 0x3F) << 8 | data[at + 1]
-                if length < 0xC0 or not 12 <= to < limit:
+                pointers += 1
+                if length < 0xC0 or not 12 <= to < limit or pointers > MAX_POINTERS:
                     _bad_label(length, at)
                 at = limit = to
                 continue

@@ -45,6 +45,7 @@ EDE_STALE_NXDOMAIN: Final = 19  # section 4.20
 
 MAX_RECORDS: Final = 4096  # of one reply; an honest one has a few dozen at most
 MAX_NAMES: Final = 256  # that one reply leads to
+MAX_PLACES: Final = 1024  # in one reply at which such names stand; more cost too much time to read
 
 _IPV4_HINT, _IPV6_HINT = 4, 6  # service parameters, RFC 9460 section 14.3.2
 
@@ -277,6 +278,7 @@ class _Reading:
         self.targets: dict[str, None] = {}
         self.beside: dict[str, None] = {}
         self.addresses: list[bytes] = []
+        self.places: set[tuple[int, int]] = set()  # of names that were read, and into which
 
     def answer(self, at: int, count: int) -> int:
         """Read the answer section; the offset after it."""
@@ -389,7 +391,16 @@ class _Reading:
             raise WireError("SVCB record: parameters end elsewhere", SERVFAIL)
 
     def _name(self, at: int, into: dict[str, None]) -> None:
-        name = read_name(self.data, at)
+        data = self.data
+        # A thousand addresses mostly have one owner, and a pointer to it each.
+        pointed = at + 1 < len(data) and data[at] >= 0xC0
+        place = (data[at] & 0x3F) << 8 | data[at + 1] if pointed else at
+        if (place, id(into)) in self.places:
+            return
+        self.places.add((place, id(into)))
+        if len(self.places) > MAX_PLACES:
+            raise WireError(f"leads to names at more than {MAX_PLACES} places", SERVFAIL)
+        name = read_name(data, at)
         if name:  # the root belongs to nobody
             into[name] = None
             if len(into) > MAX_NAMES:

@@ -28,7 +28,9 @@ BATCH: Final = 16  # datagrams read in one go before the loop may do something e
 STRAYS: Final = 32  # datagrams that are no reply, until a socket is retired
 
 _SIZE: Final = 4096  # octets; more than the 1232 that we ask for
-_LOWEST, _PORTS = 1024, 65_536 - 1024
+# Below are the ports that services of this machine have, and want back when they restart.
+_LOWEST: Final = 16_384
+_PORTS: Final = 65_536 - _LOWEST
 _DRAWS: Final = 32  # ports that may be taken before the kernel chooses
 _QUERIES: Final = (200, 800)  # a socket serves from 200 up to 1000 queries
 _AGE_S: Final = (60, 240)
@@ -216,6 +218,8 @@ class Ports:
             sock.setblocking(False)
             for _ in range(_DRAWS):
                 port = _LOWEST + self._random.number() % _PORTS
+                if port == self._address.port:
+                    continue  # on loopback it is the upstream's own
                 try:
                     sock.bind(("::" if six else "0.0.0.0", port))  # noqa: S104 - connected below
                 except OSError as exc:
