@@ -1,6 +1,7 @@
 """Upstream replies: what is read of them, and that each client's answer is its own."""
 
 import itertools
+import struct
 import time
 
 import dns.edns
@@ -622,3 +623,40 @@ def test_any_records_are_rendered_as_they_were_or_refused(answer, authority, add
     again = read_reply(ours, q.question_end, q.qtype)
     for same in ("rcode", "counts", "ttl", "negative", "targets", "beside", "addresses", "cut"):
         assert getattr(again, same) == getattr(reply, same)
+
+
+@pytest.mark.parametrize("qtype", [1, 28])
+@given(data=st.data())
+def test_the_short_way_reads_what_the_long_way_does(qtype, data):
+    """
+    Replies of addresses alone are read straight from their places, to the same result as others.
+    """
+    q = parse_query(dns.message.make_query("www.example", qtype).to_wire())
+    width = 4 if qtype == 1 else 16
+    ttls = data.draw(st.lists(st.integers(0, 0xFFFFFFFF), min_size=1, max_size=5))
+    owner = data.draw(st.sampled_from([b"\xc0\x0c", b"\xc0\x0c", b"\xc0\x10"]))
+    records = b"".join(
+        owner + struct.pack("!HHIH", qtype, 1, ttl, width) + bytes([i]) * width
+        for i, ttl in enumerate(ttls)
+    )
+    opt = data.draw(
+        st.sampled_from([b"", b"\0\0\x29\4\xd0\0\0\0\0\0\0", b"\0\0\x29\4\xd0\1\0\0\0\0\0"])
+    )
+    head = q.data[:2] + b"\x81\xa0\0\1" + struct.pack("!HHH", len(ttls), 0, bool(opt))
+    wire = head + q.question + records + opt + data.draw(st.sampled_from([b"", b"x"]))
+
+    def read():
+        try:
+            found = replies.read_reply(wire, q.question_end, qtype)
+        except WireError as exc:
+            return str(exc)
+        names = ("rcode", "body", "counts", "ttls", "ttl", "ad", "negative", "cut", "ede")
+        return [getattr(found, n) for n in (*names, "targets", "beside", "addresses")]
+
+    short = read()
+    before = replies._addresses
+    replies._addresses = lambda *_: None
+    try:
+        assert read() == short
+    finally:
+        replies._addresses = before

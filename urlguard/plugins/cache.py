@@ -280,11 +280,11 @@ class Cache:
         reply.stored = now
         reply.expires = now + holds
         reply.used = 0
-        reply.size = (
-            ENTRY_BYTES + 2 * len(reply.body) + RECORD_BYTES * len(reply.ttls) + len(key[0])
-        )
-        reply.size += sum(len(name) + 64 for name in reply.targets + reply.beside)
-        reply.size += 48 * len(reply.addresses)
+        size = ENTRY_BYTES + 2 * len(reply.body) + RECORD_BYTES * len(reply.ttls) + len(key[0])
+        size += 48 * len(reply.addresses)
+        if reply.targets or reply.beside:
+            size += sum(len(name) + 64 for name in reply.targets + reply.beside)
+        reply.size = size
         entries = self._entries
         before = entries.pop(key, None)
         if before is not None:

@@ -234,7 +234,10 @@ class _Connection(asyncio.Protocol):
     def turn(self) -> None:
         """Go on after others had their turn."""
         self._yielding = False
-        self._read()
+        if self._transport is None:
+            self._buffer.clear()  # nobody is there to get the answers
+        else:
+            self._read()
 
     def _read(self) -> None:
         """Answer the whole messages in the buffer, as many as may be open."""
