@@ -61,7 +61,7 @@ def policy(rows: Iterable[Mapping[str, Any]]) -> str:
     return _table(lines)
 
 
-def under_load(rows: Iterable[Mapping[str, Any]]) -> str:
+def under_load(rows: Sequence[Mapping[str, Any]]) -> str:
     """A line for each case, with what clients noticed and whether that is good enough."""
     lines = [["case", "a second", "unanswered", "median", "p99", "p99.9", "longest", "passed"]]
     for row in rows:
@@ -70,7 +70,11 @@ def under_load(rows: Iterable[Mapping[str, Any]]) -> str:
         lost += " %" if lost != "–" else ""
         lines.append([row["case"], _number(row, "per_s", 0), lost, *times])
         lines[-1].append(row.get("passed") or "–")
-    return _table(lines)
+    others = [float(row["others_pct"]) for row in rows if row.get("others_pct")]
+    if not others:
+        return _table(lines)
+    quiet = f"Other programs took up to {max(others):.0f} % of the CPUs meanwhile."
+    return f"{_table(lines)}\n\n{quiet}"
 
 
 def verdict(rows: Iterable[Mapping[str, Any]]) -> None:

@@ -191,6 +191,8 @@ def server(tmp_path: Path, upstream: Upstream) -> Iterator[MakeServer]:
             f'[server]\nlisten = ["127.0.0.1:0"]\n'
             f'[forward]\nupstreams = ["127.0.0.1:{upstream.port}"]\ntimeout_ms = 500\n{more}\n'
         )
+        if "[api]" not in more:
+            text += '[api]\nlisten = "127.0.0.1:0"\n'
         if feed is not None:
             (tmp_path / "list.txt").write_text(feed)
             text += '[[feed]]\nname = "list"\npath = "list.txt"\nformat = "domains"\n'

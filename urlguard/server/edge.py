@@ -103,8 +103,12 @@ class Edge:
             WireError: a cookie or a client subnet is malformed.
         """
         at = q.options_at
+        seen = set()  # of several options of a kind the first counts, and is answered
         for code, content in options(q.data, at, at + q.options):
-            if code == COOKIE and self.cookies is not None and not q.reply_options:
+            if code in seen:
+                continue
+            seen.add(code)
+            if code == COOKIE and self.cookies is not None:
                 packed = b"" if who.address is None else who.address.packed
                 option, valid = self.cookies.answer(content, packed, int(self._clock()))
                 q.reply_options += option

@@ -76,6 +76,8 @@ def _bind(where: Endpoint, port: int, kind: int, *, shared: bool = True) -> sock
         if kind == socket.SOCK_STREAM:
             # Connections in TIME_WAIT must not keep a restarted server out.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # What a client that does not read can make the kernel keep; else it is megabytes.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
         elif shared:
             with contextlib.suppress(OSError):  # bursts; the kernel gives what it permits
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
