@@ -259,7 +259,7 @@ def test_live_tells_of_changes():
     """
     live = Live(engine([]))
     seen = []
-    live.subscribe(lambda: seen.append(live.engine))
+    live.subscribe(lambda names: seen.append(live.engine))
     other = engine(["feed:a block domain evil.example"])
     live.swap(other)
     live.changed()

@@ -13,7 +13,7 @@ below), and at equal specificity allow beats block beats review.  A feed's excep
 feed's rule standing ends the feeds' tier: patterns are asked next.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from operator import itemgetter
 
 from urlguard import urls, wellknown
@@ -177,6 +177,9 @@ def _popular(name: str) -> Verdict:
     return Verdict("allow", "popular") if wellknown.popular_rank(name) else NOTHING
 
 
+Changed = Callable[[Collection[str] | None], None]
+
+
 class Live:
     """
     The engine in use.
@@ -187,13 +190,18 @@ class Live:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._subscribers: list[Callable[[], None]] = []
+        self._subscribers: list[Changed] = []
 
-    def subscribe(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called after every change of policy: swap, or growth of the overlay."""
+    def subscribe(self, callback: "Changed") -> None:
+        """
+        Have `callback` called after every change of policy: swap, or growth of the overlay.
+
+        It gets the names that were spoken about: these and those below them may be judged
+        differently now, and no others.  None: any name may be.
+        """
         self._subscribers.append(callback)
 
-    def unsubscribe(self, callback: Callable[[], None]) -> None:
+    def unsubscribe(self, callback: "Changed") -> None:
         """Call `callback` no longer; nothing happens if it is not called."""
         if callback in self._subscribers:
             self._subscribers.remove(callback)
@@ -203,7 +211,7 @@ class Live:
         self.engine = engine
         self.changed()
 
-    def changed(self) -> None:
-        """Tell subscribers that the engine in use judges differently now."""
+    def changed(self, names: Collection[str] | None = None) -> None:
+        """Tell subscribers that the engine in use judges differently now; see `subscribe`."""
         for callback in self._subscribers:
-            callback()
+            callback(names)

@@ -140,7 +140,7 @@ class FakeLive:
         for name, ruling in rulings.items():
             self.rulings[name.replace("_", ".")] = ruling
         for callback in self.callbacks:
-            callback()
+            callback(None)
 
 
 def ruling(action: str = "block", *sources: str, category: str = "phishing") -> Ruling:

@@ -262,7 +262,7 @@ class World:
         ends(lambda: [timer.cancel() for timer in self._timers.values()])
         self._midnight()
         self._equip()
-        self.live.subscribe(lambda: self.edge.ready.clear())
+        self.live.subscribe(lambda names: self.edge.ready.changed(names))
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         ends(udp.close)
         udp.bind(("127.0.0.1", 0))

@@ -60,7 +60,7 @@ class Live:
         """Block these names and no others from now on."""
         self.rulings = dict.fromkeys(blocked, BLOCK)
         for callback in self.callbacks:
-            callback()
+            callback(None)
 
 
 class Upstream(asyncio.DatagramProtocol):
@@ -154,7 +154,7 @@ class Servers:
         if extra is not None:
             chain = Chain([extra, *chain.plugins], loop)
         shared = Edge(chain, clients, loop, **(edge or {}))
-        live.subscribe(shared.ready.clear)
+        live.subscribe(shared.ready.changed)
         [(udp_sock, tcp_sock)] = open_sockets(Endpoint(host, 0), 1)
         port = udp_sock.getsockname()[1]
         udp = UdpListener(udp_sock, shared, loop)

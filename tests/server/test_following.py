@@ -69,7 +69,7 @@ async def test_a_change_is_in_force_when_it_is_confirmed(pair):
     following, control = pair
     await control.heard(op="hello", worker=3, serial=0)
     changes = []
-    following.live.subscribe(lambda: changes.append(following.live.engine.serial))
+    following.live.subscribe(lambda names: changes.append(following.live.engine.serial))
     control.send(op="change", changes=[["domain evil.example", BLOCK]])
     control.send(op="change", changes=[["domain bad.example", BLOCK]], serial=7)
     await control.heard(serial=7)
@@ -148,3 +148,27 @@ async def test_a_lost_connection_costs_nothing(pair):
     control.hang_up()
     await control.heard(op="hello", serial=7)
     assert following.live.engine.decide("evil.example").action == "block"
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ([["domain a.example", BLOCK]], ["a.example"]),
+        ([["subtree a.example", None], ["below b.example", BLOCK]], ["a.example", "b.example"]),
+        ([["url a.example/x", BLOCK]], []),
+        ([["pattern *pay*", BLOCK]], None),
+        ([[SWITCH, BLOCK]], None),
+        ([[f"domain {i}.example", BLOCK] for i in range(20)], None),
+    ],
+)
+async def test_subscribers_hear_which_names_were_spoken_about(pair, changes, names):
+    """
+    Up to a few; None where any name may be judged differently.
+    """
+    following, control = pair
+    await control.heard(op="hello", worker=3, serial=0)
+    heard = []
+    following.live.subscribe(heard.append)
+    control.send(op="change", changes=changes, serial=7)
+    await control.heard(serial=7)
+    assert heard == [names]

@@ -40,9 +40,9 @@ def loop():
     return Loop()
 
 
-def an_answer(octets=b"answer"):
+def an_answer(octets=b"answer", names=()):
     """A ready answer that nobody counts."""
-    return Ready(octets, Stat(), None)
+    return Ready(octets, Stat(), None, names)
 
 
 def test_answers_stay_until_the_policy_changes(loop):
@@ -145,3 +145,30 @@ def test_closed_there_is_no_timer_left(loop):
     answers.close()
     assert table == {}
     assert all(timer.cancelled for timer in loop.timers)
+
+
+def test_a_change_takes_out_what_depends_on_the_name(loop):
+    """
+    The name, those below it, and answers that lead there; all others stay.
+    """
+    tables = {"": {}, "school": {}}
+    answers = ReadyAnswers(tables, loop)
+    kept = {
+        b"itself": ["evil.example"],
+        b"below": ["www.evil.example"],
+        b"leads": ["fine.example", "cdn.evil.example"],
+        b"beside": ["notevil.example"],
+        b"above": ["example"],
+        b"other": ["evil.example.org"],
+    }
+    for key, names in kept.items():
+        for table in tables.values():
+            answers.put(table, key, an_answer(key, names), key == b"leads")
+    answers.changed(["evil.example"])
+    for table in tables.values():
+        assert set(table) == {b"beside", b"above", b"other"}
+    assert len(answers) == 6
+    answers.changed([])
+    assert len(answers) == 6
+    answers.changed(None)
+    assert len(answers) == 0

@@ -3,6 +3,7 @@
 """
 
 import json
+import os
 import sys
 
 import click
@@ -50,6 +51,7 @@ def feed_refresh(config: configuration.Config, names: tuple[str, ...], force: bo
 
     chosen = [schedule.named(config, name) for name in names] or list(schedule.feeds(config))
     log = PolicyLog(config.database)
+    os.nice(5)  # answering queries comes first
     gc.disable()  # millions of small objects, none in a cycle
     failed = False
     for one in chosen:

@@ -33,7 +33,8 @@ class Answer:
     ``source`` is the name of the plugin that gave it.  ``ruling`` is the rule that decided or that
     let the query pass for review.  ``ready`` is set by the chain: the same datagram may get the
     same answer, without asking again, until the policy changes; if ``fleeting``, for a second; if
-    ``once``, never: it is for this client alone.
+    ``once``, never: it is for this client alone.  ``led`` has the names, beside the one asked for,
+    whose rules it depends on.
     """
 
     __slots__ = (
@@ -41,6 +42,7 @@ class Answer:
         "ede",
         "flat_ttl",
         "fleeting",
+        "led",
         "once",
         "ready",
         "reply",
@@ -66,6 +68,7 @@ class Answer:
         self.ready = False
         self.fleeting = False
         self.once = False
+        self.led: tuple[str, ...] = () if reply is None else reply.targets + reply.beside
 
     def octets(self, q: Query) -> bytes:
         """The whole message for `q`."""

@@ -15,7 +15,7 @@ How it works
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, Self
@@ -75,7 +75,8 @@ class Cache:
         self._options = options
         self._max_bytes = options.max_mb << 20
         self._loop = loop
-        self._entries: dict[Key, Reply] = {}
+        # A plain dictionary would pass over every entry removed from its front, again and again.
+        self._entries: OrderedDict[Key, Reply] = OrderedDict()
         self._flights: dict[Key, _Flight] = {}
         self._closed = False
 
@@ -162,7 +163,7 @@ class Cache:
 
     def adopt(self, old: "Cache") -> None:
         """Take over what the cache of the configuration before has in it."""
-        self._entries, old._entries = old._entries, {}
+        self._entries, old._entries = old._entries, OrderedDict()
         self.bytes, old.bytes = old.bytes, 0
         self.counters = old.counters
         self._evict()
@@ -299,8 +300,7 @@ class Cache:
         entries = self._entries
         spared = 0
         while self.bytes > self._max_bytes and entries:
-            key = next(iter(entries))
-            reply = entries.pop(key)
+            key, reply = entries.popitem(last=False)
             if reply.used and spared < 32:
                 spared += 1
                 reply.used = 0

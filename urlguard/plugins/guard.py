@@ -119,13 +119,13 @@ class Guard(Local):
             judged = reply.judged = self._judge(reply)
         if not (judged.blocks or judged.beside or judged.reviews):
             return a
-        return self._led(q, a, judged)
+        return self._led(q, a, reply, judged)
 
     def close(self) -> None:
         """Listen to changes of policy no longer."""
         self._live.unsubscribe(self._changed)
 
-    def _changed(self) -> None:
+    def _changed(self, names: Collection[str] | None = None) -> None:
         self._policy = object()
 
     def _judge(self, reply: Reply) -> _Judged:
@@ -138,7 +138,7 @@ class Guard(Local):
         bare = reply.without_additional() if mentioned else None
         return _Judged(self._policy, blocks, reviews, mentioned, bare)
 
-    def _led(self, q: Query, a: Answer, judged: _Judged) -> Answer:
+    def _led(self, q: Query, a: Answer, reply: Reply, judged: _Judged) -> Answer:
         """What becomes of an answer that leads to names with rules."""
         if self._live.engine.paused:
             return a
@@ -147,7 +147,9 @@ class Guard(Local):
         for ruling in judged.blocks:
             if manner.blocks(ruling):
                 self.counters["answers_blocked"] += 1
-                return Answer(manner.wire(q, ruling), "guard", ruling)
+                blocked = Answer(manner.wire(q, ruling), "guard", ruling)
+                blocked.led = reply.targets
+                return blocked
         if any(map(manner.blocks, judged.beside)):
             self.counters["additional_removed"] += 1
             a.reply = judged.bare

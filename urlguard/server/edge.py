@@ -130,7 +130,12 @@ class Edge:
         if who.allowed and who.front is None and self.tap is None and q.plain:
             hit = self._hit(q, found.ruling)
             stat = self.stat("ready", found.ruling, who)
-            self.ready.put(who.ready, q.data[2:], Ready(wire[2:], stat, hit), found.fleeting)
+            self.ready.put(
+                who.ready,
+                q.data[2:],
+                Ready(wire[2:], stat, hit, (q.name, *found.led)),
+                found.fleeting,
+            )
             if who.left <= 0 and not self.clients.limited:
                 who.left = PLENTY  # used up, and there is no plugin to grant more
 

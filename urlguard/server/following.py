@@ -9,8 +9,9 @@ Knows the channel, snapshots and overlays; knows no packets.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from urlguard import events
 from urlguard.blocklist import snapshot
@@ -22,6 +23,7 @@ from urlguard.server.channel import Message
 from urlguard.server.stats import Figures
 from urlguard.verdict import Ruling, decode
 
+MANY: Final = 4  # changes at once, up to which their names are told one by one
 _RETRY_S = 0.2
 
 Handler = Callable[[Message, asyncio.StreamWriter], Awaitable[None]]
@@ -99,7 +101,7 @@ class Following:
         hello = {"op": "hello", "worker": self._number, "serial": serial}
         writer.write(channel.encode({**hello, "snapshot": self._snapshot}))
         beside = [asyncio.ensure_future(work(writer)) for work in self.beside]
-        pending: list[list[str | None]] = []
+        pending: list[tuple[str, Ruling | None]] = []
         try:
             while (message := await channel.read(reader)) is not None:
                 match message["op"]:
@@ -110,11 +112,14 @@ class Following:
                     case "snapshot":
                         await self._open(Path(message["path"]), bool(message["anew"]), writer)
                     case "change":
-                        pending += message["changes"]
+                        pending += [(str(k), decode(a, str(k))) for k, a in message["changes"]]
                         if "serial" in message:
-                            self._apply(pending, int(message["serial"]))
+                            await self._apply(pending, int(message["serial"]))
                             pending = []
                             self._say_serial(writer)
+                        else:
+                            # The next message may be in the buffer: reading it would not wait.
+                            await asyncio.sleep(0)
                     case "urgent":
                         self._apply_urgent(message["changes"], int(message["serial"]))
                         self._say_serial(writer, urgent=int(message["serial"]))
@@ -153,15 +158,22 @@ class Following:
         )
         self._say_serial(writer)
 
-    def _apply(self, changes: list[list[str | None]], serial: int) -> None:
+    async def _apply(self, changes: list[tuple[str, Ruling | None]], serial: int) -> None:
+        """
+        Take changes over, in pieces between which queries are answered.
+
+        The serial moves with the last piece: whatever ends this early, all of it is sent again.
+        """
         engine = self._next or self.live.engine
-        engine.overlay.apply(
-            ((str(key), decode(after, str(key))) for key, after in changes), serial
-        )
-        if self._next is None:
-            self.live.changed()
-        else:
-            self._swap()
+        for at in range(0, max(1, len(changes)), channel.CHUNK):
+            piece, last = changes[at : at + channel.CHUNK], at + channel.CHUNK >= len(changes)
+            engine.overlay.apply(piece, serial if last else engine.serial)
+            if self._next is None:
+                self.live.changed(_names(piece))
+            elif last:
+                self._swap()
+            if not last:
+                await asyncio.sleep(0)
 
     def _apply_urgent(self, changes: list[list[str | None]], serial: int) -> None:
         """Take a decision over at once that stands behind a change too large for the overlay."""
@@ -172,7 +184,7 @@ class Following:
         for engine in (self.live.engine, self._next):
             if engine is not None:
                 engine.overlay.apply(decoded, engine.serial)
-        self.live.changed()
+        self.live.changed(_names(decoded))
 
     def _swap(self, anew: bool = False) -> None:
         """
@@ -196,3 +208,17 @@ class Following:
         if refused:
             message["refused"] = True
         writer.write(channel.encode(message))
+
+
+def _names(changes: Sequence[tuple[str, Ruling | None]]) -> list[str] | None:
+    """The names that rule changes speak about; None if they may concern any name."""
+    if len(changes) > MANY:
+        return None
+    names = []
+    for key, _ in changes:
+        kind, _, value = key.partition(" ")
+        if kind in ("domain", "subtree", "below"):
+            names.append(value)
+        elif kind != "url":  # which never blocks its host
+            return None
+    return names

@@ -2,13 +2,14 @@
 Ready answers: what is given again to the same datagram without parsing it or asking a plugin.
 
 The chain marks the answers that depend on nothing but the datagram's octets, the client's segment
-and the policy.  They are kept under the octets after the query's ID, for each segment apart, and
-any change of policy empties the table on the same thread, so that no answer of an old policy can be
-stored after it.  What comes from the cache counts its TTLs down, so it stays for a second only.
-Knows octets; knows neither sockets nor names.
+and the policy.  They are kept under the octets after the query's ID, for each segment apart.  A
+change of policy takes out what it may concern on the same thread, so that no answer of an old
+policy can be stored after it.  What comes from the cache counts its TTLs down, so it stays for a
+second only.  Knows octets and what they depend on; knows neither sockets nor rules.
 """
 
 import asyncio
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 MAX_READY: Final = 8192  # kept in all; then all are forgotten, which takes 0.5 ms
@@ -25,14 +26,21 @@ class Stat:
 
 
 class Ready:
-    """A ready answer: all octets after the ID, who counts it, and what the hit log wants of it."""
+    """
+    A ready answer: all octets after the ID, who counts it, and what the hit log wants of it.
 
-    __slots__ = ("hit", "stat", "tail")
+    ``names``: those whose rules it depends on, each as ``.name`` and a line's end.
+    """
 
-    def __init__(self, tail: bytes, stat: Stat, hit: tuple[Any, ...] | None) -> None:
+    __slots__ = ("hit", "names", "stat", "tail")
+
+    def __init__(
+        self, tail: bytes, stat: Stat, hit: tuple[Any, ...] | None, names: Iterable[str]
+    ) -> None:
         self.tail = tail
         self.stat = stat
         self.hit = hit
+        self.names = "".join([f".{name}\n" for name in names])
 
 
 class ReadyAnswers:
@@ -74,6 +82,23 @@ class ReadyAnswers:
             table.clear()
         self._fleeting.clear()
         self._count = 0
+
+    def changed(self, names: Collection[str] | None = None) -> None:
+        """
+        Forget what may be answered differently now: all, or what depends on `names` or names below.
+
+        Looking through all of them takes half a millisecond, and leaves nearly all where they are:
+        a decision now and then must not send every client the long way.
+        """
+        if names is None:
+            self.clear()
+            return
+        parts = [f".{name}\n" for name in names]
+        for table in self._tables.values():
+            for part in parts:
+                for key in [key for key, ready in table.items() if part in ready.names]:
+                    del table[key]
+                    self._count -= 1
 
     def close(self) -> None:
         """Keep nothing more."""

@@ -70,6 +70,9 @@ class Worker:
         # What is there now stays: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
+        # Hardly anything on the packet path makes cycles, and walking a full cache in search of
+        # them stops the loop for 10 to 20 ms: let it be rare.
+        gc.set_threshold(20_000, 50, 1000)
         process.say_ready()
         beside = [
             asyncio.create_task(self._reload_when_told()),
@@ -104,7 +107,7 @@ class Worker:
         chain, clients = self._chain(self.config)
         edge = self.edge = Edge(chain, clients, loop)
         self._equip(edge)
-        self.following.live.subscribe(lambda: edge.ready.clear())
+        self.following.live.subscribe(lambda names: edge.ready.changed(names))
         over_tcp: TcpListener | None = None
         for udp, tcp in self.sockets:
             over_tcp = TcpListener(
