@@ -307,6 +307,19 @@ def test_zones_have_upstreams_of_their_own():
         ("[bus]\nurl = 'nats://x'", 'this version knows "memory:" only'),
         ("plugins = ['forward', 'guard']", "forward must be last"),
         ("plugins = ['acl', 'acl', 'forward']", "a name stands twice"),
+        ("plugins = ['acl', 'cache', 'guard', 'forward']", "guard must stand above cache"),
+        ("plugins = ['guard', 'rebind', 'cache', 'forward']", "rebind must stand below cache"),
+        ("plugins = ['guard', 'cache', 'forward', 'rebind']", "forward must be last"),
+        ("plugins = ['guard', 'cache']", "cache is last; must stand above one that it can ask"),
+        (
+            "[cache]\nmin_ttl_s = 300\nmax_ttl_s = 60",
+            "min_ttl_s = 300: must not be above max_ttl_s",
+        ),
+        (
+            "[[segment]]\nname = 'a'\nnetworks = ['10.0.0.0/8']\n"
+            "categories = ['fraud', 'ads']\npass_categories = ['ads', 'fraud']",
+            "[[segment]] a: fraud, ads: must not be in both categories and pass_categories",
+        ),
         ("[rpz]\nlisten = ['127.0.0.1:53']\nallow = ['192.0.2.0/24']", "key is needed"),
         ("[[rpz.tsig]]\nname = 'a'", "must have name and secret_file"),
     ],
@@ -425,6 +438,14 @@ def test_upstreams_need_no_port(text):
         ("[acl]\nallow = ['10.0.0.0/8']", ["loopback address as sinkhole"]),
         ("[acl]\nallow = ['10.0.0.0/8']\n[guard]\nanswer = 'nxdomain'", []),
         ("[acl]\nallow = ['0.0.0.0/0']\n[guard]\nanswer = 'zero'", ["open resolver"]),
+        ("plugins = ['guard', 'forward']", ["acl is not among them"]),
+        ("plugins = ['acl', 'forward']", ["guard is not among them; nothing is blocked"]),
+        ("plugins = ['limit', 'acl', 'guard', 'forward']", ["limit stands above acl"]),
+        ("plugins = ['acl', 'special', 'guard', 'forward']", ["special stands above guard"]),
+        ("[server]\nproxy_from = ['0.0.0.0/0']", ["[server] proxy_from: 0.0.0.0/0: everybody"]),
+        ("[server]\necs_from = ['192.0.2.1/32', '::/0']", ["[server] ecs_from: ::/0: everybody"]),
+        ("[server]\nproxy_from = ['0.0.0.0/1']\necs_from = ['192.0.2.0/24']", []),
+        ("[cache]\nmin_ttl_s = 60\nmax_ttl_s = 60", []),
     ],
 )
 def test_what_is_permitted_and_probably_not_meant(text, said):
@@ -434,3 +455,83 @@ def test_what_is_permitted_and_probably_not_meant(text, said):
     found = config.warnings(parse(text))
     assert len(found) == len(said)
     assert all(part in line for part, line in zip(said, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        (0o600, None),
+        (0o400, None),
+        (0o640, "its group can read it; chmod 600"),
+        (0o604, "everybody can read it; chmod 600"),
+        (None, "not there"),
+    ],
+)
+def test_who_may_read_the_token_of_the_metrics(tmp_path, mode, said):
+    """
+    A file with a secret is its owner's alone, and is there.
+    """
+    token = tmp_path / "token"
+    if mode is not None:
+        token.write_text("0123456789abcdef")
+        token.chmod(mode)
+    found = config.warnings(parse(f"[api]\nmetrics_token_file = {str(token)!r}"))
+    wanted = [] if said is None else [f"[api] metrics_token_file: {token}: {said}"]
+    assert found == wanted
+
+
+# -- whether an upstream is ourselves --------------------------------------------------------------
+
+
+def own_addresses():
+    """IPv4 addresses of this machine beyond loopback, as the kernel lists them."""
+    lines = Path("/proc/net/fib_trie").read_text().splitlines()
+    for line, after in itertools.pairwise(lines):
+        if "/32 host LOCAL" in after:
+            address = ipaddress.ip_address(line.split()[-1])
+            if not address.is_loopback:
+                yield str(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "own", "wanted"),
+    [
+        ("127.0.0.1:53", "127.0.0.1:53", True),
+        ("127.0.0.1:53", "127.0.0.1:5300", False),
+        ("127.0.0.1:53", "127.0.0.2:53", False),
+        ("127.0.0.53:53", "0.0.0.0:53", True),
+        ("127.0.0.53:53", "0.0.0.0:5300", False),
+        ("[::ffff:127.0.0.1]:53", "127.0.0.1:53", True),
+        ("0.0.0.0:53", "127.0.0.1:53", True),
+        ("[::]:53", "[::1]:53", True),
+        ("[::1]:53", "[::]:53", True),
+        ("127.0.0.1:53", "[::]:53", False),
+        ("[::1]:53", "0.0.0.0:53", False),
+        ("192.0.2.253:53", "192.0.2.253:53", True),
+        ("203.0.113.253:53", "0.0.0.0:53", False),
+        ("[2001:db8::253]:53", "[::]:53", False),
+        ("[fe80::1%none]:53", "[::]:53", False),
+    ],
+)
+def test_what_arrives_at_ourselves(address, own, wanted):
+    """
+    The address that is listened on, or any of this machine where all are; on the same port.
+    """
+    assert config.endpoint(address).reaches(config.endpoint(own)) is wanted
+
+
+def test_every_address_of_this_machine_is_ours():
+    """
+    On a wildcard an upstream that is any own address, not loopback alone, would be a loop.
+    """
+    addresses = sorted(set(own_addresses()))
+    if not addresses:
+        pytest.skip("this machine has loopback alone")
+    for address in addresses:
+        for text in (
+            f"[forward]\nupstreams = ['{address}']",
+            f"[forward.zones]\n'corp.example' = ['{address}']",
+        ):
+            (problem,) = problems(f"[server]\nlisten = ['0.0.0.0:53']\n{text}")
+            assert f"'{address}': is this server's own address" in problem
+            parse(f"[server]\nlisten = ['0.0.0.0:5300']\n{text}")

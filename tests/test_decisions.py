@@ -1,7 +1,10 @@
 """Decisions without a running server: straight into the policy log."""
 
 import contextlib
+import fcntl
+import json
 import socket
+import threading
 import time
 
 import pytest
@@ -10,6 +13,7 @@ from urlguard import decisions, rules
 from urlguard.config import Config
 from urlguard.errors import InputError, PolicyError
 from urlguard.policy.log import Change, PolicyLog
+from urlguard.server import channel
 
 EVIL = "subtree evil.example"
 
@@ -46,6 +50,83 @@ def test_a_socket_that_nobody_listens_on_is_no_server(config):
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(config.state_dir / "control.sock"))
     assert apply(config, "operator", Change(EVIL, "block")).changed
+
+
+@pytest.fixture
+def held(config):
+    """A server holds the folder; its control process is not there."""
+    with (config.state_dir / "serve.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def control(config, replies, after_s=0.0):
+    """A control process that comes after a while and answers so; None hangs up. Gives requests."""
+    asked = []
+    listening = threading.Event()
+
+    def serve():
+        time.sleep(after_s)
+        with channel.listen(channel.socket_path(config.state_dir)) as server:
+            server.settimeout(10)
+            listening.set()
+            for reply in replies:
+                connection, _ = server.accept()
+                with connection:
+                    asked.append(json.loads(connection.makefile("rb").readline()))
+                    if reply is not None:
+                        connection.sendall(channel.encode(reply))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    if not after_s:
+        listening.wait()
+    return thread, asked
+
+
+IN_FORCE = {"serial": 7, "workers": 2, "in_force": 2, "changed": True}
+
+
+@pytest.mark.usefixtures("held")
+@pytest.mark.parametrize("replies", [[IN_FORCE], [None, IN_FORCE]])
+def test_a_control_process_that_is_started_again_is_waited_for(config, replies):
+    """
+    During a reload nobody listens, or hangs up: the decision is asked for again, and reported as
+    the workers confirm it.
+    """
+    thread, asked = control(config, replies, 0.5)
+    done = apply(config, "operator", Change(EVIL, "block"))
+    thread.join()
+    assert done == (True, "serial 7, in force on 2 of 2 workers", True, 7)
+    assert len(asked) == len(replies)
+    assert not config.database.exists()
+
+
+@pytest.mark.usefixtures("held")
+@pytest.mark.parametrize("decide", ["apply", "pause"])
+def test_while_a_server_runs_nothing_waits_for_the_next_start(config, monkeypatch, decide):
+    """
+    A control process that stays away finds the decision in the log; nobody has confirmed it.
+    """
+    monkeypatch.setattr(decisions, "BACK_S", 0.5)
+    began = time.monotonic()
+    if decide == "apply":
+        done = apply(config, "operator", Change(EVIL, "block"))
+    else:
+        done = decisions.pause(config, None, actor="eve", reason="")
+    assert done == (True, "serial 1, in force in a moment", False, 1)
+    assert 0.5 <= time.monotonic() - began < 3
+
+
+def test_a_server_that_ended_over_a_decision_leaves_it_to_the_next_start(config):
+    """
+    It hung up and holds the folder no longer: nothing is waited for.
+    """
+    (config.state_dir / "serve.lock").touch()
+    thread, _ = control(config, [None])
+    done = apply(config, "operator", Change(EVIL, "block"))
+    thread.join()
+    assert done == (True, "serial 1, in force at the next start", True, 1)
 
 
 def test_a_refused_change_changes_nothing(config):
@@ -171,6 +252,19 @@ def test_pause_and_resume_are_decisions(config):
     assert decisions.resume(config, actor="eve", reason="").changed
     assert decisions.paused(config) is None
     assert not decisions.resume(config, actor="eve", reason="").changed
+
+
+def test_a_pause_is_over_at_its_end(config, monkeypatch):
+    """
+    Also in a log that nobody has told; one from before the end was in its ruling stands until then.
+    """
+    decisions.pause(config, 1795480000, actor="eve", reason="")
+    monkeypatch.setattr(time, "time", lambda: 1795479999.5)
+    assert decisions.paused(config).until == 1795480000
+    monkeypatch.setattr(time, "time", lambda: 1795480000.0)
+    assert decisions.paused(config) is None
+    apply(config, "operator", Change(rules.SWITCH, "allow", "", "", 1795470000))
+    assert decisions.paused(config).until == 1795470000
 
 
 def test_plans_are_listed_by_their_time(config):

@@ -1,7 +1,9 @@
 """The engine: which rule decides about a name or a URL."""
 
 import contextlib
+import math
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from urlguard import urls, wellknown
-from urlguard.blocklist import snapshot
+from urlguard.blocklist import snapshot, switch
 from urlguard.blocklist.overlay import Overlay
 from urlguard.engine import Engine, Live
 from urlguard.policy.log import Change, PolicyLog
+from urlguard.rules import SWITCH
 from urlguard.verdict import decode
 
 
@@ -377,3 +380,58 @@ def test_a_pause_is_known_and_changes_no_verdict(claims, paused, compiled_after)
     found = engine(claims, compiled_after)
     assert found.paused is paused
     assert found.decide("evil.example").action == "block"
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_pause_ends_by_the_clock(tmp_path, monkeypatch, compiled):
+    """
+    Nobody says anything after the pause: from its end on filtering is on, in the engine that was
+    there and in one that is opened later, from a snapshot or from the log.
+    """
+    now = 1795480000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    log = PolicyLog(tmp_path / "policy.db")
+    change = Change(SWITCH, "allow", switch.category(1795480060), "", 1795480060)
+
+    def opened():
+        if compiled:
+            return Engine(snapshot.open_folder(path))
+        overlay = Overlay(0)
+        overlay.apply(((k, decode(after, k)) for k, after, _ in log.store.changes(0)), log.serial)
+        return Engine(snapshot.nothing(), overlay)
+
+    with contextlib.closing(log):
+        log.commit("operator", [change], actor="test", reason="")
+        path = snapshot.write(tmp_path, log.serial, log.rulings())
+        found = opened()
+        assert found.paused
+        now += 59.9
+        assert found.paused
+        now += 0.1
+        assert not found.paused
+        assert not opened().paused
+        # The clock is set back: the log's word is all there is.
+        now -= 1
+        assert found.paused
+
+
+def test_another_end_is_another_effect(tmp_path):
+    """
+    A pause that is prolonged, cut short or made endless reaches whoever follows the log.
+    """
+    log, ends = PolicyLog(tmp_path / "policy.db"), []
+    with contextlib.closing(log):
+        for until in (2000, 3000, 1000, None):
+            change = Change(SWITCH, "allow", switch.category(until), "", until)
+            (effect,) = log.commit("operator", [change], actor="test", reason="").effects
+            ends.append(switch.end(decode(effect.after, effect.key).category))
+    assert ends == [2000, 3000, 1000, math.inf]
+
+
+def test_the_clock_is_asked_during_a_pause_only(monkeypatch):
+    """
+    Each blocked name asks whether filtering is paused.
+    """
+    found = engine([RULE])
+    monkeypatch.setattr(time, "time", lambda: pytest.fail("asked"))
+    assert not found.paused

@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -85,3 +87,34 @@ def test_a_stream_that_is_gone_stops_nobody(monkeypatch):
     """
     monkeypatch.setattr("sys.stderr", Broken())
     events.info("x")
+
+
+def test_a_reader_that_stops_costs_lines_and_no_time(tmp_path):
+    """
+    A process whose stderr is full goes on; what could not be written is counted when it can be.
+    """
+    code = (
+        "import sys, time\n"
+        "from urlguard import events\n"
+        "events.in_background()\n"
+        "began = time.monotonic()\n"
+        "for i in range(5000): events.info('x.y', number=i, text='z' * 200)\n"
+        "print(time.monotonic() - began, flush=True)\n"
+        "sys.stdin.read(1)\n"
+        "time.sleep(0.3)\n"
+        "events.info('x.last')\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert float(child.stdout.readline()) < 2  # nobody has read a line of the megabyte yet
+    _, told = child.communicate("x", timeout=20)
+    lines = [json.loads(line) for line in told.splitlines()]
+    lost = sum(line["lines"] for line in lines if line["event"] == "events.lost")
+    assert lost > 0
+    assert lost + sum(line["event"] == "x.y" for line in lines) == 5000
+    assert lines[-1]["event"] == "x.last"

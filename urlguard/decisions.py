@@ -3,12 +3,15 @@ Bringing a decision into force: through the running server, or straight into the
 """
 
 import contextlib
+import fcntl
 import re
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
+from urlguard.blocklist import switch
 from urlguard.check import open_engine
 from urlguard.config import Config
 from urlguard.errors import InputError, PolicyError
@@ -17,6 +20,9 @@ from urlguard.policy.drivers.sqlite import ClaimRow
 from urlguard.policy.log import Change, PolicyLog
 from urlguard.rules import OPERATOR, SWITCH, Rule, from_planned
 from urlguard.server import channel
+
+BACK_S: Final = 5.0  # to wait for a control process that is being started again
+_AGAIN_S: Final = 0.2
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -34,6 +40,9 @@ def apply(config: Config, source: str, changes: list[Change], *, actor: str, rea
     """
     Make changes, in force on every worker on return if a server is running.
 
+    A control process that is being started again, as by a reload, is waited for `BACK_S`; what it
+    does not take is written into the log, where it finds it: ``everywhere`` is False then.
+
     Raises:
         PolicyError: they could not be made; nothing has changed.
     """
@@ -44,16 +53,17 @@ def apply(config: Config, source: str, changes: list[Change], *, actor: str, rea
         "actor": actor,
         "reason": reason,
     }
-    reply = channel.ask(config.state_dir, message)
-    if reply is None or "lost" in reply:
+    reply, running = _ask(config.state_dir, message)
+    if reply is None:
         log = PolicyLog(config.database)
         try:
             batch = log.commit(source, changes, actor=actor, reason=reason)
-            when = "at the next start" if reply is None else "in a moment"
+            when = "in a moment" if running else "at the next start"
             serial = log.serial
         finally:
             log.close()
-        return Done(batch is not None, f"serial {serial}, in force {when}", serial=serial)
+        words = f"serial {serial}, in force {when}"
+        return Done(batch is not None, words, not running, serial)
     if "error" in reply:
         raise PolicyError(reply["error"])
     words = (
@@ -63,6 +73,33 @@ def apply(config: Config, source: str, changes: list[Change], *, actor: str, rea
         words = f"so already; {words}"
     everywhere = reply["in_force"] >= reply["workers"]
     return Done(bool(reply["changed"]), words, everywhere, reply["serial"])
+
+
+def _ask(state_dir: Path, message: channel.Message) -> tuple[channel.Message | None, bool]:
+    """The control process's reply, None if there is none; and whether a server is running."""
+    until = time.monotonic() + BACK_S
+    while True:
+        # Asking again is safe: what was done before the reply was lost stands already.
+        reply = channel.ask(state_dir, message)
+        if reply is not None and "lost" not in reply:
+            return reply, True
+        running = _held(state_dir)
+        if not running or time.monotonic() >= until:
+            return None, running
+        time.sleep(_AGAIN_S)
+
+
+def _held(state_dir: Path) -> bool:
+    """True if a server holds `state_dir`, whether or not its control process is there."""
+    try:
+        with (state_dir / "serve.lock").open("rb") as lock:
+            # Shared, and let go at once by closing: commands do not get in each other's way.
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no server was ever here, or it is another user's, who owns the log as well
+        return False
+    return False
 
 
 def in_force(config: Config) -> None:
@@ -138,7 +175,7 @@ def pause(config: Config, until: int | None, *, actor: str, reason: str) -> Done
         actor: who, for the audit.
         reason: why, for the audit.
     """
-    change = Change(SWITCH, "allow", "", reason, until)
+    change = Change(SWITCH, "allow", switch.category(until), reason, until)
     return apply(config, OPERATOR, [change], actor=actor, reason=reason)
 
 
@@ -148,10 +185,14 @@ def resume(config: Config, *, actor: str, reason: str) -> Done:
 
 
 def paused(config: Config) -> Pause | None:
-    """The pause that stands in the log; None while filtering is on."""
+    """
+    The pause that stands in the log; None while filtering is on.
+
+    One whose end has come is over for the workers, also if the log could not be told yet.
+    """
     with _reading(config) as log:
         claim = log and log.store.standing(OPERATOR, SWITCH)
-        if not log or not claim:
+        if not log or not claim or switch.end(claim.category) <= time.time():
             return None
         batch = next(log.store.batches(claim.from_serial - 1, 1))
     until, evidence = claim.expires_at, claim.evidence

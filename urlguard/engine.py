@@ -13,6 +13,7 @@ below), and at equal specificity allow beats block beats review.  A feed's excep
 feed's rule standing ends the feeds' tier: patterns are asked next.
 """
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from operator import itemgetter
 
@@ -56,12 +57,15 @@ class Engine:
     @property
     def paused(self) -> bool:
         """
-        True while the operator has switched filtering off.
+        True while the operator has switched filtering off; a pause with an end ends by the clock.
 
         What the engine says stays the same: whoever acts on it has to look here first.
         """
-        word = self.overlay.paused
-        return self.snapshot.paused if word is None else word
+        until = self.overlay.paused_until
+        if until is None:
+            until = self.snapshot.paused_until
+        # The clock is asked during a pause only: this is asked for each blocked name.
+        return until > 0 and time.time() < until
 
     def decide(self, name: str) -> Ruling | None:
         """

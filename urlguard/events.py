@@ -2,18 +2,30 @@
 Log lines as events with keys, to stderr: readable at a terminal, one JSON object a line otherwise.
 
 Written on the standard library: structlog's import alone costs each worker about 100 ms of start-up
-time, and this is all of it that we need.
+time, and this is all of it that we need.  A server's processes write from a thread: whoever reads
+their log may stop reading, and then lines are lost and counted, and queries are answered all the
+same.
 
     events.info("snapshot.swapped", serial=412, was=411, worker=2)
 """
 
+import atexit
+import contextlib
 import json
+import os
+import queue
 import sys
+import threading
 import time
-from typing import Any
+from typing import Any, Final
+
+MAX_WAITING: Final = 1000  # lines that nobody has read yet
+MAX_LINE: Final = 16_384  # characters
+FINISH_S: Final = 1.0
 
 _COLOURS = {"info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
 _common: dict[str, Any] = {}
+_writer: "_Writer | None" = None
 
 
 def bind(**keys: Any) -> None:
@@ -37,19 +49,70 @@ def error(event: str, **keys: Any) -> None:
 
 
 def _write(level: str, event: str, keys: dict[str, Any]) -> None:
-    now = time.time()
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
-    fields = {**_common, **keys}
-    if sys.stderr.isatty():
-        text = " ".join(f"{k}={_bare(v)}" for k, v in fields.items())
-        line = f"{stamp[11:]} {_COLOURS[level]}{level:7}\x1b[0m \x1b[1m{event}\x1b[0m {text}"
-    else:
-        line = json.dumps({"time": stamp, "level": level, "event": event, **fields}, default=str)
+    line = _line(level, event, keys)
+    if _writer is not None:
+        _writer.put(line)
+        return
     try:
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
     except OSError:
         pass  # a full disk or a closed pipe must never stop the resolver
+
+
+def _line(level: str, event: str, keys: dict[str, Any]) -> str:
+    now = time.time()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
+    fields = {**_common, **keys}
+    if sys.stderr.isatty():
+        text = " ".join(f"{k}={_bare(v)}" for k, v in fields.items())
+        return f"{stamp[11:]} {_COLOURS[level]}{level:7}\x1b[0m \x1b[1m{event}\x1b[0m {text}"
+    return json.dumps({"time": stamp, "level": level, "event": event, **fields}, default=str)
+
+
+class _Writer(threading.Thread):
+    """Writes lines to stderr; beyond `MAX_WAITING` of them, they are counted instead."""
+
+    def __init__(self) -> None:
+        super().__init__(name="events", daemon=True)
+        self._lines: queue.Queue[str] = queue.Queue(MAX_WAITING)
+        self._lost = 0
+
+    def put(self, line: str) -> None:
+        """Have a line written."""
+        try:
+            self._lines.put_nowait(line[:MAX_LINE])
+        except queue.Full:
+            self._lost += 1
+
+    def run(self) -> None:
+        """Write, for as long as the process lives."""
+        while True:
+            line = self._lines.get()
+            lost, self._lost = self._lost, 0
+            if lost:
+                line += "\n" + _line("warning", "events.lost", {"lines": lost})
+            # Past Python's own buffer: its lock, held while a write hangs, would hang the exit.
+            with contextlib.suppress(OSError):
+                data = (line + "\n").encode(errors="replace")
+                while data:
+                    data = data[os.write(2, data) :]
+            self._lines.task_done()
+
+    def finish(self) -> None:
+        """Give what waits a moment to be written."""
+        until = time.monotonic() + FINISH_S
+        while self._lines.unfinished_tasks and time.monotonic() < until:
+            time.sleep(0.005)
+
+
+def in_background() -> None:
+    """Write from a thread from now on, and see to the last lines when the process ends."""
+    global _writer
+    if _writer is None:
+        _writer = _Writer()
+        _writer.start()
+        atexit.register(_writer.finish)
 
 
 def _bare(value: Any) -> str:

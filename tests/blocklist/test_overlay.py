@@ -1,5 +1,6 @@
 """The overlay: changes by exact key."""
 
+import math
 import time
 
 from urlguard.blocklist.overlay import MAX_PATTERNS, Overlay
@@ -85,8 +86,20 @@ def test_the_switch_is_no_rule():
     It is kept beside the rules: on, off, and nothing said are three things.
     """
     overlay = Overlay(3)
-    assert overlay.paused is None
+    assert overlay.paused_until is None
     overlay.apply([change("switch filtering", "allow")], 4)
-    assert (overlay.paused, len(overlay), overlay.names) == (True, 0, {})
+    assert (overlay.paused_until, len(overlay), overlay.names) == (math.inf, 0, {})
     overlay.apply([change("switch filtering", None)], 5)
-    assert overlay.paused is False
+    assert overlay.paused_until == 0
+
+
+def test_the_switch_carries_its_end():
+    """
+    The last word counts, with its own end or without one.
+    """
+    overlay, key = Overlay(3), "switch filtering"
+    off = Ruling("allow", "until 1795480000", ("operator",), 9, "switch", "filtering")
+    overlay.apply([(key, off)], 4)
+    assert overlay.paused_until == 1795480000
+    overlay.apply([(key, off._replace(category=""))], 5)
+    assert overlay.paused_until == math.inf

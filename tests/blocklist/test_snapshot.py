@@ -1,6 +1,7 @@
 """Snapshots: opened whole and unchanged, or refused."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -180,7 +181,42 @@ def test_a_pause_is_carried_and_is_no_rule(tmp_path):
     """
     path = snapshot.write(tmp_path, 8, [*RULINGS, ("switch filtering", text("allow"))])
     opened = snapshot.open_folder(path)
-    assert (opened.paused, len(opened)) == (True, 5)
+    assert (opened.paused_until, len(opened)) == (math.inf, 5)
+
+
+def test_a_pause_is_carried_with_its_end(tmp_path):
+    """
+    The manifest says until when, as a number of seconds.
+    """
+    off = encode(Ruling("allow", "until 1795480000", ("operator",), 8, "switch", "filtering"))
+    path = snapshot.write(tmp_path, 8, [*RULINGS, ("switch filtering", off)])
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert (manifest["paused"], manifest["paused_until"]) == (True, 1795480000)
+    assert snapshot.open_folder(path).paused_until == 1795480000
+
+
+@pytest.mark.parametrize(
+    ("said", "until"),
+    [
+        ({}, math.inf),
+        ({"paused_until": None}, math.inf),
+        ({"paused_until": 7}, 7),
+        ({"paused_until": "never"}, 0),
+        ({"paused_until": True}, 0),
+        ({"paused_until": 1e9}, 0),
+        ({"paused_until": 10**400}, 0),
+    ],
+)
+def test_a_pause_of_an_old_manifest_has_no_end(copy, said, until):
+    """
+    Snapshots of before a pause carried its end are paused for good; a value that nobody writes
+    switches nothing off.
+    """
+    path = copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["paused_until"]
+    path.write_text(json.dumps({**manifest, "paused": True, **said}))
+    assert snapshot.open_folder(copy).paused_until == until
 
 
 @pytest.mark.parametrize("value", [None, 1, "true", []])
@@ -194,4 +230,4 @@ def test_a_manifest_that_does_not_say_paused_is_not(copy, value):
     if value is None:
         del manifest["paused"]
     path.write_text(json.dumps(manifest))
-    assert snapshot.open_folder(copy).paused is False
+    assert snapshot.open_folder(copy).paused_until == 0

@@ -4,13 +4,14 @@ import asyncio
 import gc
 import itertools
 import tracemalloc
+from pathlib import Path
 
 import dns.message
 import pytest
 
-from tests.plugins.scripted import Below, as_answer, made, rrset
+from tests.plugins.scripted import Below, Clock, as_answer, made, rrset
 from urlguard import config
-from urlguard.plugins import Answer
+from urlguard.plugins import Answer, Parts
 from urlguard.plugins.cache import MAX_WAITING, Cache
 from urlguard.plugins.clients import Bucket, Client
 from urlguard.wire import answer
@@ -202,12 +203,12 @@ def test_time_is_bounded(setup, clock, query, options, lines, authority, ttl):
 
 def test_short_times_can_be_made_longer(setup, clock, query):
     """
-    Clients then see TTL 0 until the entry is asked for anew.
+    For clients too, or they would ask again all the time.
     """
     _, below, client = setup(says(f"{NAME}. 2 A 192.0.2.7"), min_ttl_s=10)
-    assert ttls(client.ask(query(NAME))) == [2]
+    assert ttls(client.ask(query(NAME))) == [10]
     clock.pass_s(5)
-    assert ttls(client.ask(query(NAME))) == [0]
+    assert ttls(client.ask(query(NAME))) == [5]
     assert len(below.asked) == 1
 
 
@@ -826,3 +827,30 @@ def test_nodata_of_a_plugin_behind_is_kept_as_long_as_it_says(setup, clock, quer
     clock.pass_s(5.1)
     client.ask(query(NAME))
     assert len(below.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({}, True),
+        ({"cache": {"max_ttl_s": 5}}, True),
+        ({"forward": {"timeout_ms": 100}}, True),
+        ({"forward": {"trust_ad": True}}, False),
+        ({"forward": {"zones": {"corp.example": ["192.0.2.1"]}}}, False),
+        ({"rebind": {"mode": "off"}}, False),
+        ({"plugins": ["acl", "guard", "cache", "forward"]}, False),
+    ],
+)
+def test_a_reload_keeps_what_would_come_about_in_the_same_way(change, kept):
+    """
+    What was let through by other settings is not given on.
+    """
+
+    def made(text):
+        whole = config.parse(text, Path("/etc/urlguard.toml"))
+        return Cache.from_config(whole.cache, Parts(whole, None, Clock(), None))
+
+    old, new = made({}), made(change)
+    old._entries["key"] = "reply"
+    new.adopt(old)
+    assert bool(len(new)) is kept

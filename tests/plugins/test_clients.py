@@ -190,6 +190,7 @@ def test_clients_are_bounded(monkeypatch):
     A flood of addresses makes us forget, not grow; those who come again are worked out again.
     """
     monkeypatch.setattr(module, "MAX_CLIENTS", 100)
+    monkeypatch.setattr(module, "MAX_PREFIXES", 100)
     table = Clients(WHOLE)
     for number in range(1000):
         who = table.find(f"10.{number % 200}.{number // 200}.7")
@@ -229,7 +230,25 @@ def test_a_network_shares_one_bucket():
     six = table.find("2001:db8:0:100::1")
     assert six.prefix is table.find("2001:db8:0:1ff::1").prefix
     assert six.prefix is not table.find("2001:db8:0:200::1").prefix
-    assert six.bucket is not table.find("2001:db8:0:100::2").bucket
+    # One subscriber has the whole network: its own limits are the network's too.
+    assert six.bucket is table.find("2001:db8:0:100::2").bucket
+    assert six.misses is table.find("2001:db8:0:1ff::2").misses
+    assert one.bucket is not table.find("10.0.0.250").bucket
+
+
+def test_addresses_that_come_and_go_do_not_renew_a_networks_limits(monkeypatch):
+    """
+    The oldest client makes room for the newest; what its network has used up stays used up.
+    """
+    monkeypatch.setattr(module, "MAX_CLIENTS", 10)
+    table = Clients(WHOLE)
+    first = table.find("2001:db8:0:100::1")
+    assert first.prefix.take(0.0, first.prefix.burst)
+    for number in range(50):
+        last = table.find(f"2001:db8:0:100::{number + 2:x}")
+    assert "2001:db8:0:100::1" not in table.known
+    assert last.prefix is first.prefix
+    assert not last.prefix.take(0.0)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "10.9.0.1", "10.9.0.2", "nonsense"])

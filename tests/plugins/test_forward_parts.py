@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from urlguard.config import Endpoint
 from urlguard.config import Upstream as Where
+from urlguard.plugins.forward import system_resolvers
 from urlguard.plugins.forward.case import Random, same_name
 from urlguard.plugins.forward.upstream import Attempt, Flight, Group, Upstream
 from urlguard.plugins.forward.wheel import TICK_S, Wheel
@@ -235,3 +236,26 @@ def test_the_time_until_a_reply_is_late_follows_what_was_measured():
         erratic.replied(attempt(erratic, float(n)), n + (0.02 if n % 2 else 0.4))
     assert 0.2 < steady.rto() < 0.25
     assert erratic.rto() > 0.6
+
+
+def test_the_systems_resolvers_without_ourselves(tmp_path, monkeypatch):
+    """
+    Lines that are no address are left out, and on a wildcard whatever the machine itself has.
+    """
+    ours = Endpoint("192.0.2.7", 53)
+    monkeypatch.setattr("urlguard.config.values._is_ours", lambda host: host == ours.host)
+    file = tmp_path / "resolv.conf"
+    file.write_text(
+        "# nameserver 192.0.2.1\nsearch example.org\nnameserver\nnameserver dns.example\n"
+        "nameserver 127.0.0.53\nnameserver 192.0.2.7\nnameserver 192.0.2.8\n"
+        "nameserver 2001:db8::8\nnameserver 192.0.2.8\n"
+    )
+
+    def found(*listen):
+        return [str(one) for one in system_resolvers(listen, file)]
+
+    others = ["192.0.2.8:53", "[2001:db8::8]:53"]
+    assert found(Endpoint("0.0.0.0", 53)) == others
+    assert found(ours) == ["127.0.0.53:53", *others]
+    assert found(Endpoint("0.0.0.0", 5300)) == ["127.0.0.53:53", "192.0.2.7:53", *others]
+    assert system_resolvers((), tmp_path / "missing") == []

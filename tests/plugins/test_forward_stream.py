@@ -152,6 +152,34 @@ async def test_queries_under_way_are_sent_once_more_when_the_server_hangs_up(sta
     assert len(recursor.streamed) == 20
 
 
+async def test_a_connection_that_went_silent_is_replaced(start, query):
+    """
+    It is open, as far as this side sees, and nothing comes: the next query gets a new one.
+    """
+    dead = set()
+
+    def over_tcp(data):
+        return [] if recursor.connections in dead else large(data)
+
+    recursor = await Recursor(cut, over_tcp).start(tcp=True)
+    forward, _ = await start(recursor, timeout_ms=400)
+    assert len(texts(await ask(forward, query("one.example")))) == 200
+    dead.add(1)  # the connection that there is
+    await ask(forward, query("two.example"))
+    assert len(texts(await ask(forward, query("three.example")))) == 200
+    assert recursor.connections == 2
+
+
+async def test_a_reply_cut_over_tcp_is_no_answer(start, query):
+    """
+    Part of an answer must not look like the whole of it.
+    """
+    recursor = await Recursor(cut, cut).start(tcp=True)
+    forward, _ = await start(recursor, timeout_ms=500)
+    assert (await ask(forward, query())).rcode() == 2
+    assert forward.counters["malformed"] == 1
+
+
 async def test_a_server_that_always_hangs_up_ends_in_servfail(start, query):
     """
     Once more is enough.

@@ -5,6 +5,7 @@ import datetime
 import gzip
 import json
 import stat
+import threading
 import time
 
 import dns.message
@@ -48,7 +49,8 @@ class Both:
         self.pseudonyms = Pseudonyms(clock)
         self.buffer = HitBuffer(self.pseudonyms, clock)
         self.key = DayKey(folder, clock)
-        self.files = HitFiles(folder, Hits(**options), clock)
+        self.steady = Clock(0.0)
+        self.files = HitFiles(folder, Hits(**options), clock, self.steady)
         self.turn()
 
     def turn(self):
@@ -329,10 +331,29 @@ def test_messages_are_small(both):
     Many hits leave as several messages, so that making one does not hold up the loop.
     """
     for number in range(450):
-        both.buffer.add(CLIENT, f"n{number}.example", *EVIL[1:])
+        both.buffer.add(f"192.0.2.{number % 250}", f"n{number}.example", *EVIL[1:])
     lines = list(both.buffer.lines())
     assert [len(json.loads(line)["rows"]) for line in lines] == [100, 100, 100, 100, 50]
     assert max(map(len, lines)) < 30_000
+
+
+def test_a_client_has_so_many_rows_a_second(both):
+    """
+    Names that one client makes up are dropped and counted beyond 20 a second, also after a flush;
+    its older hits count up, other clients and the next second are not touched.
+    """
+    for number in range(30):
+        both.buffer.add(CLIENT, f"n{number}.example", *EVIL[1:])
+    both.buffer.add(CLIENT, "n0.example", *EVIL[1:])
+    assert (len(both.buffer), both.buffer.counters["dropped"]) == (20, 10)
+    both.flush()
+    both.buffer.add(CLIENT, *EVIL)
+    assert (len(both.buffer), both.buffer.counters["dropped"]) == (0, 11)
+    both.buffer.add("192.0.2.42", *EVIL)
+    both.clock.now += 1
+    both.buffer.add(CLIENT, *EVIL)
+    assert (len(both.buffer), both.buffer.counters["dropped"]) == (2, 11)
+    assert both.rows()["2026-11-23.jsonl"][0]["count"] == 2
 
 
 def test_noting_a_hit_is_cheap(both):
@@ -419,6 +440,7 @@ def test_yesterday_is_not_compressed_while_hits_may_still_come(both):
     both.files.tidy()
     assert list(both.rows()) == ["2026-11-23.jsonl"]
     both.clock.now += 2 * hitlog.GRACE_S
+    both.steady.now += 2 * hitlog.GRACE_S
     both.files.tidy()
     assert list(both.rows()) == ["2026-11-23.jsonl.gz"]
 
@@ -457,6 +479,249 @@ def test_files_of_others_are_left_alone(both):
         (both.folder / name).write_text("mine")
     both.files.tidy()
     assert all((both.folder / name).exists() for name in others)
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("\xe4\xff.evil.example", r"\228\255.evil.example"),
+        ("\x00\x1f \x7f\x9b.evil.example", r"\000\031\032\127\155.evil.example"),
+        (r"a\046b.evil.example", r"a\046b.evil.example"),
+        ("_dns.xn--bcher-kva.example", "_dns.xn--bcher-kva.example"),
+    ],
+)
+def test_names_are_written_as_people_write_them(both, name, written):
+    """
+    Octets that cannot be printed become \\DDD, one form for all; the file is printable ASCII.
+    """
+    both.buffer.add(CLIENT, name, *EVIL[1:])
+    both.flush()
+    assert both.rows()["2026-11-23.jsonl"][0]["name"] == written
+    data = (both.folder / "2026-11-23.jsonl").read_bytes()
+    assert b"\\u" not in data
+    assert all(0x20 <= octet < 0x7F for octet in data.rstrip(b"\n"))
+
+
+def sizes(folder):
+    """The octets of all files of the log together."""
+    return sum(path.stat().st_size for path in folder.glob("*.jsonl*"))
+
+
+def events_of(capsys):
+    """The names of the events so far."""
+    return [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+
+
+def test_the_oldest_days_make_room(both, capsys):
+    """
+    When all files together have their limit, the oldest finished ones go, and no row is lost.
+    """
+    for _ in range(3):
+        fill(both, 10)
+        both.clock.now += DAY
+        both.turn()
+    both.files.total_limit = sizes(both.folder) + 100
+    fill(both, 5)
+    assert list(both.rows()) == [f"2026-11-{day}.jsonl" for day in (24, 25, 26)]
+    assert sizes(both.folder) <= both.files.total_limit
+    assert both.files.counters["dropped"] == 0
+    assert events_of(capsys) == []
+
+
+def test_of_one_day_the_first_file_goes_first(make, tmp_path, clock):
+    """
+    Files go by day and number, not by the spelling of the number, compressed or not.
+    """
+    both = make(tmp_path / "hits", clock)
+    both.folder.mkdir(exist_ok=True)
+    for name in ("2026-11-21.jsonl.gz", "2026-11-21.2.jsonl", "2026-11-21.10.jsonl"):
+        (both.folder / name).write_bytes(bytes(1000))
+    both.files.total_limit = 2000
+    fill(both, 1)
+    left = sorted(path.name for path in both.folder.glob("*.jsonl*"))
+    assert left == ["2026-11-21.10.jsonl", "2026-11-23.jsonl"]
+
+
+def test_a_log_that_was_too_large_at_the_start_is_cut(both):
+    """
+    Tidying keeps to the limit too, also when no hit comes.
+    """
+    fill(both, 10)
+    both.clock.now += DAY
+    both.turn()
+    fill(both, 10)
+    both.files.total_limit = (
+        sizes(both.folder) - 1 - ((both.folder / "2026-11-23.jsonl").stat().st_size)
+    )
+    both.files.tidy()
+    assert list(both.rows()) == ["2026-11-24.jsonl"]
+
+
+def test_when_todays_files_are_all_there_is_rows_are_dropped(both, capsys):
+    """
+    Today's files stay; rows beyond the limit are counted, said once, until there is room again.
+    """
+    both.files.limit = 1000
+    both.files.total_limit = 3000
+    for _ in range(10):
+        fill(both, 5)
+        both.clock.now += 1
+    counters = both.files.counters
+    assert sizes(both.folder) <= 3000
+    assert counters["dropped"] > 0
+    assert counters["written"] + counters["dropped"] == 50
+    assert sum(map(len, both.rows().values())) == counters["written"]
+    assert events_of(capsys) == ["hits.full"]
+    dropped = counters["dropped"]
+    both.clock.now += DAY
+    both.turn()
+    fill(both, 1)
+    assert counters["dropped"] == dropped
+    assert "2026-11-24.jsonl" in both.rows()
+    assert events_of(capsys) == ["hits.resumed"]
+
+
+def test_room_that_somebody_makes_is_seen(both, capsys):
+    """
+    After `hits.full` an operator may delete one of today's files, and hits go on.
+    """
+    both.files.limit = 1000
+    both.files.total_limit = 3000
+    fill(both, 20)
+    (both.folder / "2026-11-23.jsonl").unlink()
+    both.clock.now += 1
+    fill(both, 1)
+    assert events_of(capsys) == ["hits.full", "hits.resumed"]
+
+
+def test_a_short_row_that_would_still_fit_does_not_end_it(both, capsys):
+    """
+    Once full, it stays so until there is room worth the name: rows of all lengths do not make an
+    event each.
+    """
+    long = ".".join(["x" * 60] * 4)
+    for number in range(60):
+        both.buffer.add(f"192.0.2.{number}", long, *EVIL[1:])
+    both.flush()
+    size = sizes(both.folder)
+    both.files.total_limit = size + 300
+    both.files.tidy()
+    for name in (long, "a.example", long, "a.example"):
+        both.clock.now += 1
+        both.buffer.add(CLIENT, name, *EVIL[1:])
+        both.flush()
+    assert events_of(capsys) == ["hits.full"]
+    assert sizes(both.folder) == size
+
+
+def test_the_limit_comes_from_the_configuration(tmp_path, clock):
+    """
+    ``total_mb`` is in MiB.
+    """
+    assert HitFiles(tmp_path, Hits(total_mb=3), clock).total_limit == 3 << 20
+
+
+@pytest.mark.parametrize("how", ["deleted", "renamed", "replaced", "folder"])
+def test_a_file_that_goes_is_begun_again(both, how):
+    """
+    Rows never go on into a file that has lost its name.
+    """
+    fill(both, 2)
+    path = both.folder / "2026-11-23.jsonl"
+    match how:
+        case "deleted":
+            path.unlink()
+        case "renamed":
+            path.rename(both.folder / "old")
+        case "replaced":
+            path.rename(both.folder / "old")
+            path.touch()
+        case "folder":
+            both.folder.rename(both.folder.with_name("old"))
+    both.clock.now += 1
+    fill(both, 3)
+    assert [len(rows) for rows in both.rows().values()] == [3]
+    assert both.files.counters == {"written": 5, "dropped": 0}
+
+
+def test_a_file_that_was_cut_goes_on(both):
+    """
+    A file that somebody emptied in place goes on where it ends now, also when the disk is full.
+    """
+    fill(both, 4)
+    path = both.folder / "2026-11-23.jsonl"
+    path.write_bytes(b"")
+    both.files._file = FullDisk(both.files._file, 100)
+    both.clock.now += 1
+    fill(both, 1)
+    assert path.read_bytes() == b""
+    both.clock.now += 1
+    fill(both, 2)
+    assert {name: len(rows) for name, rows in both.rows().items()} == {"2026-11-23.jsonl": 2}
+
+
+@pytest.mark.parametrize("leap", [400 * DAY, 3 * DAY, -400 * DAY])
+def test_a_leap_of_the_clock_does_not_take_the_open_file(both, leap):
+    """
+    Neither deleted nor compressed is what is written to; after the clock is right, it goes on.
+    """
+    fill(both, 1)
+    both.clock.now += leap
+    both.files.total_limit = 1
+    both.files.tidy()
+    both.files.total_limit = 1 << 20
+    both.clock.now += 1 - leap
+    fill(both, 1)
+    assert {name: len(rows) for name, rows in both.rows().items()} == {"2026-11-23.jsonl": 2}
+
+
+def test_a_day_that_comes_again_while_it_is_compressed_loses_nothing(both, monkeypatch):
+    """
+    Rows that come for a file in the moment it is compressed go to the next one.
+    """
+    fill(both, 1)
+    both.files.close()
+    compress = hitlog._compress
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow(path):
+        started.set()
+        assert go_on.wait(5)
+        compress(path)
+
+    monkeypatch.setattr(hitlog, "_compress", slow)
+    both.clock.now += DAY
+    thread = threading.Thread(target=both.files.tidy)
+    thread.start()
+    try:
+        assert started.wait(5)
+        both.clock.now += 1 - DAY
+        fill(both, 2)
+    finally:
+        go_on.set()
+        thread.join(5)
+    assert {name: len(rows) for name, rows in both.rows().items()} == {
+        "2026-11-23.1.jsonl": 2,
+        "2026-11-23.jsonl.gz": 1,
+    }
+
+
+def test_a_file_deleted_for_room_while_it_is_compressed(both, monkeypatch):
+    """
+    Tidying takes it as done: no error, nothing half made left.
+    """
+    fill(both, 1)
+    both.files.close()
+    compress = hitlog._compress
+
+    def late(path):
+        path.unlink()
+        compress(path)
+
+    monkeypatch.setattr(hitlog, "_compress", late)
+    both.clock.now += DAY
+    both.files.tidy()
+    assert [path.name for path in both.folder.iterdir()] == ["key"]
 
 
 class FullDisk:

@@ -1,6 +1,7 @@
 """The UDP socket, with a fake upstream behind it and real clients before it."""
 
 import asyncio
+import contextlib
 import errno
 import shutil
 import socket
@@ -710,3 +711,44 @@ def test_an_answer_shows_where_it_came_from():
     What a debugger prints names the plugin.
     """
     assert repr(Answer(b"12", "guard")) == "<Answer from guard>"
+
+
+async def test_limits_hold_for_whatever_is_answered(serve):
+    """
+    Other classes, meta types and messages that cannot be read count as much as questions do.
+    """
+    limit = config.Limit(client_qps=20, burst_s=1, over="drop", exempt=())
+    server = await serve(
+        sections={"limit": limit, "server": config.Server(identity="x" * 200)},
+        plugins=("acl", "limit", "guard", "special", "cache", "rebind", "forward"),
+    )
+    chaos = make("id.server", "TXT", rdclass="CH").to_wire()
+    transfer = make("evil.example", "AXFR").to_wire()
+    status = b"\0\1\x10\0" + make("evil.example").to_wire()[4:]
+    for wire in (chaos, transfer, status):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            for _ in range(100):
+                sock.sendto(wire, ("127.0.0.1", server.port))
+            await asyncio.sleep(0.2)
+            answered = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sock.recv(4096)
+                    answered += 1
+        assert answered <= 40
+
+
+async def test_strangers_to_be_dropped_get_no_complaint_either(serve):
+    """
+    What cannot be read says no more to them than what can.
+    """
+    acl = config.Acl(allow=networks("127.0.0.2/32"), otherwise="drop")
+    server = await serve(sections={"acl": acl})
+    status = b"\0\1\x10\0" + make("evil.example").to_wire()[4:]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        sock.sendto(status, ("127.0.0.1", server.port))
+        await asyncio.sleep(0.1)
+        with pytest.raises(BlockingIOError):
+            sock.recv(4096)

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.test_docs import code, table
-from urlguard import config
+from urlguard import config, rules
 from urlguard.policy.log import Change, PolicyLog
 from urlguard.rules import SWITCH
 from urlguard.server import channel, process, scrape, stats
@@ -332,6 +332,39 @@ async def test_a_pause_is_shown(control):
     assert (found["paused"], found["ready"]) == (True, True)
     control.log.commit("operator", [Change(SWITCH, None)], actor="t", reason="")
     assert (await values(control.observer))["urlguard_filtering_paused",] == 0
+
+
+async def test_a_pause_whose_end_has_come_is_over(control):
+    """
+    Also while the log cannot be told: the workers filter again.
+    """
+    for until, paused in ((time.time() + 60, True), (time.time() - 1, False)):
+        change = Change(SWITCH, "allow", f"until {int(until)}", "", int(until))
+        control.log.commit("operator", [change], actor="t", reason="")
+        assert (await values(control.observer))["urlguard_filtering_paused",] == paused
+        assert (await control.observer.readiness())["paused"] is paused
+
+
+@pytest.mark.parametrize("planned", [False, True])
+async def test_what_is_overdue_in_the_log_is_not_ready(control, planned):
+    """
+    An end or a beginning that is not in the log by 15 s after its time, as on a full disk.
+    """
+    control.connect(0)
+    control.connect(1)
+    for late, ready in ((-60, True), (5, True), (20, False)):
+        when, key = int(time.time()) - late, f"subtree x{late}.example"
+        key, until = (rules.planned(when, key), None) if planned else (key, when)
+        control.log.commit("operator", [Change(key, "block", "", "", until)], actor="t", reason="")
+        found = await control.observer.readiness()
+        assert found["ready"] is ready
+        assert len(found["why"]) == (not ready)
+    assert found["why"][0].startswith(
+        "policy log cannot be written: what ended is still in force, and what was to begin is not; "
+        "overdue for 2"
+    )
+    control.log.expire()
+    assert (await control.observer.readiness())["ready"]
 
 
 @pytest.mark.parametrize(

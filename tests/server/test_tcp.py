@@ -302,17 +302,33 @@ async def test_too_many_connections_of_one_client_are_refused(serve):
         await asyncio.sleep(0.01)
 
 
-async def test_an_empty_answer_is_no_answer(serve):
+async def test_strangers_who_get_nothing_are_hung_up_on(serve):
     """
-    The connection stays, and the next query may be answered.
+    They take no connection from those who may ask.
     """
     sections = {"acl": config.Acl(allow=networks("127.0.0.2/32"), otherwise="drop")}
     server = await serve(sections=sections)
     reader, writer = await connect(server)
     writer.write(framed(make("evil.example")))
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(reader.readexactly(1), 0.2)
-    assert len(server.tcp.open) == 1
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+        await asyncio.wait_for(reader.readexactly(1), 2)
+    assert not server.tcp.open
+    writer.close()
+
+
+async def test_strangers_have_few_connections(serve):
+    """
+    A sixteenth of all; each gets REFUSED on its own, and the others are not kept from asking.
+    """
+    sections = {"acl": config.Acl(allow=networks("127.0.0.2/32"))}
+    server = await serve(sections=sections, connections=32)
+    first = [await connect(server) for _ in range(2)]
+    reader, writer = await connect(server)
+    assert await asyncio.wait_for(reader.read(1), 2) == b""
+    for reader_, writer_ in first:
+        writer_.write(framed(make("evil.example")))
+        assert (await read(reader_)).rcode() == 5
+        writer_.close()
     writer.close()
 
 
@@ -328,3 +344,21 @@ async def test_answers_over_tcp_are_booked_like_others(serve):
     ] * 2
     [stat] = server.edge._kinds.values()
     assert stat.count == 2
+
+
+async def test_who_has_most_makes_room_when_all_are_busy(serve):
+    """
+    An address that fills all connections with questions nobody answers keeps nobody else out.
+    """
+    server = await serve(connections=4, per_client=4)
+    held = [await connect(server) for _ in range(4)]
+    for _, writer in held:
+        writer.write(framed(make("never.example")))
+    while sum(c.waiting for c in server.tcp.open) < 4:
+        await asyncio.sleep(0.01)
+    reader, writer = await connect(server, "127.0.0.2")
+    writer.write(framed(make("evil.example")))
+    assert texts(await asyncio.wait_for(read(reader), 5)) == ["127.0.0.1"]
+    assert sum(c.host == "127.0.0.1" for c in server.tcp.open) == 3
+    for _, one in [*held, (reader, writer)]:
+        one.close()

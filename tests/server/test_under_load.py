@@ -110,7 +110,7 @@ def test_upstreams_die_and_return(server, crowd, upstreams):
     assert figures.p99 < SLOW_S
 
     for name in known:  # on each worker, as far as chance will have it
-        for _ in range(4):
+        for _ in range(16):
             assert load.ask(made.port, name, PATIENCE_S) == stub.ADDRESS
     upstreams.kill()
     time.sleep(1.5)

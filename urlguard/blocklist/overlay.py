@@ -7,6 +7,7 @@ the two together say what the next compile will.  One writer; readers see a chan
 
 from collections.abc import Iterable
 
+from urlguard.blocklist import switch
 from urlguard.blocklist.patterns import PatternSet
 from urlguard.rules import SWITCH
 from urlguard.verdict import Ruling
@@ -27,7 +28,8 @@ class Overlay:
         self.urls: dict[str, Ruling | None] = {}
         self.patterns: dict[str, Ruling | None] = {}
         self.pattern_set = PatternSet(())
-        self.paused: bool | None = None  # None: what the snapshot says
+        # When filtering goes on, in seconds since 1970; None: what the snapshot says.
+        self.paused_until: float | None = None
 
     def __len__(self) -> int:
         return len(self.names) + len(self.urls) + len(self.patterns)
@@ -47,7 +49,7 @@ class Overlay:
             elif kind == "url":
                 self.urls[value] = ruling
             elif key == SWITCH:
-                self.paused = ruling is not None
+                self.paused_until = switch.ON if ruling is None else switch.end(ruling.category)
             else:
                 self.names.setdefault(value, {})[kind] = ruling
         if patterns_changed:

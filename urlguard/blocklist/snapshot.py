@@ -2,8 +2,8 @@
 Snapshots: the policy of one serial as a folder of files, immutable, shared by all workers.
 
     snapshots/0000000412-1/
-        manifest.json     format version, serial, number of rules, whether filtering is paused,
-                          SHA-256 of each file
+        manifest.json     format version, serial, number of rules, whether filtering is paused
+                          and until when, SHA-256 of each file
         names.*  urls.*   tables of name rules and URL rules
         patterns.*        patterns and their automaton
 
@@ -14,13 +14,16 @@ claims, sources or how a ruling came about.
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from urlguard.blocklist import switch
 from urlguard.blocklist.patterns import PatternSet
 from urlguard.blocklist.suffixes import FILE as NAMES
 from urlguard.blocklist.suffixes import Suffixes, backwards
@@ -46,13 +49,14 @@ class Snapshot:
         patterns: PatternSet,
         pattern_rulings: Table,
         *,
-        paused: bool = False,
+        paused_until: float = switch.ON,
     ) -> None:
         self.serial = serial
         self.names = names
         self.urls = urls
         self.patterns = patterns
-        self.paused = paused  # the operator has switched filtering off
+        # The operator has switched filtering off until then: seconds since 1970.
+        self.paused_until = paused_until
         self._pattern_rulings = pattern_rulings
 
     def __len__(self) -> int:
@@ -90,7 +94,7 @@ def write(folder: Path, serial: int, rulings: Iterable[tuple[str, str]], history
     """
     names, urls, patterns = TableBuilder(), TableBuilder(), TableBuilder()
     texts: list[str] = []
-    paused = False
+    paused_until = switch.ON
     for key, ruling in rulings:
         kind, _, value = key.partition(" ")
         if kind == "url":
@@ -99,7 +103,7 @@ def write(folder: Path, serial: int, rulings: Iterable[tuple[str, str]], history
             patterns.add(value, kind, ruling)
             texts.append(value)
         elif key == SWITCH:
-            paused = True
+            paused_until = switch.end(json.loads(ruling)[1])
         else:
             names.add(backwards(value), kind, ruling)
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +121,9 @@ def write(folder: Path, serial: int, rulings: Iterable[tuple[str, str]], history
                     "serial": serial,
                     "history": history,
                     "rules": {"names": len(names), "urls": len(urls), "patterns": len(texts)},
-                    "paused": paused,
+                    "paused": paused_until != switch.ON,
+                    # null: until somebody resumes.
+                    "paused_until": int(paused_until) if math.isfinite(paused_until) else None,
                     "sha256": {path.name: _digest(path) for path in paths},
                 },
                 indent=1,
@@ -160,8 +166,7 @@ def open_folder(folder: Path) -> Snapshot:
         manifest = json.loads((folder / "manifest.json").read_bytes())
         version, digests = manifest["format"], dict(manifest["sha256"])
         serial = int(manifest["serial"])
-        # Snapshots of before there was the switch do not say.
-        paused = manifest.get("paused", False) is True
+        paused_until = _paused_until(manifest)
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise SnapshotError(f"{folder.name}: no usable manifest: {exc}") from exc
     if version != FORMAT:
@@ -182,8 +187,23 @@ def open_folder(folder: Path) -> Snapshot:
         Table.open(folder, _URLS),
         PatternSet.load(folder),
         Table.open(folder, _PATTERN_RULINGS),
-        paused=paused,
+        paused_until=paused_until,
     )
+
+
+def _paused_until(manifest: dict[str, Any]) -> float:
+    """
+    When filtering goes on by a manifest; what nobody writes there means that it is on.
+
+    Snapshots of before there was the switch say nothing, and those of before a pause carried its
+    end do not say when.
+    """
+    if manifest.get("paused", False) is not True:
+        return switch.ON
+    until = manifest.get("paused_until")
+    if until is None:
+        return math.inf
+    return float(until) if type(until) is int and abs(until) < 10**15 else switch.ON
 
 
 def nothing() -> Snapshot:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from urlguard import __version__
+from urlguard import __version__, events
 from urlguard import config as configuration
 from urlguard.cli.base import warn, with_config
 from urlguard.errors import UrlGuardError
@@ -47,6 +47,7 @@ def serve(config: configuration.Config) -> None:
         sys.stdout.flush()
 
     try:
+        events.in_background()
         asyncio.run(supervisor.run(ready))
     finally:
         supervisor.close()

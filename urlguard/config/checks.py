@@ -1,12 +1,13 @@
 """Checks that need more than one key, and warnings about what is permitted and hardly meant."""
 
-import ipaddress
 import re
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from urlguard.config.reader import Reader
 from urlguard.config.sections import Config
-from urlguard.config.values import Endpoint, Network, upstream
+from urlguard.config.values import Network, upstream
 
 
 def warnings(config: Config) -> list[str]:
@@ -19,13 +20,21 @@ def warnings(config: Config) -> list[str]:
             f"[acl] allow = {', '.join(beyond)}: clients on other machines get a loopback address "
             "as sinkhole, which is their own machine; set [guard] sinkhole_ipv4 and sinkhole_ipv6"
         )
-    if "acl" not in config.plugins:
-        found.append("plugins: acl is not among them; whoever reaches the server may ask")
+    found += _places(config.plugins)
     for feed in config.feed:
         if feed.path is not None and not feed.path.exists():
             found.append(f"[[feed]] {feed.name}: path {feed.path}: not there")
     if any(network.prefixlen == 0 for network in config.acl.allow):
         found.append("[acl] allow: the whole Internet may ask; this is an open resolver")
+    for key in ("proxy_from", "ecs_from"):
+        for network in getattr(config.server, key):
+            if network.prefixlen == 0:
+                found.append(
+                    f"[server] {key}: {network}: everybody counts as a front end, has no limits "
+                    "and may ask in anyone's name; name the front ends alone"
+                )
+    if config.api.metrics_token_file is not None:
+        found += _secret("[api] metrics_token_file", config.api.metrics_token_file)
     return found
 
 
@@ -47,6 +56,80 @@ def across(config: Config, reader: Reader) -> None:
     ):
         for zone in zones:
             _zone(f"{where}{zone!r}: ", zone, reader)
+    _segments(config, reader)
+    _feeds(config, reader)
+    low, high = config.cache.min_ttl_s, config.cache.max_ttl_s
+    if low > high:
+        reader.problem("[cache] ", f"min_ttl_s = {low}: must not be above max_ttl_s = {high}")
+    if config.store.url and not config.store.url.startswith("sqlite:///"):
+        reader.problem(
+            "[store] ", f"url = {config.store.url!r}: this version knows sqlite:///PATH only"
+        )
+    if config.bus.url != "memory:":
+        reader.problem("[bus] ", f'url = {config.bus.url!r}: this version knows "memory:" only')
+    _order(config.plugins, reader)
+    for key in config.rpz.tsig:
+        if not key.name or key.secret_file is None:
+            reader.problem("[[rpz.tsig]] ", "must have name and secret_file")
+    public = [str(n) for n in config.rpz.allow if not n.is_loopback]
+    if config.rpz.listen and public and not config.rpz.tsig:
+        reader.problem("[rpz] ", f"allow = {public}: beyond loopback a [[rpz.tsig]] key is needed")
+
+
+def _order(plugins: tuple[str, ...], reader: Reader) -> None:
+    """Places in the chain that would take a plugin's effect away."""
+    if plugins[-1:] != ("forward",) and "forward" in plugins:
+        reader.problem("", "plugins: forward must be last; nothing after it would be asked")
+    if len(set(plugins)) != len(plugins):
+        reader.problem("", "plugins: a name stands twice")
+    if plugins[-1:] == ("cache",):
+        reader.problem("", "plugins: cache is last; must stand above one that it can ask")
+    if _above(plugins, "cache", "guard"):
+        reader.problem(
+            "", "plugins: guard must stand above cache; what is remembered would never be judged"
+        )
+    if _above(plugins, "rebind", "cache"):
+        reader.problem(
+            "",
+            "plugins: rebind must stand below cache; it looks at what upstreams say, before that "
+            "is remembered",
+        )
+
+
+def _places(plugins: tuple[str, ...]) -> Iterator[str]:
+    """What the chain lacks, and places in it that take from a plugin's effect."""
+    if "acl" not in plugins:
+        yield "plugins: acl is not among them; whoever reaches the server may ask"
+    if "guard" not in plugins:
+        yield "plugins: guard is not among them; nothing is blocked"
+    if _above(plugins, "limit", "acl"):
+        yield (
+            "plugins: limit stands above acl; strangers take part in the limits before they are "
+            "refused"
+        )
+    if _above(plugins, "special", "guard"):
+        yield "plugins: special stands above guard; no rule decides about the names it answers"
+
+
+def _above(plugins: tuple[str, ...], upper: str, lower: str) -> bool:
+    """True if both are there, and `upper` is asked first."""
+    return upper in plugins and lower in plugins and plugins.index(upper) < plugins.index(lower)
+
+
+def _secret(key: str, path: Path) -> Iterator[str]:
+    """What is wrong with a file that holds a secret: nobody has it, or too many."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as exc:
+        why = "not there" if isinstance(exc, FileNotFoundError) else exc.strerror or exc
+        yield f"{key}: {path}: {why}"
+    else:
+        if mode & (stat.S_IRGRP | stat.S_IROTH):
+            readers = "everybody" if mode & stat.S_IROTH else "its group"
+            yield f"{key}: {path}: {readers} can read it; chmod 600"
+
+
+def _segments(config: Config, reader: Reader) -> None:
     named: set[str] = set()
     taken: dict[Network, str] = {}
     for number, segment in enumerate(config.segment, 1):
@@ -62,6 +145,14 @@ def across(config: Config, reader: Reader) -> None:
             if network in taken:
                 reader.problem(where, f"networks: {network} is in segment {taken[network]!r} too")
             taken[network] = segment.name
+        both = [c for c in segment.categories if c in segment.pass_categories]
+        if both:
+            reader.problem(
+                where, f"{', '.join(both)}: must not be in both categories and pass_categories"
+            )
+
+
+def _feeds(config: Config, reader: Reader) -> None:
     seen: set[str] = set()
     for number, feed in enumerate(config.feed, 1):
         where = f"[[feed]] {feed.name or f'number {number}'}: "
@@ -76,22 +167,6 @@ def across(config: Config, reader: Reader) -> None:
             reader.problem(where, f"url = {feed.url!r}: must begin with https:// or http://")
         elif feed.url is not None and feed.url.startswith("http://") and not feed.allow_http:
             reader.problem(where, "url is http://; must be https:// unless allow_http = true")
-    if config.store.url and not config.store.url.startswith("sqlite:///"):
-        reader.problem(
-            "[store] ", f"url = {config.store.url!r}: this version knows sqlite:///PATH only"
-        )
-    if config.bus.url != "memory:":
-        reader.problem("[bus] ", f'url = {config.bus.url!r}: this version knows "memory:" only')
-    if config.plugins[-1:] != ("forward",) and "forward" in config.plugins:
-        reader.problem("", "plugins: forward must be last; nothing after it would be asked")
-    if len(set(config.plugins)) != len(config.plugins):
-        reader.problem("", "plugins: a name stands twice")
-    for key in config.rpz.tsig:
-        if not key.name or key.secret_file is None:
-            reader.problem("[[rpz.tsig]] ", "must have name and secret_file")
-    public = [str(n) for n in config.rpz.allow if not n.is_loopback]
-    if config.rpz.listen and public and not config.rpz.tsig:
-        reader.problem("[rpz] ", f"allow = {public}: beyond loopback a [[rpz.tsig]] key is needed")
 
 
 def _upstreams(where: str, texts: Iterable[str], config: Config, reader: Reader) -> None:
@@ -101,18 +176,8 @@ def _upstreams(where: str, texts: Iterable[str], config: Config, reader: Reader)
         except ValueError as exc:
             reader.problem(where, f"{text!r}: {exc}")
             continue
-        if any(_is(found.address, own) for own in config.server.listen):
+        if any(found.address.reaches(own) for own in config.server.listen):
             reader.problem(where, f"{text!r}: is this server's own address")
-
-
-def _is(address: Endpoint, own: Endpoint) -> bool:
-    """True if what is sent to `address` arrives at `own`."""
-    if address.port != own.port:
-        return False
-    anywhere = ipaddress.ip_address(own.host).is_unspecified
-    return address.host == own.host or (
-        anywhere and address.loopback and (":" in address.host) == (":" in own.host)
-    )
 
 
 def _zone(where: str, zone: str, reader: Reader) -> None:

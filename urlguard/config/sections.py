@@ -48,7 +48,10 @@ class Server:
     tcp_idle_s: float = _key(10.0, "an idle TCP connection is closed after", low=0.1, high=600)
     tcp_connections: int = _key(1024, "TCP connections a worker keeps open", low=1, high=100_000)
     tcp_per_client: int = _key(
-        128, "of them, from one client address; a carrier's NAT counts as one", low=1, high=100_000
+        128,
+        "of them, from one client address; a carrier's NAT is one; not for front ends",
+        low=1,
+        high=100_000,
     )
     cookies: bool = _key(True, "answer DNS cookies (RFC 7873), which spare clients the limits")
     proxy_from: tuple[Network, ...] = _key(
@@ -81,14 +84,17 @@ class Limit:
     """``[limit]``: how much one client, or one network, may ask for."""
 
     client_qps: int = _key(
-        1000, "queries a second from one address, on average; 0: any", low=0, high=10_000_000
+        1000,
+        "queries a second from one IPv4 address or IPv6 network, on average; 0: any",
+        low=0,
+        high=10_000_000,
     )
     prefix_qps: int = _key(
         20_000, "from one network of prefix_ipv4 or prefix_ipv6; 0: any", low=0, high=10_000_000
     )
     client_misses: int = _key(
         200,
-        "queries a second from one address that must be asked upstream; 0: any",
+        "of these, those that must be asked upstream; 0: any",
         low=0,
         high=10_000_000,
     )
@@ -302,6 +308,12 @@ class Hits:
     enabled: bool = _key(True, "write blocked and review hits to state_dir/hits")
     keep_days: int = _key(30, "files are deleted after", low=1, high=3650)
     max_mb: int = _key(256, "of one file; then the next is begun", low=1, high=65_536)
+    total_mb: int = _key(
+        4096,
+        "of all files; the oldest days go first; hits are dropped if today's alone reach it",
+        low=1,
+        high=67_108_864,
+    )
 
 
 @dataclass(frozen=True)

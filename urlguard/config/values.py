@@ -1,7 +1,9 @@
 """Values of the configuration that are more than a number or a text: networks, endpoints."""
 
+import contextlib
 import ipaddress
 import re
+import socket
 from typing import NamedTuple
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -20,6 +22,41 @@ class Endpoint(NamedTuple):
     def loopback(self) -> bool:
         """True if only this machine can reach the address."""
         return ipaddress.ip_address(self.host).is_loopback
+
+    def reaches(self, own: "Endpoint") -> bool:
+        """
+        True if what this machine sends to the address arrives at its own socket bound to `own`.
+
+        A wildcard stands for each address that the machine has at this moment; an IPv6 wildcard for
+        those of IPv6 alone.  Nothing is sent.
+        """
+        address = ipaddress.ip_address(self.host)
+        bound = ipaddress.ip_address(own.host)
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
+        if self.port != own.port or address.version != bound.version:
+            return False
+        if address.is_unspecified:  # the kernel takes it for loopback
+            address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
+        if bound.is_unspecified:
+            return address.is_loopback or _is_ours(str(address))
+        return address == bound
+
+
+def _is_ours(host: str) -> bool:
+    """True if the machine has the address."""
+    # To its own addresses the kernel sends from the same address.  Trying to bind would tell less:
+    # with net.ipv4.ip_nonlocal_bind, as beside keepalived, any address can be bound.
+    numeric = socket.AI_NUMERICHOST  # a scope that is not there must not be looked up by name
+    with contextlib.suppress(OSError):
+        family, kind, _, _, where = socket.getaddrinfo(
+            host, 9, type=socket.SOCK_DGRAM, flags=numeric
+        )[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(where)  # of UDP: finds the way, sends nothing
+            source = str(probe.getsockname()[0])
+            return source.partition("%")[0] == host.partition("%")[0]
+    return False
 
 
 def endpoint(text: str, default_port: int | None = None) -> Endpoint:

@@ -246,6 +246,7 @@ class Chain:
         if found is not given:
             # What was made of an answer holds no longer than the answer.
             found.fleeting |= given.fleeting
+            found.led = found.led or given.led
             found.once |= given.once
         return found
 

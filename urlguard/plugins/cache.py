@@ -79,11 +79,15 @@ class Cache:
         self._entries: OrderedDict[Key, Reply] = OrderedDict()
         self._flights: dict[Key, _Flight] = {}
         self._closed = False
+        self.origin: object = None  # what decides how answers from below come about
 
     @classmethod
     def from_config(cls, table: config.Cache, parts: Parts) -> Self:
         """The plugin for ``[cache]``."""
-        return cls(table, parts.loop)
+        made = cls(table, parts.loop)
+        whole = parts.config
+        made.origin = (whole.forward.zones, whole.forward.trust_ad, whole.rebind, whole.plugins)
+        return made
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -162,10 +166,17 @@ class Cache:
         return removed
 
     def adopt(self, old: "Cache") -> None:
-        """Take over what the cache of the configuration before has in it."""
+        """
+        Take over what the cache of the configuration before has in it.
+
+        Nothing, if answers come about in another way now: what was let through then must not be
+        given on.
+        """
+        self.counters = old.counters
+        if self.origin != old.origin:
+            return
         self._entries, old._entries = old._entries, OrderedDict()
         self.bytes, old.bytes = old.bytes, 0
-        self.counters = old.counters
         self._evict()
 
     def close(self) -> None:
@@ -269,10 +280,13 @@ class Cache:
         if reply.rcode in (NOERROR, NXDOMAIN):
             most = options.max_negative_ttl_s if reply.negative else options.max_ttl_s
             reply.cap(most)
-            holds: float = max(reply.ttl, options.min_ttl_s) if reply.ttls else 0
-            if not holds or (reply.negative and not reply.ttl):
+            if not reply.ttls or (reply.negative and not reply.ttl):
                 return  # nobody said how long there is nothing, or that it is for this moment
-            reply.ttl = int(holds)
+            if reply.ttl < options.min_ttl_s:
+                reply.lift(options.min_ttl_s)
+            if not reply.ttl:
+                return
+            holds: float = reply.ttl
         elif reply.rcode == SERVFAIL:
             reply.ttl = 0  # marks a failure: nothing to be given after its time
             holds = FAILURE_S
@@ -283,6 +297,8 @@ class Cache:
         reply.used = 0
         size = ENTRY_BYTES + 2 * len(reply.body) + RECORD_BYTES * len(reply.ttls) + len(key[0])
         size += 48 * len(reply.addresses)
+        if reply.beside:
+            size += 2 * len(reply.body)  # guard may keep one beside it that lacks them
         if reply.targets or reply.beside:
             size += sum(len(name) + 64 for name in reply.targets + reply.beside)
         reply.size = size

@@ -7,14 +7,16 @@ look-up.  Knows addresses; knows no names, no rules and no packets.
 """
 
 import ipaddress
+from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from urlguard.config import Config, Limit, Network, Segment
 
 T = TypeVar("T")
 
-MAX_CLIENTS: Final = 65_536  # remembered; then all are forgotten and worked out again
+MAX_CLIENTS: Final = 65_536  # remembered; then the oldest is forgotten, to be worked out again
+MAX_PREFIXES: Final = 65_536  # the same for networks with limits
 PLENTY: Final = 1 << 30  # queries that a client without limits may ask before anybody looks
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -123,9 +125,11 @@ class Clients:
     """
 
     def __init__(self, config: Config) -> None:
-        self.known: dict[str, Client] = {}
+        self.known: OrderedDict[str, Client] = OrderedDict()
         self.ready: dict[str, dict[bytes, Any]] = {}  # ready answers, by the segment's name
         self._acl = "acl" in config.plugins
+        # Strangers are not answered at all, whatever they send.
+        self.silent = self._acl and config.acl.otherwise == "drop"
         self.limited = "limit" in config.plugins
         self._limit: Limit | None = config.limit if self.limited else None
         self._allowed = Networks((n, True) for n in config.acl.allow)
@@ -134,21 +138,22 @@ class Clients:
         self._shared = Networks((n, True) for n in config.limit.shared)
         fronts = [(n, "proxy") for n in config.server.proxy_from]
         self._fronts = Networks([*fronts, *((n, "ecs") for n in config.server.ecs_from)])
-        self._prefixes: dict[tuple[int, int], Bucket] = {}
+        named = [*config.acl.allow, *(n for s in config.segment for n in s.networks)]
+        # The longest prefix that decides about anything, by version.
+        self.longest = {
+            version: max((n.prefixlen for n in named if n.version == version), default=0)
+            for version in (4, 6)
+        }
+        self._prefixes: OrderedDict[tuple[int, int], _Limits] = OrderedDict()
 
     def find(self, host: str) -> Client:
         """The client at an address, as text; of an IPv6 zone (``%eth0``) nothing is kept."""
         client = self.known.get(host)
         if client is None:
             if len(self.known) >= MAX_CLIENTS:
-                self.forget()
+                self.known.popitem(last=False)
             client = self.known[host] = self._made(host)
         return client
-
-    def forget(self) -> None:
-        """Begin anew.  Limits that were used up are so too: bounded memory comes first."""
-        self.known.clear()
-        self._prefixes.clear()
 
     def _made(self, host: str) -> Client:
         address = parse(host)
@@ -167,24 +172,46 @@ class Clients:
         if limit is None or address is None or self._exempt.find(address) or client.front:
             return
         factor = limit.shared_factor if self._shared.find(address) else 1
-        if limit.client_qps:
-            rate = limit.client_qps * factor
-            client.bucket = Bucket(rate, max(1.0, rate * limit.burst_s))
-        if limit.client_misses:
-            rate = limit.client_misses * factor
-            client.misses = Bucket(rate, max(1.0, rate * limit.burst_s))
-        if limit.prefix_qps:
-            client.prefix = self._prefix(limit, address)
+        limits = self._of_prefix(limit, address, factor)
+        client.prefix = limits.prefix
+        if address.version == 6:
+            # One subscriber has the whole network, and an address for each query if it likes.
+            client.bucket, client.misses = limits.client, limits.misses
+        else:
+            client.bucket = _bucket(limit.client_qps * factor, limit.burst_s)
+            client.misses = _bucket(limit.client_misses * factor, limit.burst_s)
         client.left = 0
 
-    def _prefix(self, limit: Limit, address: Address) -> Bucket:
+    def _of_prefix(self, limit: Limit, address: Address, factor: int) -> "_Limits":
+        """What the addresses of one network have in common."""
         length = limit.prefix_ipv4 if address.version == 4 else limit.prefix_ipv6
         key = (address.version, int(address) >> (address.max_prefixlen - length))
-        bucket = self._prefixes.get(key)
-        if bucket is None:
-            rate = limit.prefix_qps
-            bucket = self._prefixes[key] = Bucket(rate, max(1.0, rate * limit.burst_s))
-        return bucket
+        found = self._prefixes.get(key)
+        if found is None:
+            if len(self._prefixes) >= MAX_PREFIXES:
+                self._prefixes.popitem(last=False)
+            whole = factor if address.version == 6 else 0  # an IPv4 client is an address
+            found = self._prefixes[key] = _Limits(
+                _bucket(limit.prefix_qps, limit.burst_s),
+                _bucket(limit.client_qps * whole, limit.burst_s),
+                _bucket(limit.client_misses * whole, limit.burst_s),
+            )
+        else:
+            self._prefixes.move_to_end(key)
+        return found
+
+
+class _Limits(NamedTuple):
+    """The limits of a network, and those of one client that has all of it."""
+
+    prefix: Bucket | None
+    client: Bucket | None
+    misses: Bucket | None
+
+
+def _bucket(rate: float, burst_s: float) -> Bucket | None:
+    """A bucket for a rate; none for a rate of 0, which means any."""
+    return Bucket(rate, max(1.0, rate * burst_s)) if rate else None
 
 
 def parse(host: str) -> Address | None:

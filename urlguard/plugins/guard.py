@@ -90,7 +90,9 @@ class Guard(Local):
         """The block answer if the engine's ruling on the name is to block."""
         engine = self._live.engine
         name = q.name
-        ruling = self._canary_ruling if name == self.canary else engine.decide(name)
+        ruling = engine.decide(name)
+        if name == self.canary:
+            ruling = self._canary_ruling  # after the engine was asked: it must be able to answer
         if ruling is None:
             return None
         if ruling.action == "block":

@@ -84,6 +84,7 @@ class Limit(Local):
 
     name = "limit"
     cacheable = True
+    every_query = True
 
     def __init__(self, options: config.Limit, loop: asyncio.AbstractEventLoop) -> None:
         self.counters: Counter[str] = Counter()

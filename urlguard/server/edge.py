@@ -17,7 +17,7 @@ from urlguard.plugins.clients import PLENTY, Client, Clients
 from urlguard.server.ready import Ready, ReadyAnswers, Stat
 from urlguard.server.stats import Figures, Histogram
 from urlguard.verdict import Ruling
-from urlguard.wire import proxy
+from urlguard.wire import answer, proxy
 from urlguard.wire.cookie import Cookies
 from urlguard.wire.query import Query, options
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 COOKIE: Final = 10  # EDNS option codes
 CLIENT_SUBNET: Final = 8
 
+MAX_LED: Final = 512  # characters of the names that a ready answer may depend on, beside its own
 MAX_KINDS: Final = 2000  # kinds of answers that are counted apart
 
 Kind = tuple[str, str, str, str, str]  # source, action, the rule's source and category, segment
@@ -116,9 +117,28 @@ class Edge:
             elif code == CLIENT_SUBNET and who.front == "ecs":
                 found = proxy.subnet(content)
                 if found is not None:
-                    q.who = self.clients.find(found[0])
-                    # The answer is for that subnet and no other: a front end may cache it.
-                    q.reply_options += proxy.subnet_echo(content, found[1])
+                    host, source = found
+                    q.who = self.clients.find(host)
+                    # The answer is for that subnet and no other, or, where its parts are treated
+                    # apart, for that address alone: a front end may cache it.
+                    version, width = (6, 128) if ":" in host else (4, 32)
+                    fine = source >= self.clients.longest[version]
+                    q.reply_options += proxy.subnet_echo(content, source if fine else width)
+
+    def complaint(self, data: bytes, rcode: int | None, who: Client) -> bytes:
+        """
+        The answer to a query that could not be read; empty if there must be none.
+
+        Errors count towards a client's limits like all answers: a forger could have them sent to
+        somebody else.
+        """
+        if rcode is None or (self.clients.silent and not who.allowed):
+            return b""
+        if who.left > 0:
+            who.left -= 1
+        elif who.bucket is not None and not who.bucket.take(self.loop.time()):
+            return b""
+        return answer.error_raw(data, rcode)
 
     # ---- answers
 
@@ -127,13 +147,20 @@ class Edge:
         who = q.who
         # Only a question with at most a bare OPT record: a client's cookie would make each of its
         # queries a new entry, and padding would make entries as large as somebody likes.
-        if who.allowed and who.front is None and self.tap is None and q.plain:
+        led = found.led
+        if (
+            who.allowed
+            and who.front is None
+            and self.tap is None
+            and q.plain
+            and (not led or sum(map(len, led)) <= MAX_LED)
+        ):
             hit = self._hit(q, found.ruling)
             stat = self.stat("ready", found.ruling, who)
             self.ready.put(
                 who.ready,
                 q.data[2:],
-                Ready(wire[2:], stat, hit, (q.name, *found.led)),
+                Ready(wire[2:], stat, hit, (q.name, *led)),
                 found.fleeting,
             )
             if who.left <= 0 and not self.clients.limited:

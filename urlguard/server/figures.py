@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sized
 from typing import TYPE_CHECKING, Any
 
+from urlguard.engine import Live
 from urlguard.plugins import Chain
 from urlguard.plugins.cache import Cache
 from urlguard.plugins.forward import Forward
@@ -57,19 +58,26 @@ def chain(found: Chain, figures: Figures) -> None:
             case Limit():
                 figures.counts("urlguard_limited_total", plugin.counters)
             case _:
-                if isinstance(plugin, Guard):
-                    figures.gauge("urlguard_canary_blocked", _canary(plugin))
                 counters: dict[str, int] = getattr(plugin, "counters", {})
                 for event, count in counters.items():
                     figures.count("urlguard_plugin_events_total", count, plugin.name, event)
 
 
-def _canary(guard: Guard) -> int:
-    """1 if a query for the canary name gets the block answer here, as a client's would."""
+def canary(found: Chain, live: Live, figures: Figures) -> None:
+    """Whether the canary name gets the block answer here, from a guard with a policy."""
+    guards = [plugin for plugin in found.plugins if isinstance(plugin, Guard)]
+    armed = live.engine.serial > 0 and any(map(_blocks_canary, guards))
+    figures.gauge("urlguard_canary_blocked", 1 if armed else 0)
+
+
+def _blocks_canary(guard: Guard) -> bool:
     name = b"".join(bytes((len(p),)) + p.encode() for p in guard.canary.split("."))
     q = parse_query(bytes(4) + b"\0\1" + bytes(6) + name + b"\0\0\1\0\1")
-    found = guard.on_query(q)
-    return 1 if found is not None and found.ruling is not None else 0
+    try:
+        found = guard.on_query(q)
+    except Exception:  # as the chain would say SERVFAIL
+        return False
+    return found is not None and found.ruling is not None
 
 
 def _cache(cache: Cache, figures: Figures) -> None:

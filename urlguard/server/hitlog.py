@@ -7,6 +7,7 @@ The hit log, the control process's half: the day's key, and the files.
 
 Rows come from the workers with pseudonyms in place of addresses; no address ever gets here.  Files
 are written on a thread: a full or slow disk costs rows, which are counted, and holds up nobody.
+All files together keep to ``total_mb``: clients choose how many hits there are.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,9 +36,11 @@ from urlguard.server.hits import KEY_OCTETS, day_of
 
 MAX_PENDING: Final = 100_000  # rows that wait for the disk
 TIDY_S: Final = 60.0  # between looks for files to compress and delete
+RESUME: Final = 64  # once full, this part of all must be free again: no event at each flush
 GRACE_S: Final = 300.0  # after midnight, for hits of the day before; later ones are dropped
 _FILE = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.(\d{1,6}))?\.jsonl(\.gz)?")
 _PART = re.compile(r"\d{4}-\d\d-\d\d(?:\.\d{1,6})?\.jsonl\.gz\.part")
+_unprintable = re.compile(r"[^!-~]").sub
 
 
 def folder_of(state_dir: Path) -> Path:
@@ -127,20 +131,40 @@ class HitFiles:
     ``counters`` holds, since the start: ``written`` and ``dropped`` rows.
     """
 
-    def __init__(self, folder: Path, options: Hits, clock: Callable[[], float] = time.time) -> None:
-        """`clock`: seconds since 1970, UTC."""
+    def __init__(
+        self,
+        folder: Path,
+        options: Hits,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock`: seconds since 1970, UTC; `steady`: seconds that nobody sets."""
         self.counters: Counter[str] = Counter()
         self._folder = folder
         self.limit = options.max_mb << 20  # octets of one file, and at most one row more
+        self.total_limit = options.total_mb << 20  # octets of all files
         self._options = options
         self._clock = clock
+        self._steady = steady
+        # For all below, and for every unlink: `tidy` must not take a file that is written to.
+        self._lock = threading.Lock()
         self._file: IO[bytes] | None = None
+        self._path: Path | None = None  # of the open file
         self._day = ""
         self._size = 0
+        self._used = 0.0  # when the open file was last written to, by `steady`
+        self._packing: Path | None = None  # the file that `tidy` compresses
+        self._total: int | None = None  # octets of all files, rather too many; None: to be counted
         self._failing = False
+        self._full = False
 
     def write(self, rows: list[list[Any]]) -> None:
         """Append rows as `HitBuffer.lines` sends them; what cannot be written is counted."""
+        with self._lock:
+            self._check()
+            self._write(rows)
+
+    def _write(self, rows: list[list[Any]]) -> None:
         days: dict[str, list[bytes]] = {}
         finished = day_of(self._clock() - GRACE_S)
         for row in rows:
@@ -153,12 +177,18 @@ class HitFiles:
             else:
                 days.setdefault(day, []).append(line)
         for day, lines in days.items():
+            kept = lines
             try:
-                self._append(day, lines)
-                self.counters["written"] += len(lines)
+                kept = lines[: self._fitting(lines)]
+                self.counters["dropped"] += len(lines) - len(kept)
+                if not kept:
+                    continue
+                self._append(day, kept)
+                self.counters["written"] += len(kept)
             except OSError as exc:
-                self.close()
-                self.counters["dropped"] += len(lines)
+                self._close()
+                self._total = None
+                self.counters["dropped"] += len(kept)
                 if not self._failing:
                     self._failing = True
                     events.warning(
@@ -172,6 +202,70 @@ class HitFiles:
                     self._failing = False
                     events.info("hits.resumed", dropped=self.counters["dropped"])
 
+    def _check(self) -> None:
+        """Close the open file if its name is gone or another's: nobody would find the rows."""
+        if self._file is None or self._path is None:
+            return
+        try:
+            there, mine = self._path.stat(), os.fstat(self._file.fileno())
+        except OSError:
+            self._close()
+            return
+        if (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+            self._close()
+        else:
+            self._size = mine.st_size  # somebody may have cut it
+
+    def _fitting(self, lines: list[bytes]) -> int:
+        """How many of `lines` there is room for, after the oldest files have made it."""
+        size = sum(map(len, lines))
+        if self._total is None or self._total + size > self.total_limit:
+            self._total = self._make_room(size)
+        room = self.total_limit - self._total
+        if self._full and room < self.total_limit // RESUME:
+            return 0
+        count = len(lines)
+        while size > room:
+            count -= 1
+            size -= len(lines[count])
+            if not count:
+                break
+        if count < len(lines) and not self._full:
+            self._full = True
+            events.warning(
+                "hits.full",
+                folder=str(self._folder),
+                total_mb=self._options.total_mb,
+                using="memory only; hits are counted and lost",
+            )
+        elif count == len(lines) and self._full:
+            self._full = False
+            events.info("hits.resumed", dropped=self.counters["dropped"])
+        return count
+
+    def _make_room(self, size: int) -> int:
+        """
+        Delete files of other days, the oldest first, until `size` octets more fit in all.
+
+        Returns:
+            the octets of the files that are left.
+        """
+        today = day_of(self._clock())
+        sizes: dict[Path, int] = {}
+        finished: list[tuple[str, int, Path]] = []
+        for day, number, _, path in self._files():
+            with contextlib.suppress(FileNotFoundError):
+                sizes[path] = path.stat().st_size
+                if day != today and path != self._path:
+                    finished.append((day, number, path))
+        total = sum(sizes.values())
+        for _, _, path in sorted(finished):
+            if total + size <= self.total_limit:
+                break
+            path.unlink(missing_ok=True)
+            total -= sizes[path]
+        return total
+
     def _line(self, row: list[Any]) -> tuple[str, bytes]:
         second, client, name, qtype, action, category, rule, sources, segment, count = row
         when = datetime.datetime.fromtimestamp(second, datetime.UTC)
@@ -179,7 +273,7 @@ class HitFiles:
             "time": when.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "client": client,
             "segment": segment or None,
-            "name": name,
+            "name": presentation(name),
             "qtype": dns.rdatatype.to_text(qtype),
             "action": action,
             "category": category,
@@ -211,12 +305,19 @@ class HitFiles:
                     self._file.truncate(self._size)
                 raise
             self._size, start = size, end
+            self._used = self._steady()
+            if self._total is not None:
+                self._total += len(data)
 
     def _open(self, day: str) -> None:
         """Open the last file of a day that has room, or the next."""
-        self.close()
+        self._close()
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        numbers = {part: zipped for at, part, zipped, _ in self._files() if at == day}
+        numbers = {
+            part: zipped or path == self._packing
+            for at, part, zipped, path in self._files()
+            if at == day
+        }
         last = max(numbers, default=0)
         number = last + 1 if numbers.get(last) else last  # a compressed one is finished
         while True:
@@ -231,7 +332,7 @@ class HitFiles:
                 file.close()
                 raise
             if size < self.limit:
-                self._file, self._day, self._size = file, day, size
+                self._file, self._path, self._day, self._size = file, path, day, size
                 return
             file.close()
             number += 1
@@ -247,6 +348,9 @@ class HitFiles:
         """
         Delete files older than ``keep_days`` and compress those of finished days.
 
+        The file that is written to is let alone whatever the clock says; one of a day long over
+        counts as such for ten minutes more, in which a clock that leapt may be set right.
+
         Raises:
             OSError: the disk is full or fails; it is tried again the next time.
         """
@@ -257,18 +361,42 @@ class HitFiles:
             for path in self._folder.iterdir():
                 if _PART.fullmatch(path.name):
                     path.unlink(missing_ok=True)  # of a run that was killed
-        for day, _, zipped, path in list(self._files()):
-            if day < oldest:
-                path.unlink(missing_ok=True)
-            elif day < growing and not zipped:
+        with self._lock:
+            if self._day < growing and self._steady() - self._used >= 2 * GRACE_S:
+                self._close()
+        try:
+            for day, _, zipped, path in list(self._files()):
+                with self._lock:
+                    if path == self._path:
+                        continue
+                    if day < oldest:
+                        path.unlink(missing_ok=True)
+                        continue
+                    if zipped or day >= growing or not path.exists():
+                        continue
+                    self._packing = path  # the writer begins another, also if the day comes again
                 _compress(path)
+            with self._lock:
+                self._make_room(0)
+        finally:
+            with self._lock:
+                self._packing = self._total = None
 
     def close(self) -> None:
         """Close the file that is open."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
-            self._file = None
+        self._file = self._path = None
+
+
+def presentation(name: str) -> str:
+    """A `Query.name` with what is not printable ASCII as ``\\DDD`` (RFC 1035 section 5.1)."""
+    return _unprintable(lambda found: f"\\{ord(found[0]):03d}", name)
 
 
 def _compress(path: Path) -> None:
@@ -284,8 +412,10 @@ def _compress(path: Path) -> None:
         part.rename(part.with_suffix(""))
     except OSError:
         part.unlink(missing_ok=True)
+        if not path.exists():
+            return  # deleted meanwhile, to make room
         raise
-    path.unlink()
+    path.unlink(missing_ok=True)
 
 
 class HitLog:

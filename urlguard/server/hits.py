@@ -23,6 +23,7 @@ from urlguard.server import channel
 from urlguard.server.channel import Message
 
 MAX_HITS: Final = 10_000  # different hits that wait in a worker; one more is dropped and counted
+MAX_OF_CLIENT: Final = 20  # rows of one client in one second; hits beyond are dropped and counted
 MAX_UNREAD: Final = 1 << 20  # octets that control may leave unread before the buffer waits
 FLUSH_S: Final = 1.0
 CHUNK: Final = 100  # hits in one message, which take 0.5 ms to make
@@ -101,7 +102,8 @@ class HitBuffer:
     """
     The hits of one worker on their way to the control process.
 
-    ``counters`` holds, since the start: ``noted`` and ``dropped`` (the buffer was full).
+    ``counters`` holds, since the start: ``noted`` and ``dropped`` (the buffer was full, or
+    the client had `MAX_OF_CLIENT` in this second: one that makes up names would fill the disk).
 
     Args:
         pseudonyms: with the keys; hits wait here until there is one for their day.
@@ -115,6 +117,8 @@ class HitBuffer:
         self._hits: dict[tuple[Any, ...], int] = {}
         self._leaving: deque[tuple[tuple[Any, ...], int]] = deque()  # in the order of time
         self._room = MAX_HITS
+        self._second = 0
+        self._of_client: dict[str, int] = {}  # rows of each in that second
 
     def __len__(self) -> int:
         return len(self._hits) + len(self._leaving)
@@ -144,10 +148,17 @@ class HitBuffer:
             segment: the client's; empty for none.
         """
         hits = self._hits
-        hit = (int(self._clock()), client, name, qtype, action, category, rule, sources, segment)
+        second = int(self._clock())
+        hit = (second, client, name, qtype, action, category, rule, sources, segment)
         if hit in hits:
             hits[hit] += 1
-        elif len(hits) < self._room:
+            return
+        if second != self._second:
+            self._second = second
+            self._of_client.clear()
+        rows = self._of_client.get(client, 0)
+        if rows < MAX_OF_CLIENT and len(hits) < self._room:
+            self._of_client[client] = rows + 1
             hits[hit] = 1
         else:
             self.counters["dropped"] += 1

@@ -195,15 +195,16 @@ class UdpListener:
             if q.options:
                 edge.read_options(q, who)
         except WireError as exc:
-            if exc.rcode is None:
-                self.counters["dropped"] += 1
-            else:
+            said = edge.complaint(data, exc.rcode, who)
+            if said:
                 self.counters["malformed"] += 1
-                self._send(answer.error_raw(data, exc.rcode), client, via)
+                self._send(said, client, via)
+            else:
+                self.counters["dropped"] += 1
             return
         q.via = via
         if edge.tap is not None:
-            edge.tap.query(who.host, q.data, False)
+            edge.tap.query(q.who.host, q.data, False)
         found = edge.chain.local(q)
         if found is None:
             q.when = self._now

@@ -20,6 +20,8 @@ from typing import Any
 
 import uvloop
 
+from urlguard import events
+
 READY = b"ready\n"  # what a child writes to its standard output once it is at work
 ALIVE = b"alive\n"
 ALIVE_S = 1.0  # between two signs of life
@@ -104,6 +106,8 @@ def run(work: Callable[[asyncio.Event], Awaitable[None]], inbox: Inbox | None = 
         work: the child's work; returns once it has ended in good order.
         inbox: takes in the orders that come later; a child without one is started anew instead.
     """
+
+    events.in_background()
 
     async def main() -> None:
         stop = asyncio.Event()

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from urlguard import __version__
 from urlguard.api.source import Family
+from urlguard.blocklist import switch
 from urlguard.config import Config
 from urlguard.errors import UrlGuardError
 from urlguard.feeds import schedule
@@ -29,6 +30,7 @@ FRESH_S: Final = 1.0  # for so long an answer is given again
 # A change too large for the overlay comes with the next snapshot; until then a worker is behind,
 # and answers rightly all the same.
 MAX_BEHIND_S: Final = 120.0
+MAX_OVERDUE_S: Final = 15.0  # what ends or begins is put into the log within a second
 
 
 @dataclass
@@ -60,6 +62,7 @@ class LogFacts:
 
     serial: int = 0
     paused: bool = False
+    next_expiry: int | None = None  # seconds since 1970: when something ends or begins
     feeds: list[FeedFacts] = field(default_factory=list)
 
 
@@ -148,6 +151,12 @@ class Observer:
             why.append("there is no policy")
         if not found.log_answers:
             why.append("the policy log does not answer")
+        due = found.log.next_expiry
+        if due is not None and time.time() - due > MAX_OVERDUE_S:
+            why.append(
+                "policy log cannot be written: what ended is still in force, and what was to begin "
+                f"is not; overdue for {round(time.time() - due)} s, {MAX_OVERDUE_S:g} s are allowed"
+            )
         connected = {worker.number: worker for worker in self._workers}
         for number in range(self._config.server.workers):
             if number not in connected:
@@ -214,9 +223,11 @@ class Observer:
     def _look(self) -> LogFacts:
         with self._log.store.reading():
             serial = self._log.serial
-            switch = self._log.ruling(SWITCH)
+            ruling = self._log.ruling(SWITCH)
+            due = self._log.store.next_expiry()
             feeds = [self._feed(feed.name) for feed in schedule.feeds(self._config)]
-        return LogFacts(serial, switch is not None and switch.action == "allow", feeds)
+        paused = ruling is not None and time.time() < switch.end(ruling.category)
+        return LogFacts(serial, paused, due, feeds)
 
     def _feed(self, name: str) -> FeedFacts:
         status = Status.read(self._log, name)

@@ -20,11 +20,13 @@ from urlguard.plugins import Answer
 from urlguard.plugins.clients import Client
 from urlguard.server.edge import Edge
 from urlguard.wire import answer, proxy
-from urlguard.wire.query import Query, parse_query
+from urlguard.wire.query import SERVFAIL, Query, parse_query
 
 BATCH: Final = 8  # queries of a connection answered in one go before it is others' turn
 SLICE_S: Final = 0.001  # for turns, in all, before the loop does something else
 MAX_PIPELINED: Final = 64  # queries open on one connection before reading pauses
+STRANGERS: Final = 16  # of so many connections, one may be of a client that may not ask
+_STRANGER: Final = "*"  # under which all of those are counted, beside their addresses
 _WRITE_LIMIT: Final = 65_536  # octets that a client may leave unread before reading pauses
 
 
@@ -38,7 +40,7 @@ class TcpListener:
 
     ``counters`` holds, since the start: ``connections``, ``queries``, ``malformed``,
     ``closed_idle``, ``closed_full`` (to stay below the limit), ``closed_client`` (too many from one
-    address) and ``closed_slow`` (the client did not read).
+    address, or a stranger) and ``closed_slow`` (the client did not read).
 
     Args:
         connections: at most, with those of the listeners ``beside``.
@@ -108,7 +110,16 @@ class TcpListener:
     def admit(self, connection: "_Connection") -> bool:
         """Count a new connection in, at the cost of the longest idle one if there are too many."""
         self.counters["connections"] += 1
-        if self.by_client[connection.host] >= self.per_client:
+        who = self.edge.clients.find(connection.host)
+        stranger = not who.allowed and who.front is None
+        if stranger and (
+            self.edge.clients.silent or self.by_client[_STRANGER] >= max(1, self.limit // STRANGERS)
+        ):
+            # They get REFUSED, if anything: not at the cost of those who may ask.
+            self.counters["closed_client"] += 1
+            return False
+        # A front end speaks for many clients.
+        if self.by_client[connection.host] >= self.per_client and who.front is None:
             self.counters["closed_client"] += 1
             return False
         if len(self.open) >= self.limit:
@@ -119,9 +130,28 @@ class TcpListener:
                     other.abort()
                     break
             else:
-                return False
+                if not self._make_room(connection.host):
+                    return False
         self.open[connection] = None
         self.by_client[connection.host] += 1
+        connection.stranger = stranger
+        if stranger:
+            self.by_client[_STRANGER] += 1
+        return True
+
+    def _make_room(self, newcomer: str) -> bool:
+        """
+        All are busy: one of the address with most of them goes, unless the newcomer has as many.
+        """
+        find = self.edge.clients.find
+        host, most = max(
+            ((h, n) for h, n in self.by_client.items() if h != _STRANGER and not find(h).front),
+            key=lambda item: item[1],
+            default=("", 0),
+        )
+        if most <= self.by_client[newcomer] + 1:
+            return False
+        next(other for other in self.open if other.host == host).abort()
         return True
 
     def queue(self, connection: "_Connection") -> None:
@@ -151,9 +181,10 @@ class TcpListener:
         """Count a connection out."""
         if connection in self.open:
             del self.open[connection]
-            self.by_client[connection.host] -= 1
-            if not self.by_client[connection.host]:
-                del self.by_client[connection.host]
+            for key in (connection.host, _STRANGER) if connection.stranger else (connection.host,):
+                self.by_client[key] -= 1
+                if not self.by_client[key]:
+                    del self.by_client[key]
 
 
 class _Connection(asyncio.Protocol):
@@ -166,6 +197,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._client: tuple[Any, ...] = ("", 0)
         self.host = ""
+        self.stranger = False
         self._named: str | None = None  # whom a front end speaks for; empty for itself
         self._headed = False  # a PROXY header must come first
         self._active = 0.0  # loop time of the latest whole query or answer
@@ -302,20 +334,20 @@ class _Connection(asyncio.Protocol):
         listener = self._listener
         edge = listener.edge
         listener.counters["queries"] += 1
+        who = self._client_of(edge)
         try:
             q = parse_query(data, self._client, tcp=True)
-            who = q.who = self._client_of(edge)
+            q.who = who
             if q.options:
                 edge.read_options(q, who)
         except WireError as exc:
             listener.counters["malformed"] += 1
-            if exc.rcode is None:
-                return False
-            self._write(answer.error_raw(data, exc.rcode))
-            return True
+            said = edge.complaint(data, exc.rcode, who)
+            self._write(said)
+            return said != b""
         self._touch()
         if edge.tap is not None:
-            edge.tap.query(who.host, q.data, True)
+            edge.tap.query(q.who.host, q.data, True)
         found = edge.chain.local(q)
         if found is None:
             q.when = perf_counter()
@@ -353,12 +385,14 @@ class _Connection(asyncio.Protocol):
         wire = found.octets(q)
         if not wire:
             return  # dropped: the client will give up on it
+        if len(wire) > 0xFFFF:  # an upstream's largest, and our options
+            wire = answer.error(q, SERVFAIL)
         if edge.tap is not None:
             edge.tap.answer(q.who.host, wire, True)
         self._write(wire)
 
     def _write(self, wire: bytes) -> None:
-        if self._transport is not None and len(wire) <= 0xFFFF:
+        if self._transport is not None and wire:
             self._transport.write(len(wire).to_bytes(2, "big") + wire)
 
     def _throttle(self) -> None:

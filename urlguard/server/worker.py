@@ -155,6 +155,7 @@ class Worker:
         self.stats.add(self.following.figures)
         self.stats.add(partial(figures.listeners, self.listeners))
         self.stats.add(partial(figures.chain, edge.chain))
+        self.stats.add(partial(figures.canary, edge.chain, self.following.live))
         if edge.tap is not None:
             self.stats.add(partial(figures.dnstap, edge.tap))
         if edge.hits is not None:
@@ -196,6 +197,8 @@ class Worker:
         chain, clients = self._chain(config)
         old = edge.chain
         chain.adopt(old)
+        # As long as a query may take that was asked a moment ago.
+        patience = max(DRAIN_S, 2.5 * self.config.forward.timeout_ms / 1000)
         self.config = config
         edge.replace(chain, clients)
         self._equip(edge)
@@ -205,7 +208,7 @@ class Worker:
                 listener.limit = config.server.tcp_connections
                 listener.per_client = config.server.tcp_per_client
         self._replaced.append(old)
-        asyncio.get_running_loop().call_later(DRAIN_S, self._end, old)
+        asyncio.get_running_loop().call_later(patience, self._end, old)
 
     def _end(self, chain: Chain) -> None:
         if chain in self._replaced:

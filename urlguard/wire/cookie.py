@@ -44,7 +44,7 @@ class Cookies:
 
     Args:
         secret: 16 octets, the same in all workers and all servers at one address.
-        previous: the secret before it, for an hour after a change.
+        previous: the secret before it, until the next change.
 
     Raises:
         ValueError: a secret of another size.

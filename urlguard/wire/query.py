@@ -144,11 +144,6 @@ class Query:
         return same
 
     @property
-    def rd(self) -> bool:
-        """True if recursion is desired."""
-        return self.flags & RD != 0
-
-    @property
     def cd(self) -> bool:
         """True if the client does its own DNSSEC checking."""
         return self.flags & CD != 0

@@ -45,7 +45,7 @@ EDE_STALE_NXDOMAIN: Final = 19  # section 4.20
 
 MAX_RECORDS: Final = 4096  # of one reply; an honest one has a few dozen at most
 MAX_NAMES: Final = 256  # that one reply leads to
-MAX_PLACES: Final = 1024  # in one reply at which such names stand; more cost too much time to read
+MAX_PLACES: Final = 512  # in one reply at which such names stand; more cost too much time to read
 
 _IPV4_HINT, _IPV6_HINT = 4, 6  # service parameters, RFC 9460 section 14.3.2
 
@@ -166,6 +166,15 @@ class Reply:
             self.body = self._aged = bytes(lowered)
             self.ttl = min(self.ttl, most)
 
+    def lift(self, least: int) -> None:
+        """Raise every TTL below `least` seconds, before anyone was answered with it."""
+        lifted = bytearray(self.body)
+        for at in self.ttls:
+            if _ttl.unpack_from(lifted, at)[0] < least:
+                _ttl.pack_into(lifted, at, least)
+        self.body = self._aged = bytes(lifted)
+        self.ttl = max(self.ttl, least)
+
 
 def failure(rcode: int, ede: int | None = None) -> Reply:
     """A reply of our own that says that there is none."""
@@ -255,9 +264,12 @@ def _read(data: bytes, question_end: int, qtype: int) -> Reply:
             # What clients remember by is this record's TTL (RFC 2308 section 5).
             start = found.soa_at - question_end
             body = body[:start] + _ttl.pack(found.soa_ttl) + body[start + 4 :]
-    for at in found.odd:
-        start = at - question_end
-        body = body[:start] + bytes(4) + body[start + 4 :]
+    if found.odd:
+        zeroed = bytearray(body)
+        for at in found.odd:
+            start = at - question_end
+            zeroed[start : start + 4] = bytes(4)
+        body = bytes(zeroed)
     ttls = tuple([at - question_end for at in found.ttls])
     reply = Reply(rcode, body, (answers, authorities, kept), ttls, ttl if ttls else 0)
     reply.cut = cut - question_end

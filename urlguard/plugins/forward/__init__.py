@@ -364,8 +364,15 @@ class Forward:
             if not attempt.probe:
                 self.counters["late_replies"] += 1
             return
-        if data[2] & TC >> 8 and not attempt.stream:
-            self._again_over_tcp(flight, upstream, now)
+        if data[2] & TC >> 8:
+            if not attempt.stream:
+                self._again_over_tcp(flight, upstream, now)
+                return
+            # Cut although there is room for all of it: part of an answer is none.
+            self.counters["malformed"] += 1
+            upstream.counters["errors"] += 1
+            upstream.answered(False)
+            self._go_on(flight, now)
             return
         rcode = data[3] & 15
         if rcode in (FORMERR, NOTIMP) and attempt.edns and data[10:12] == b"\0\0":

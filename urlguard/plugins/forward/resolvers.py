@@ -1,6 +1,5 @@
 """The resolvers that the system uses, without ourselves."""
 
-import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -15,7 +14,7 @@ def system_resolvers(listen: Sequence[Endpoint], path: Path = RESOLV_CONF) -> li
     The ``nameserver`` lines of resolv.conf, without ourselves: that would be a loop.
 
     Args:
-        listen: our own addresses; a wildcard on port 53 stands for all of loopback.
+        listen: our own addresses; a wildcard stands for all that this machine has.
     """
     found = []
     try:
@@ -30,13 +29,7 @@ def system_resolvers(listen: Sequence[Endpoint], path: Path = RESOLV_CONF) -> li
             address = endpoint(words[1] if ":" not in words[1] else f"[{words[1]}]", 53)
         except ValueError:
             continue
-        own = address in listen or (
-            address.loopback and any(e.port == 53 and _wildcard(e.host) for e in listen)
-        )
+        own = any(address.reaches(one) for one in listen)
         if not own and Upstream(address) not in found:
             found.append(Upstream(address))
     return found
-
-
-def _wildcard(host: str) -> bool:
-    return ipaddress.ip_address(host).is_unspecified

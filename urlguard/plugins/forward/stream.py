@@ -184,6 +184,7 @@ class _Connection(asyncio.Protocol):
         self._unsent: list[bytes] = []
         self._got = bytearray()
         self._used = 0.0
+        self._heard = 0.0  # loop time of the latest octets
         self._idle: asyncio.TimerHandle | None = None
 
     def ask(self, attempt: Attempt) -> None:
@@ -205,6 +206,13 @@ class _Connection(asyncio.Protocol):
     def forget(self, attempt: Attempt) -> None:
         """Wait for the attempt's reply no longer."""
         self.open.pop(attempt.ident, None)
+        if self.up and self._heard < attempt.sent:
+            # Nothing at all came since it was asked.  A connection can die without a word, as far
+            # as this side sees: the next query gets a new one.
+            self.up = False
+            if self._transport is not None:
+                self._transport.abort()
+            self._stream.lost(self, "silent", True)
 
     def shut(self) -> None:
         """Close it at once."""
@@ -226,6 +234,7 @@ class _Connection(asyncio.Protocol):
             return
         transport.set_write_buffer_limits(_UNSENT)
         self.up = True
+        self._heard = self._stream.loop.time()
         self._stream.made()
         self._idle = self._stream.loop.call_later(_IDLE_S, self._tidy)
         if self._unsent:
@@ -244,6 +253,7 @@ class _Connection(asyncio.Protocol):
         """Take the messages out of the stream, each with its length before it."""
         got = self._got
         got += data
+        self._heard = self._stream.loop.time()
         at = 0
         while len(got) - at >= 2:
             end = at + 2 + int.from_bytes(got[at : at + 2])

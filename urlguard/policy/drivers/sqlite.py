@@ -133,7 +133,7 @@ class Store:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         """
-        Open the log, and make it unless `read_only`.
+        Open the log, and unless `read_only` make it, for its owner alone, if it is not there.
 
         Raises:
             PolicyError: it cannot be opened, is no UrlGuard log, or was written by a newer version.
@@ -142,7 +142,10 @@ class Store:
         self._lock = threading.RLock()
         try:
             if not read_only:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+                # SQLite gives the files beside it the same mode.
+                with contextlib.suppress(FileExistsError):
+                    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             self._db = sqlite3.connect(
                 _uri(path, read_only=read_only),
                 timeout=60,
