@@ -61,7 +61,12 @@ class Truth(asyncio.DatagramProtocol):
         """Answer later, so that the attacker has time."""
         end = data.index(b"\0", 12) + 5
         wire = answer(data[12:end], data[0] << 8 | data[1], TRUE)
-        asyncio.get_running_loop().call_later(DELAY_S, self.transport.sendto, wire, addr)
+        asyncio.get_running_loop().call_later(DELAY_S, self.answer, wire, addr)
+
+    def answer(self, wire: bytes, addr: Any) -> None:
+        """Answer now, unless all is over."""
+        if not self.transport.is_closing():
+            self.transport.sendto(wire, addr)
 
 
 def answer(question: bytes, ident: int, address: bytes) -> bytes:
