@@ -77,6 +77,57 @@ def under_load(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{_table(lines)}\n\n{quiet}"
 
 
+def classify(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each classifier: what it finds, and how many times that ours finds."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    cases: dict[str, None] = {}
+    for row in rows:
+        case = row["case"].partition(": ")[2]
+        found.setdefault(row["server"], {})[case] = row
+        cases[case] = None
+    lines = [["classifier", *(_headed(case) for case in cases), "s"]]
+    for name, here in found.items():
+        cells = [_figure(case, here.get(case)) for case in cases]
+        lines.append([name, *cells, _number(next(iter(here.values())), "seconds", 0)])
+    words = "In brackets 95 % over draws of owners, who are the same for all classifiers."
+    return f"{_table(lines)}\n\n{words}"
+
+
+def scoring(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each figure of `benchmarks.scoring`, in words."""
+    lines = [["what", "figure"]]
+    for row in rows:
+        if row.get("rss_mib"):
+            lines.append(["memory of both models", f"{_number(row, 'rss_mib', 1)} MiB resident"])
+            lines.append(["of it the process's own", f"{_number(row, 'value', 1)} MiB"])
+        elif row.get("per_s"):
+            lines.append([row["case"], f"{_number(row, 'per_s', 0)} names a second"])
+        else:
+            what, _, _ = row["case"].partition(",")
+            lines.append([f"{what}, one thread", f"{_number(row, 'value', 1)} µs a name"])
+    return _table(lines)
+
+
+def _headed(case: str) -> str:
+    """A case, shortened to stand at a column's head."""
+    rate, by, _ = case.partition(", ")
+    return f"UrlGuard ÷ it, {rate.rpartition('FPR ')[2]}" if by else rate
+
+
+def _figure(case: str, row: Mapping[str, Any] | None) -> str:
+    if row is None or row["value"] in ("", "nan"):
+        return "–"
+    value = float(row["value"])
+    per_cent = case.startswith("TPR") and ", " not in case
+
+    def shown(number: float) -> str:
+        return f"{number:.2%}".replace("%", " %") if per_cent else f"{number:.2f}"
+
+    if not row.get("value_low"):
+        return f"{value:.4f}"
+    return f"{shown(value)} [{shown(float(row['value_low']))}, {shown(float(row['value_high']))}]"
+
+
 def verdict(rows: Iterable[Mapping[str, Any]]) -> None:
     """End the program with an error if a row with a target missed it."""
     missed = [row["case"] for row in rows if row.get("passed") == "no"]
@@ -135,6 +186,26 @@ def tables(record: Path = results.RECORD) -> str:
             f" {about['cores']} cores, Python {about['python']}, {rules}{times}:"
         )
         parts.append(show(rows))
+    if rows := results.latest("scoring", record):
+        about = rows[0]
+        parts.append(
+            f"`benchmarks.scoring`, {about['time']}, commit {about['commit']}, {about['cpu']}, "
+            f"{about['cores']} cores, Python {about['python']}:"
+        )
+        parts.append(scoring(rows))
+    else:
+        parts.append("No run of `benchmarks.scoring` is recorded.")
+    for kind in ("name", "url"):
+        rows = results.latest("classify", record, f"{kind}: ")
+        if not rows:
+            parts.append(f"No run of `benchmarks.classify` for {kind}s is recorded.")
+            continue
+        about = rows[0]
+        parts.append(
+            f"`benchmarks.classify --kind {kind}`, {about['time']}, commit {about['commit']}, "
+            f"{int(about['rules']):,} rows trained on, {int(about['queries']):,} rows tested:"
+        )
+        parts.append(classify(rows))
     return "\n\n".join(parts)
 
 

@@ -30,6 +30,7 @@ COLUMNS = (
     *("rss_mib", "pss_mib", "disk_mib"),
     *("seconds", "seconds_low", "seconds_high", "seconds_p99", "seconds_p999"),
     "passed",  # yes or no, for a row with a target
+    *("value", "value_low", "value_high"),  # any other figure that the case names, and its interval
 )
 
 Row = dict[str, str]
@@ -104,12 +105,23 @@ def _widen(path: Path) -> None:
         writer.writerows(rows)
 
 
-def latest(benchmark: str, record: Path = RECORD) -> list[Row]:
-    """The rows of the newest recorded run on any machine; none if there was none."""
+def latest(benchmark: str, record: Path = RECORD, case: str = "") -> list[Row]:
+    """
+    The rows of the newest recorded run on any machine; none if there was none.
+
+    Args:
+        benchmark: its name.
+        record: the folder of records.
+        case: only runs and rows whose case begins so.
+    """
     newest: list[Row] = []
     for path in record.glob("*/*.csv"):
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["benchmark"] == benchmark]
+            rows = [
+                row
+                for row in csv.DictReader(file)
+                if row["benchmark"] == benchmark and row["case"].startswith(case)
+            ]
         last = max((row["time"] for row in rows), default="")
         if not newest or last > newest[0]["time"]:
             newest = [row for row in rows if row["time"] == last]

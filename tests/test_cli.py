@@ -84,7 +84,7 @@ def test_the_commands_that_people_rely_on():
     assert {" ".join(words) for words in COMMANDS} >= {
         "serve", "check-config", "check", "block", "allow", "remove", "feed list", "feed refresh",
         "compile", "log", "status", "completion", "pause", "resume", "backup", "restore",
-        "cache flush", "systemd", "rpz",
+        "cache flush", "systemd", "rpz", "train", "evaluate",
     }  # fmt: skip
 
 

@@ -101,6 +101,18 @@ def test_version(installed, tmp_path):
     assert done.stdout == f"urlguard, version {__version__}\n"
 
 
+def test_the_models_came_along(installed, tmp_path):
+    """
+    The folder of models is within the installed package, with all that the source has.
+    """
+    program = "from urlguard.classify import model; print(model.folder())"
+    done = run(installed.with_name("python"), "-c", program, cwd=tmp_path)
+    folder = Path(done.stdout.strip())
+    assert folder.is_relative_to(installed.parents[1])
+    theirs = {path.name for path in folder.iterdir()}
+    assert theirs == {path.name for path in (ROOT / "models").iterdir()}
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(installed, tmp_path, shell):
     """

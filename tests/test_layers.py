@@ -21,7 +21,7 @@ LAYERS = [
         "lifetime",
     ],
     ["config"],
-    ["wire", "blocklist", "policy"],
+    ["wire", "blocklist", "policy", "classify"],
     ["engine", "feeds"],
     ["plugins", "share", "check", "decisions"],
     ["api"],
@@ -35,6 +35,7 @@ TOOLS = {"data"}  # scripts that make the package's data, no part of what runs
 NEVER = {
     "wire": ["policy", "blocklist"],
     "blocklist": ["wire", "policy", "plugins"],
+    "classify": ["wire", "policy", "blocklist", "plugins"],
     "engine": ["wire", "policy", "plugins"],
     "policy": ["wire", "feeds", "plugins", "server"],
     "feeds": ["wire", "engine"],

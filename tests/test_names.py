@@ -237,6 +237,34 @@ def test_listed_suffixes_are_public_suffixes():
     assert all(map(names.is_public_suffix, listed))
 
 
+@pytest.mark.parametrize(
+    ("name", "icann"),
+    [
+        *(("a.com", True), ("www.a.co.uk", True), ("a.github.io", True), ("a.b.ck", True)),
+        *(("www.ck", True), ("a.xn--p1ai", True), ("com", False), ("co.uk", False)),
+        *(("github.io", False), ("b.ck", False), ("a.lan", False), ("a.example", False)),
+        *(("lan", False), ("", False), ("a.", False)),
+    ],
+)
+def test_icann_names_have_an_owner_below_a_listed_top_level_domain(name, icann):
+    """
+    Private suffixes stand below ICANN's too; names of nobody and of local networks do not count.
+    """
+    assert names.is_icann(name) is icann
+
+
+def test_every_top_level_domain_of_icann_s_section_counts():
+    """
+    By tldextract's own reading of the section: each has a rule at its own name.
+    """
+    oracle = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+    oracle("a.example")
+    listed = oracle._get_tld_extractor().tlds(include_psl_private_domains=False)
+    endings = {rule.rpartition(".")[2] for rule in listed if rule.isascii()}
+    assert len(endings) > 1000
+    assert [e for e in endings if not names.is_icann(f"owner.b.{e}")] == []
+
+
 def test_parents_are_the_names_above():
     """
     A name's parents come nearest first and leave out the name and the root.

@@ -40,3 +40,7 @@ class PolicyError(UrlGuardError):
 
 class SnapshotError(UrlGuardError):
     """A snapshot cannot be opened: keep the one in use."""
+
+
+class ModelError(UrlGuardError):
+    """A model cannot be used: keep the one in use, or do without."""

@@ -133,8 +133,10 @@ def parents(name: str) -> Iterator[str]:
 _EXACT = 1  # the name is a public suffix
 _WILDCARD = 2  # every name directly below it is one
 _EXCEPTION = 4  # it is not, although a wildcard says so
+_PRIVATE = 8  # and the rule is in the private section
 
 _rules: dict[str, int] = {}  # filled by the first question
+_tops: set[str] = set()  # the last labels of the rules in ICANN's section
 
 
 def _load() -> dict[str, int]:
@@ -144,8 +146,11 @@ def _load() -> dict[str, int]:
         raise ImportError("tldextract is not installed; its public suffix list is needed")
     rules: dict[str, int] = {}
     text = Path(spec.origin).with_name(".tld_set_snapshot").read_text("utf-8")
+    icann = False
     for line in text.splitlines():
         if not line or line.startswith("//"):
+            if line.endswith("ICANN DOMAINS==="):
+                icann = "BEGIN" in line
             continue
         rule = line.split(None, 1)[0]
         kind = _EXACT
@@ -160,7 +165,9 @@ def _load() -> dict[str, int]:
                 part if part.isascii() else "xn--" + part.encode("punycode").decode()
                 for part in rule.split(".")
             )
-        rules[rule] = rules.get(rule, 0) | kind
+        rules[rule] = rules.get(rule, 0) | (kind if icann else kind | _PRIVATE)
+        if icann:
+            _tops.add(rule.rpartition(".")[2])
     _rules.update(rules)
     return _rules
 
@@ -209,6 +216,26 @@ def suffix(name: str) -> str:
 def is_public_suffix(name: str) -> bool:
     """True if nobody owns the canonical name as such: ``com``, ``co.uk``, ``pages.dev``."""
     return split(name)[1] is None
+
+
+def is_icann(name: str) -> bool:
+    """
+    True if somebody owns the canonical name, under a top-level domain that ICANN's section lists.
+
+    So it is for names below private suffixes, which stand under one too; not for ``lan`` and the
+    like, where the list's default rule is all that makes a suffix.
+    """
+    if not _rules:
+        _load()
+    # Not every top-level domain has a rule of its own: of za, the list has co.za and its like.
+    return name[name.rfind(".") + 1 :] in _tops and registrable(name) is not None
+
+
+def is_private_suffix(suffix: str) -> bool:
+    """True if a public suffix is in the list's private section: its customers own what is below."""
+    get = (_rules or _load()).get
+    kind = get(suffix) or get(suffix.partition(".")[2], 0)
+    return bool(kind & _PRIVATE)
 
 
 def listed_suffixes() -> frozenset[str]:

@@ -70,7 +70,10 @@ def show_verdict(verdict: dict[str, Any], planned: Sequence[str] = ()) -> None:
     if verdict["score"] is not None:
         _out.print(Text(f"    score     {verdict['score']:.4f} ({verdict['model']})"))
     for reason in verdict["why"]:
-        _out.print(Text(f"    {reason['contribution']:+8.3f}  {reason['words']}"))
+        for language, words in reason["words"].items():
+            # The second language stands below the first, without the number.
+            added = f"{reason['contribution']:+8.3f}" if language == "en" else " " * 8
+            _out.print(Text(f"    {added}  {printable(words)}"))
 
 
 def show_feeds(rows: list[dict[str, Any]], show_all: bool) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 FEED = "feed:"  # the prefix of a feed's name among sources
+CLASSIFIER = "classifier"  # the source of a model's ruling
 
 
 class Ruling(NamedTuple):
@@ -20,7 +21,8 @@ class Ruling(NamedTuple):
     ``kind`` and ``value`` name the rule that decided.  At the key of a feed's exception that may be
     a wider rule of another feed, or action ``except`` if no feed's rule is left; such a ruling is
     ``resolved``: it already weighs all that feeds say at its value.  ``serial`` is the batch that
-    brought it into force.  ``sources`` are sorted: ``operator``, ``analyst:NAME``, ``feed:NAME``.
+    brought it into force.  ``sources`` are sorted: ``operator``, ``analyst:NAME``, ``feed:NAME``; a
+    model's ruling, which stands at no key, has ``classifier``, kind ``model`` and the model's name.
     """
 
     action: str
@@ -34,7 +36,7 @@ class Ruling(NamedTuple):
     @property
     def operator(self) -> bool:
         """True if a person decided this, which outranks every feed."""
-        return not self.sources[0].startswith(FEED)
+        return not self.sources[0].startswith(FEED) and self.sources[0] != CLASSIFIER
 
     def as_json(self) -> dict[str, Any]:
         """The ``rule`` object of ``urlguard check --json``."""

@@ -123,6 +123,47 @@ def cache_flush(config: configuration.Config, values: tuple[str, ...], everythin
 
 
 @click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(1, 500),
+    default=50,
+    show_default=True,
+    help="At most so many names.",
+)
+@with_config
+def grey(config: configuration.Config, as_json: bool, count: int) -> None:
+    """
+    Say which names the model suspects and nobody has blocked, the most suspicious first.
+
+    They are in the running server's memory, without clients; a restart forgets them.
+    """
+    from urlguard import decisions, terminal
+    from urlguard.classify.judge import Suspect
+    from urlguard.server import channel
+
+    reply = channel.ask(config.state_dir, {"op": "grey", "count": count}, timeout_s=10)
+    if reply is None or "lost" in reply:
+        raise PolicyError(f"no server is running on {config.state_dir}; suspects are in its memory")
+    if "error" in reply:
+        raise PolicyError(str(reply["error"]))
+    found = [Suspect(*row) for row in reply["names"]]
+    for suspect in found:
+        if as_json:
+            click.echo(json.dumps(suspect._asdict()))
+            continue
+        name = terminal.printable(suspect.name)
+        when = decisions.moment(suspect.last)
+        click.echo(f"{suspect.score:.6f}  {name}  asked {suspect.asked} times, last {when}")
+    if not found and not as_json:
+        click.echo("No suspects.")
+    if reply["asked"] < reply["workers"]:
+        warn("a worker did not answer; see `urlguard status`")
+        sys.exit(1)
+
+
+@click.command()
 @click.option("--user", "name", default="urlguard", show_default=True, help="To run the server as.")
 @with_config
 def systemd(config: configuration.Config, name: str) -> None:

@@ -33,9 +33,8 @@ def check(
     """
     from urlguard import check as checking
 
-    # No model ships with this version: --score and --why are taken, and change nothing yet.
-    del score, why
     engine = checking.open_engine(config)
+    classifier = checking.Classifier(config, score=score, why=why)
     if not engine.serial:
         warn(
             f"no policy in {config.state_dir} yet; `urlguard serve` or `urlguard feed "
@@ -46,11 +45,13 @@ def check(
     if "-" in items and len(items) > 1:
         raise click.UsageError("- stands for standard input, and must be the only ITEM")
     if items == ("-",):
-        for output in checking.lines(engine, _standard_input()):
+        for output in checking.lines(engine, _standard_input(), classifier):
             sys.stdout.buffer.write(output)
             sys.stdout.buffer.flush()
+        _warn_of(classifier.refused)
         return
-    found = [checking.inspect(engine, item) for item in items]
+    found = checking.inspect_all(engine, items, classifier)
+    _warn_of(classifier.refused)
     if as_json:
         for verdict in found:
             click.echo(json.dumps(verdict))
@@ -62,6 +63,11 @@ def check(
             terminal.show_verdict(verdict, planned.get(item, ()))
     if any(verdict["kind"] == "invalid" for verdict in found):
         sys.exit(1)
+
+
+def _warn_of(refused: list[str]) -> None:
+    for why in refused:
+        warn(f"{why}; the model before, or none, was asked")
 
 
 def _standard_input() -> Iterator[bytes]:

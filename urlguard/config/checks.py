@@ -33,6 +33,10 @@ def warnings(config: Config) -> list[str]:
                     f"[server] {key}: {network}: everybody counts as a front end, has no limits "
                     "and may ask in anyone's name; name the front ends alone"
                 )
+    if config.classify.models is not None and not config.classify.models.is_dir():
+        found.append(
+            f"[classify] models: no model runs; folder {config.classify.models}: not there"
+        )
     if config.api.metrics_token_file is not None:
         found += _secret("[api] metrics_token_file", config.api.metrics_token_file)
     return found
@@ -64,6 +68,11 @@ def across(config: Config, reader: Reader) -> None:
     if config.store.url and not config.store.url.startswith("sqlite:///"):
         reader.problem(
             "[store] ", f"url = {config.store.url!r}: this version knows sqlite:///PATH only"
+        )
+    if config.classify.shadow is not None and config.classify.shadow == config.classify.model:
+        reader.problem(
+            "[classify] ",
+            f"shadow = {config.classify.shadow!r}: must not be model, beside which it runs",
         )
     if config.bus.url != "memory:":
         reader.problem("[bus] ", f'url = {config.bus.url!r}: this version knows "memory:" only')

@@ -234,6 +234,18 @@ class Classify:
     mode: str = _key(
         "block", "what the model may do; review never blocks", choices=("block", "review", "off")
     )
+    models: Path | None = _key(None, "the folder of models; default: those that came with UrlGuard")
+    model: str | None = _key(
+        None,
+        "the model for names to use; default: the newest that is not the shadow",
+        pattern=r"name-[0-9A-Za-z][0-9A-Za-z._-]{0,63}",
+    )
+    shadow: str | None = _key(
+        None,
+        "a second model for names, scored beside the first and only counted",
+        pattern=r"name-[0-9A-Za-z][0-9A-Za-z._-]{0,63}",
+    )
+    shadow_share: float = _key(1.0, "share of newly seen names that it scores", low=0, high=1)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,12 @@
 Make the shipped lists and their README from the project's collected data.
 
     python -m urlguard.data.build ../shared/data
+    python -m urlguard.data.build brands ../shared/data
+    python -m urlguard.data.build confusables confusables.json
+
+The second counts which disguises of brands the names of popular sites contain, and rewrites the end
+of ``brands.txt``.  The third makes ``confusables.txt`` from the file of that name in the package
+confusable-homoglyphs 3.3.1, which carries Unicode's pairs.
 
 Run by hand when the data change, never at run time.  The same data give the same bytes on the same
 zlib.  Takes names only from sources whose licence permits anyone to redistribute them and is stated
@@ -11,14 +17,18 @@ for the data itself; the ranking of names that nobody but us licences orders the
 import csv
 import gzip
 import io
+import json
 import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from urlguard import names, wellknown
+from urlguard.classify.brands import NOISE, Brands, Kind, is_bounded, read
+from urlguard.classify.confusables import folded
 from urlguard.errors import InputError
 
 HERE = Path(__file__).parent
@@ -67,7 +77,9 @@ class Source(NamedTuple):
 
 
 def main(argv: list[str]) -> int:
-    """Write the files beside this one; the argument is the folder of the data."""
+    """Write the files beside this one; the argument is the folder of the data, or see above."""
+    if len(argv) == 2 and argv[0] in ("brands", "confusables"):
+        return build_brands(Path(argv[1])) if argv[0] == "brands" else build_signs(Path(argv[1]))
     if len(argv) != 1:
         print("usage: python -m urlguard.data.build FOLDER", file=sys.stderr)
         return 2
@@ -106,6 +118,89 @@ def main(argv: list[str]) -> int:
     (HERE / "README.md").write_text(readme, "utf-8")
     print(f"starter {len(starter)} of {len(usable)}, popular {len(ranked)} of {len(ranking)}")
     return 0
+
+
+def build_brands(folder: Path) -> int:
+    """
+    Rewrite the noise at the end of ``brands.txt``.
+
+    A variant that is a whole token in the names of two popular owners is dropped: it is a word, or
+    a name of its own.  (With one owner it is as often a disguise that became popular.)  One in
+    letters that only stands inside somebody's popular name needs borders from now on.
+    """
+    path = HERE / "brands.txt"
+    text = path.read_text("utf-8").partition(f"\n{NOISE}\n")[0].rstrip("\n")
+    listed, _ = read(text)
+    brands = Brands(listed)
+    popular = [row["domain"] for row in rows(folder / "popular_domains.csv.gz")]
+    popular += [row["fqdn"] for row in rows(folder / "popular_fqdns.csv.gz")]
+    whole: dict[str, set[str | None]] = {}  # variant -> the owners who have it as a token
+    inside: set[str] = set()
+    for name in popular:
+        for hit in brands.find(name):
+            variant = name[hit.start : hit.end]
+            # What is found across hyphens or digits has no string of its own that could be dropped.
+            across = hit.kind in (Kind.HYPHEN, Kind.DIGIT) and not variant.isdigit()
+            if hit.kind == Kind.EXACT or across or brands.own(name) == hit.brand:
+                continue
+            if is_bounded(name, hit.start, hit.end):
+                whole.setdefault(variant, set()).add(names.registrable(name))
+            elif variant.isalpha():
+                inside.add(variant)
+    dropped = {variant for variant, owners in whole.items() if len(owners) > 1}
+    lines = [*(f"-{v}" for v in sorted(dropped)), *(f"~{v}" for v in sorted(inside - dropped))]
+    path.write_text(f"{text}\n\n{NOISE}\n" + "".join(f"{line}\n" for line in lines), "utf-8")
+    print(f"brands {len(brands)}, words {brands.words}, noise {len(lines)}")
+    return 0
+
+
+# Shapes that UTS 39 keeps apart from the letter which they are the small capital of, although
+# Cyrillic letters look like them and, in a name, like that letter.
+SMALL_CAPITALS = dict(zip("ʙɢʜɪᴊĸᴋʟʍᴍɴᴘʀꜱᴛᴠᴡʏᴢꞯ", "bghijkklmmnprstvwyzq", strict=True))
+# Signs that those who register look-alikes use and for which UTS 39 has another prototype.
+ALIKE = dict(zip("пгиωηκτχвнкмтӏєεβз", "nruwnktxbhkmtleeb3", strict=True))
+SIGNS_HEAD = """\
+# Signs that look like ASCII letters and digits: what they look like, a tab, the signs.
+#
+# From the pairs of Unicode's confusables.txt (UTS 39) as the Python package confusable-homoglyphs
+# 3.3.1 carries them.  It states no version of Unicode; its table of scripts is that of version 15.
+# Small capitals count as their letter, and a few Cyrillic and Greek letters were added, in
+# urlguard/data/build.py.  Left out: what compatibility decomposition and lower case make ASCII, and
+# East Asian scripts.
+# The pairs are copyright Unicode, Inc.; for terms of use and licence see
+# https://www.unicode.org/terms_of_use.html.  Changed as said above.
+"""
+
+
+def build_signs(path: Path) -> int:
+    """Write ``confusables.txt`` from confusable-homoglyphs' ``confusables.json``."""
+    pairs = json.loads(path.read_text("utf-8"))
+    alike: dict[str, str] = {}
+    for sign, others in pairs.items():
+        # Capitals look like other letters than their small ones do, and no name has them.
+        if len(sign) != 1 or sign.isascii() or folded(sign) != sign or is_east_asian(sign):
+            continue
+        if not sign.isalpha() and not sign.isdecimal():
+            continue
+        shapes = {SMALL_CAPITALS.get(shape, shape) for shape in (folded(o["c"]) for o in others)}
+        plain = sorted(shape for shape in shapes if re.fullmatch("[a-z0-9]{1,3}", shape))
+        if plain:
+            # A letter before a digit: "o" for what is like "o" and "0".
+            alike[sign] = max(plain, key=str.isalpha)
+    alike |= SMALL_CAPITALS | ALIKE
+    by_shape: dict[str, list[str]] = {}
+    for sign, shape in sorted(alike.items()):
+        by_shape.setdefault(shape, []).append(sign)
+    lines = [f"{shape}\t{''.join(signs)}\n" for shape, signs in sorted(by_shape.items())]
+    (HERE / "confusables.txt").write_text(SIGNS_HEAD + "".join(lines), "utf-8")
+    print(f"confusables {len(alike)} signs for {len(by_shape)} shapes")
+    return 0
+
+
+def is_east_asian(sign: str) -> bool:
+    """True for ideographs, kana, bopomofo and hangul, in which strokes are not letters."""
+    name = unicodedata.name(sign, "")
+    return name.startswith(("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC"))
 
 
 def rows(path: Path) -> Iterator[dict[str, str]]:
@@ -177,7 +272,8 @@ def describe(
 # Shipped data
 
 Made by `python -m urlguard.data.build ../shared/data`, except `protected.txt`, which is written by
-hand.  `urlguard/wellknown.py` reads the files.  A test holds the counts below against them.
+hand.  `urlguard/wellknown.py` reads the files.  A test holds the counts below against them.  What
+the classifier knows beforehand, `brands.txt` and `confusables.txt`, is described at the end.
 
 | file | entries | what it is |
 | --- | --- | --- |
@@ -208,6 +304,18 @@ are missing from it; the best-known ones stand in `protected.txt`.
 ## protected.txt
 
 Written for UrlGuard, under its licence.
+
+## brands.txt
+
+Written for UrlGuard, under its licence; its head explains the format.  The section of noise at its
+end is made by `python -m urlguard.data.build brands ../shared/data`: strings that the ranking above
+contains in two owners' names or inside a longer word.  `urlguard/classify/brands.py` reads it.
+
+## confusables.txt
+
+Made by `python -m urlguard.data.build confusables FILE` from `confusables.json` of the Python
+package confusable-homoglyphs 3.3.1 (MIT), which carries Unicode's data; its head names Unicode's
+terms.  `urlguard/classify/confusables.py` reads it.
 """
 
 

@@ -18,6 +18,7 @@ from urlguard.wire.query import Query
 from urlguard.wire.reply import Reply, render
 
 if TYPE_CHECKING:
+    from urlguard.classify.judge import InUse
     from urlguard.engine import Live
 
 
@@ -87,7 +88,8 @@ Done = Callable[[Query, Answer | None], None]
 @dataclass(frozen=True)
 class Parts:
     """
-    What a plugin may use: the configuration, the cell with the engine, the event loop, the clients.
+    What a plugin may use: the configuration, the cells with the engine and the models, the event
+    loop, the clients.
 
     Time is ``loop.time()``, in seconds: tests put a clock of their own there.
     """
@@ -96,6 +98,7 @@ class Parts:
     live: "Live"
     loop: asyncio.AbstractEventLoop
     clients: Clients
+    models: "InUse | None" = None
 
 
 class Plugin(Protocol):

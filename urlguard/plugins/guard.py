@@ -3,8 +3,13 @@ guard: answer queries for blocked names without asking upstream, and judge what 
 
 Stands above whatever remembers or fetches upstream answers, so that a new policy acts on the next
 query.  Reads answers on their way back as well: whatever a CNAME, DNAME, SVCB or HTTPS record in
-them leads to is judged like a name that was asked for.  Knows the engine and the wire format; knows
-nothing of sockets or feeds.
+them leads to is judged by rules like a name that was asked for.  Knows the engine, the judge and
+the wire format; knows nothing of sockets or feeds.
+
+Where no rule covers the name that was asked for, the model is, by ``[classify]``.  What it blocks
+gets the same answer as a listed name, from the same code.  It is asked about no name that an answer
+leads to: these are mostly those of content networks, which look like nothing that a person reads,
+so that a score would say little, cost as much as the answer, and break sites that nobody accused.
 
 What a blocked name gets, by ``[guard] answer``, or the client's segment's, and the query's type:
 
@@ -24,6 +29,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from urlguard import config
+from urlguard.classify.judge import InUse, Judge, apart
 from urlguard.plugins.base import Answer, Local, Parts
 from urlguard.verdict import FEED, Ruling
 from urlguard.wire import answer
@@ -34,6 +40,10 @@ if TYPE_CHECKING:
     from urlguard.engine import Live
 
 CANARY: Final = "canary"  # the category of the name that is always blocked
+
+# Types by which somebody goes to a site; about any other the model is not asked.
+CNAME, SVCB, HTTPS = 5, 64, 65
+MODELLED: Final = frozenset((A, AAAA, CNAME, SVCB, HTTPS, ANY))
 
 
 class _Judged(NamedTuple):
@@ -55,6 +65,8 @@ class Guard(Local):
         options: ``[guard]``.
         regulators: sources (``feed:NAME``) that carry a regulator's order.
         segments: those with a policy of their own.
+        judge: asked about names without a rule; None if there is no model for anybody.
+        mode: what it may do, where a segment does not say.
 
     ``counters``: ``answers_blocked``, upstream answers that led to a blocked name, and
     ``additional_removed``, those that only mentioned one.
@@ -69,12 +81,15 @@ class Guard(Local):
         options: config.Guard,
         regulators: Collection[str],
         segments: Iterable[config.Segment] = (),
+        judge: Judge | None = None,
+        mode: str = "block",
     ) -> None:
+        self.judge = judge
         self.counters: Counter[str] = Counter()
         self._live = live
         censored = frozenset(regulators)
-        self._usual = _Manner(options, censored)
-        self._manners = {s.name: _Manner(options, censored, s) for s in segments}
+        self._usual = _Manner(options, censored, mode)
+        self._manners = {s.name: _Manner(options, censored, mode, s) for s in segments}
         self.canary = options.canary
         self._canary_ruling = Ruling("block", CANARY, ("operator",), 0, "domain", options.canary)
         self._policy = object()  # another one after each change
@@ -84,7 +99,13 @@ class Guard(Local):
     def from_config(cls, table: config.Guard, parts: Parts) -> Self:
         """The plugin for ``[guard]``, with the regulators among the feeds, and the segments."""
         regulators = [FEED + feed.name for feed in parts.config.feed if feed.regulator]
-        return cls(parts.live, table, regulators, parts.config.segment)
+        whole = parts.config
+        modes = {whole.classify.mode, *(s.classify for s in whole.segment)} - {None, "off"}
+        judge = None
+        if modes:
+            models = InUse() if parts.models is None else parts.models
+            judge = Judge(models, apart(whole), whole.classify.shadow_share)
+        return cls(parts.live, table, regulators, whole.segment, judge, whole.classify.mode)
 
     def on_query(self, q: Query) -> Answer | None:
         """The block answer if the engine's ruling on the name is to block."""
@@ -94,7 +115,11 @@ class Guard(Local):
         if name == self.canary:
             ruling = self._canary_ruling  # after the engine was asked: it must be able to answer
         if ruling is None:
-            return None
+            if self.judge is None or q.qtype not in MODELLED:
+                return None
+            ruling = self._modelled(self.judge, q)
+            if ruling is None:
+                return None
         if ruling.action == "block":
             who = q.who
             segment = None if who is None else who.segment
@@ -123,9 +148,21 @@ class Guard(Local):
             return a
         return self._led(q, a, reply, judged)
 
+    def adopt(self, old: "Guard") -> None:
+        """Take over what the judge before this one has found."""
+        if self.judge is not None and old.judge is not None:
+            self.judge.adopt(old.judge)
+
     def close(self) -> None:
         """Listen to changes of policy no longer."""
         self._live.unsubscribe(self._changed)
+
+    def _modelled(self, judge: Judge, q: Query) -> Ruling | None:
+        """The model's ruling on a name without a rule."""
+        segment = None if q.who is None else q.who.segment
+        manner = self._usual if segment is None else self._manners[segment.name]
+        mode = manner.classify
+        return None if mode == "off" else judge.ruling(q.name, mode)
 
     def _changed(self, names: Collection[str] | None = None) -> None:
         self._policy = object()
@@ -167,9 +204,12 @@ class _Manner:
         self,
         options: config.Guard,
         regulators: frozenset[str],
+        mode: str,
         segment: config.Segment | None = None,
     ) -> None:
         own = segment or config.Segment()
+        # Where nothing is blocked there is nothing for a model to do.
+        self.classify = (own.classify or mode) if own.filter else "off"
         self._mode = own.answer or options.answer
         self._ttl = options.block_ttl_s if own.block_ttl_s is None else own.block_ttl_s
         self._regulators = regulators

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 from urlguard import events, names
 from urlguard.blocklist import overlay, snapshot
+from urlguard.classify.judge import Suspect, merged
 from urlguard.config import Config, Feed
 from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.feeds import schedule
@@ -49,6 +50,7 @@ REFRESH_S = 1800.0  # for reading and committing a list, beyond its download
 RETRY_S = 60.0  # after a failed compile
 API_AFTER_S = 2.0  # workers wait for the first policy; importing aiohttp comes after it, or now
 FLUSH_S = 2.0  # for the workers to empty their caches
+GREY_S = 2.0  # for the workers to tell their suspects
 MAX_FLUSHED = 1000  # names in one request
 
 
@@ -436,8 +438,11 @@ class Control:
                     }
                 case "flush":
                     return await self._flush(message)
+                case "grey":
+                    return await self._grey(message)
                 case other:
-                    return {"error": f"operation {other!r}; known: apply, sync, status, flush"}
+                    known = "apply, sync, status, flush, grey"
+                    return {"error": f"operation {other!r}; known: {known}"}
         except (UrlGuardError, KeyError, TypeError, ValueError) as exc:
             return {"error": str(exc)}
 
@@ -454,6 +459,17 @@ class Control:
         count = self.config.server.workers
         acked = await self.workers.wait_for(serial, count, ACK_S)
         return {"serial": serial, "workers": count, "in_force": acked}
+
+    async def _grey(self, message: Message) -> Message:
+        """What the model suspects and nobody blocked, from all workers together."""
+        count = int(message["count"])
+        replies = await self.workers.ask({"op": "grey", "count": count}, GREY_S)
+        found = [Suspect(*row) for reply in replies.values() for row in reply["names"]]
+        return {
+            "names": merged(found)[:count],
+            "workers": self.config.server.workers,
+            "asked": len(replies),
+        }
 
     async def _flush(self, message: Message) -> Message:
         """Have every worker forget cached answers: for names and all below them, or all."""

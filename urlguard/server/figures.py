@@ -80,6 +80,21 @@ def _blocks_canary(guard: Guard) -> bool:
     return found is not None and found.ruling is not None
 
 
+def classifier(found: Chain, figures: Figures) -> None:
+    """Which models run, and what they say."""
+    for plugin in found.plugins:
+        judge = plugin.judge if isinstance(plugin, Guard) else None
+        if judge is None:
+            continue
+        for role, model in (("champion", judge.models.name), ("shadow", judge.models.shadow)):
+            if model is not None:
+                figures.gauge("urlguard_classifier_model", 1, role, model.ident)
+        figures.counts("urlguard_classifier_names_total", judge.counters)
+        figures.counts("urlguard_classifier_shadow_total", judge.shadowed)
+        figures.gauge("urlguard_classifier_known", len(judge))
+        figures.gauge("urlguard_classifier_grey", len(judge.grey))
+
+
 def _cache(cache: Cache, figures: Figures) -> None:
     counters = cache.counters
     figures.gauge("urlguard_cache_entries", len(cache))

@@ -59,7 +59,7 @@ METRICS: Final[dict[str, Metric]] = {
     ),
     "urlguard_hits_total": Metric(
         "counter",
-        "block and review verdicts, by who made the rule: operator, analyst:NAME, feed:NAME",
+        "block and review verdicts, by who said so: operator, analyst:NAME, feed:NAME, classifier",
         ("action", "rule_source"),
     ),
     "urlguard_category_hits_total": Metric(
@@ -112,6 +112,18 @@ METRICS: Final[dict[str, Metric]] = {
     "urlguard_swaps_total": Metric("counter", "snapshots taken up"),
     "urlguard_swap_seconds": Metric("gauge", "what the last swap took, opening included"),
     "urlguard_canary_blocked": Metric("gauge", "1 if the canary name is answered as blocked"),
+    # The classifier
+    "urlguard_classifier_model": Metric(
+        "gauge", "1 for the model in use (champion), and the shadow", ("role", "model")
+    ),
+    "urlguard_classifier_names_total": Metric(
+        "counter", "names that the model was asked about for the first time", ("verdict",)
+    ),
+    "urlguard_classifier_shadow_total": Metric(
+        "counter", "of them, those that the shadow scored too, by who would block", ("result",)
+    ),
+    "urlguard_classifier_known": Metric("gauge", "names whose judgement is remembered"),
+    "urlguard_classifier_grey": Metric("gauge", "suspects kept for `urlguard grey`"),
     # The worker's way out
     "urlguard_hits_dropped_total": Metric("counter", "hits that did not reach the hit log"),
     "urlguard_dnstap_frames_total": Metric(

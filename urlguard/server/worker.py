@@ -3,22 +3,29 @@ A resolver worker: one process, one event loop, its own sockets on every address
 
 Its policy comes from `Following`; only a start waits for the control process, and not for long: a
 decision that a command confirmed before a restart must be in force after it.  A reload puts a chain
-for the new configuration in place of the old one, between two queries.
+for the new configuration in place of the old one, between two queries, and then looks for a new
+model: that is opened in a thread, and the one in use goes on until it is there.
 """
 
 import asyncio
 import gc
 import socket
+import sys
+import time
 from dataclasses import dataclass
 from functools import partial
 
 from urlguard import events
+from urlguard.classify import judge, model
+from urlguard.classify.judge import InUse, Suspect
+from urlguard.classify.model import Model
 from urlguard.config import Config
 from urlguard.errors import ConfigError
 from urlguard.plugins import Chain
 from urlguard.plugins.base import Parts
 from urlguard.plugins.cache import Cache
 from urlguard.plugins.clients import Clients
+from urlguard.plugins.guard import Guard
 from urlguard.server import channel, figures, process
 from urlguard.server.channel import Message
 from urlguard.server.edge import Edge
@@ -33,6 +40,7 @@ from urlguard.wire.cookie import Cookies
 WAIT_S = 3.0  # for the control process's word, when there is a snapshot to begin with
 FIRST_POLICY_S = 600.0  # when there is none, or it says so: the first import has to end
 DRAIN_S = 5.0
+TURNS_S = 0.0005  # between threads while one opens a model, so that queries hardly wait for it
 COOKIES_S = 3600.0  # between two looks at the cookies' secret
 
 
@@ -54,6 +62,7 @@ class Worker:
         self.sockets = orders.sockets
         self.inbox = inbox
         self.following = Following(self.config.state_dir, self.number)
+        self.models = InUse()
         self.pseudonyms = Pseudonyms()
         self.stats = Stats()
         self.listeners: list[UdpListener | TcpListener] = []
@@ -65,7 +74,9 @@ class Worker:
         """Answer queries until `stop` is set, then finish those under way."""
         self._register()
         following = asyncio.create_task(self.following.run())
+        models = asyncio.create_task(self._take_models())
         await self._first_policy(stop)
+        await models
         await self._open()
         # What is there now stays: the collector need not walk it again and again.
         gc.collect()
@@ -129,7 +140,7 @@ class Worker:
     def _chain(self, config: Config) -> tuple[Chain, Clients]:
         clients = Clients(config)
         loop = asyncio.get_running_loop()
-        parts = Parts(config, self.following.live, loop, clients)
+        parts = Parts(config, self.following.live, loop, clients, self.models)
         return Chain.build(config, parts), clients
 
     def _equip(self, edge: Edge) -> None:
@@ -156,6 +167,7 @@ class Worker:
         self.stats.add(partial(figures.listeners, self.listeners))
         self.stats.add(partial(figures.chain, edge.chain))
         self.stats.add(partial(figures.canary, edge.chain, self.following.live))
+        self.stats.add(partial(figures.classifier, edge.chain))
         if edge.tap is not None:
             self.stats.add(partial(figures.dnstap, edge.tap))
         if edge.hits is not None:
@@ -181,6 +193,54 @@ class Worker:
                 self.inbox.refuse(exc)
             else:
                 self.inbox.accept()
+                await self._take_models()
+
+    async def _take_models(self) -> None:
+        """Use the newest model of the folder; one that is refused leaves the one in use."""
+        wanted = {self.config.classify.mode, *(s.classify for s in self.config.segment)}
+        if wanted <= {"off", None}:
+            return
+        started = time.perf_counter()
+        turns = sys.getswitchinterval()
+        sys.setswitchinterval(TURNS_S)
+        try:
+            name, shadow = await asyncio.to_thread(self._find_models)
+        finally:
+            sys.setswitchinterval(turns)
+        models = self.models
+        if name is None and self.number == 0:
+            folder = str(model.folder(self.config.classify.models))
+            events.warning("model.absent", folder=folder, using="rules alone")
+        if name is models.name and shadow is models.shadow:
+            return
+        old: list[Model | None] = [models.name, models.shadow]
+        models.take(name, shadow)
+        # What was answered by the model before may be in memory.
+        self.following.live.changed()
+        events.info(
+            "model.swapped",
+            model=name and name.ident,
+            shadow=shadow and shadow.ident,
+            open_ms=round((time.perf_counter() - started) * 1000, 1),
+        )
+        await asyncio.to_thread(old.clear)  # freeing thousands of trees takes a millisecond
+
+    def _find_models(self) -> tuple[Model | None, Model | None]:
+        """The model for names and the shadow beside it; takes tens of milliseconds."""
+        options, now = self.config.classify, self.models
+        folder = model.folder(options.models)
+        judge.prepare()
+        name, refused = model.find(
+            folder, "name", named=options.model, besides=options.shadow, now=now.name
+        )
+        shadow = None
+        if options.shadow is not None and name is not None:
+            shadow, problems = model.find(folder, "name", named=options.shadow, now=now.shadow)
+            refused += problems
+        for problem in refused:
+            using = "the one before" if name else "rules alone"
+            events.error("model.refused", error=str(problem), using=using)
+        return name, shadow
 
     async def _renew_cookies(self) -> None:
         """Take part in the change of the cookies' secret, whichever worker made it."""
@@ -219,7 +279,12 @@ class Worker:
 
     def _register(self) -> None:
         self.following.handlers.update(
-            {"flush": self._flush, "stats": self._stats, "hitkey": self._hit_key}
+            {
+                "flush": self._flush,
+                "stats": self._stats,
+                "hitkey": self._hit_key,
+                "grey": self._grey,
+            }
         )
         self.following.beside.append(self._send_hits)
 
@@ -235,6 +300,13 @@ class Worker:
 
     async def _stats(self, message: Message, writer: asyncio.StreamWriter) -> None:
         writer.write(self.stats.reply(message["id"]))
+
+    async def _grey(self, message: Message, writer: asyncio.StreamWriter) -> None:
+        found: list[Suspect] = []
+        for plugin in self.edge.chain.plugins if self.edge else ():
+            if isinstance(plugin, Guard) and plugin.judge is not None:
+                found += plugin.judge.grey.top(int(message["count"]))
+        writer.write(channel.encode({"id": message["id"], "names": found}))
 
     async def _hit_key(self, message: Message, writer: asyncio.StreamWriter) -> None:
         self.pseudonyms.take(message)

@@ -1,0 +1,149 @@
+"""
+What does a score cost: microseconds a name, names a second through the command, memory?
+
+    python -m benchmarks.scoring [--no-record]
+
+``score`` is `Model.score` over 100,000 names that the process has not seen, one by one in one
+thread: features, trees and calibration; the median, and beside it the trees alone.  ``check`` is
+``urlguard check --json -`` from its start to its end, over 200,000 names on no list, with the model
+and with none.  ``memory`` is what opening the models and scoring all those names adds to a fresh
+process: resident, which counts the mapped tables that all workers share, and of that its own.
+
+Takes the project's collected data if they lie beside the repository, else the starter list.  Each
+score must be one that is possible, and they must not all be the same.
+"""
+
+import argparse
+import csv
+import gzip
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import lists, results
+from benchmarks.load import BenchmarkError
+from urlguard import __version__, wellknown
+from urlguard.classify import model
+
+NAMES, CHECKED = 100_000, 200_000
+ROUNDS = 3
+
+
+def names() -> list[str]:
+    """Names in an order that has nothing to do with their spelling."""
+    path = lists.SHARED / "train_domains.csv.gz"
+    if not path.exists():
+        path = wellknown.starter_path()
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        found = [row[0] for row in csv.reader(file)][1:]
+    random.Random(1).shuffle(found)
+    return found[:CHECKED]
+
+
+def score(found: list[str]) -> dict[str, Any]:
+    """The medians of one pass, in microseconds."""
+    opened = model.Model.open(model.folder(), "name")
+    whole, trees, scores = [], [], set()
+    for name in found[:NAMES]:
+        before = time.perf_counter_ns()
+        scores.add(opened.score(name))
+        whole.append(time.perf_counter_ns() - before)
+    for row in [opened._row(name) for name in found[: NAMES // 10]]:
+        before = time.perf_counter_ns()
+        opened._booster.raw(row)
+        trees.append(time.perf_counter_ns() - before)
+    if len(scores) < min(100, len(found) // 2) or not all(0 <= one <= 1 for one in scores):
+        raise BenchmarkError(f"{len(scores)} different scores of {len(whole)} names")
+    return {"score": statistics.median(whole) / 1e3, "trees": statistics.median(trees) / 1e3}
+
+
+def check(found: list[str], mode: str) -> float:
+    """Names a second through the command."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder, "urlguard.toml")
+        config.write_text(f'[classify]\nmode = "{mode}"\n', "utf-8")
+        before = time.perf_counter()
+        run = subprocess.run(
+            [sys.executable, "-m", "urlguard", "check", "--json", "--config", str(config), "-"],
+            input="\n".join(found).encode() + b"\n",
+            capture_output=True,
+        )
+        took = time.perf_counter() - before
+    answers = [json.loads(line) for line in run.stdout.splitlines()]
+    scored = sum(answer["score"] is not None for answer in answers)
+    if len(answers) != len(found) or (scored > 0) is (mode == "off"):
+        raise BenchmarkError(f"{len(answers)} answers to {len(found)} names, {scored} with a score")
+    return len(found) / took
+
+
+_MEMORY = """
+import re, sys
+def now():
+    text = open("/proc/self/smaps_rollup").read()
+    return [sum(int(n) for n in re.findall(rf"^{w}: +(\\d+)", text, re.M)) for w in
+            ("Rss", "Private_(?:Clean|Dirty)")]
+from urlguard import names, urls
+names.split("a.com")
+from urlguard.classify.model import Model, folder
+before = now()
+of_names, of_urls = Model.open(folder(), "name"), Model.open(folder(), "url")
+for line in sys.stdin:
+    name = line.strip()
+    of_names.score(name)
+    of_urls.score(urls.parse("http://" + name + "/a/login.php?id=7"))
+print(*(there - here for here, there in zip(before, now())))
+"""
+
+
+def memory(found: list[str]) -> tuple[float, float]:
+    """MiB that both models add to a process: resident, and its own."""
+    run = subprocess.run(
+        [sys.executable, "-c", _MEMORY],
+        input="\n".join(found[:NAMES]),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+    )
+    if not re.fullmatch(r"\d+ \d+\n", run.stdout):
+        raise BenchmarkError(run.stderr)
+    resident, own = map(int, run.stdout.split())
+    return resident / 1024, own / 1024
+
+
+def main() -> None:
+    """Measure, print, record."""
+    parser = argparse.ArgumentParser(description="What a score costs.")
+    parser.add_argument("--no-record", action="store_true", help="only print")
+    options = parser.parse_args()
+    found = names()
+    passes = [score(found) for _ in range(ROUNDS)]
+    rows: list[dict[str, Any]] = []
+    for case in ("score", "trees"):
+        values = sorted(one[case] for one in passes)
+        figures = {"value": values[1], "value_low": values[0], "value_high": values[-1]}
+        print(f"{case}: median {values[1]:.1f} µs a name, {values[0]:.1f} to {values[-1]:.1f}")
+        rows.append({"case": f"{case}, us", "rounds": ROUNDS, "queries": NAMES, **figures})
+    for case, mode in (("check", "block"), ("check, no model", "off")):
+        speed = sorted(check(found, mode) for _ in range(ROUNDS))
+        print(f"{case}: {speed[1]:,.0f} names a second")
+        rows.append({"case": case, "rounds": ROUNDS, "queries": CHECKED, "per_s": round(speed[1])})
+    resident, own = memory(found)
+    print(f"memory: {resident:.1f} MiB resident, {own:.1f} MiB of it the process's own")
+    rows.append({"case": "memory", "rss_mib": round(resident, 1), "value": round(own, 1)})
+    if not options.no_record:
+        results.write(
+            "scoring",
+            [{"server": "UrlGuard", "version": __version__, **row} for row in rows],
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Features: one definition, whole numbers or rounded, for whatever name comes in."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from urlguard import names, urls
+from urlguard.classify import features
+from urlguard.classify.features import NAME, URL, Extractor, pieces
+from urlguard.classify.tables import ODDS_UNIT, WEIGHT_UNIT, Tables
+
+WORDS = ("login", "pay", "secure", "shop")
+
+
+def tables(shared=("weebly.com",)):
+    """Tables in which every n-gram weighs a step, and four words are known."""
+    return Tables(
+        {"weights": [1] * 64, "common": [6] * 64, "keys": [0] * 64, "word_odds": [4, 8, -2, 0]},
+        WORDS,
+        frozenset(shared),
+    )
+
+
+@pytest.fixture(scope="module")
+def extract():
+    return Extractor(tables())
+
+
+def named(extract, name):
+    return dict(zip([feature.name for feature in NAME], extract.name(name), strict=True))
+
+
+def of_url(extract, text):
+    row = extract.url(urls.parse(text))
+    return dict(zip([feature.name for feature in URL], row, strict=True))
+
+
+def test_names_are_told_apart_and_say_what_they_catch():
+    known = [feature.name for feature in URL]
+    assert len(set(known)) == len(known)
+    assert URL[: len(NAME)] == NAME
+    assert all(len(feature.catches) > 10 for feature in URL)
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "label", "before", "hosting"),
+    [
+        ("example.com", "com", "example", "", False),
+        ("www.example.com", "com", "example", "", False),
+        ("www.com", "com", "www", "", False),
+        ("a.b.example.co.uk", "co.uk", "example", "a.b", False),
+        ("shop-1.pages.dev", "pages.dev", "shop-1", "", True),
+        ("a.shop.weebly.com", "weebly.com", "shop", "a", True),
+        ("weebly.com", "com", "weebly", "", False),
+        ("com", "", "com", "", False),
+        ("localhost", "", "localhost", "", False),
+    ],
+)
+def test_a_name_is_cut_where_its_owner_begins(name, suffix, label, before, hosting):
+    cut = pieces(name, frozenset(("weebly.com",)))
+    assert cut[1:] == (suffix, label, before, hosting)
+
+
+def test_signs_are_counted(extract):
+    found = named(extract, "m.pay--login-2024abc.example1.xyz")
+    assert found["label_length"] == 8
+    assert found["digits"] == 1
+    assert found["digit_last"] == 1
+    assert found["before_labels"] == 2
+    assert found["before_digit_longest"] == 4
+    assert found["before_hyphens"] == 3
+    assert found["before_words"] == 2
+    assert found["before_word_worst"] == 8 * ODDS_UNIT
+
+
+def test_words_cut_a_label_up(extract):
+    found = named(extract, "securepayxx.com")
+    assert found["words"] == 2
+    assert found["words_share"] == round(9 / 11, 3)
+    assert found["word_worst"] == 8 * ODDS_UNIT
+    assert found["word_best"] == -2 * ODDS_UNIT
+    assert found["unknown_longest"] == 2
+
+
+def test_every_gram_of_a_label_is_weighed(extract):
+    found = named(extract, "abcdef.com")
+    # ^abcdef$ has 6 trigrams, 5, 4 and 3 longer ones; two for the suffix, one for nothing before.
+    assert found["grams_label"] == 18 * WEIGHT_UNIT
+    assert found["grams_suffix"] == 2 * WEIGHT_UNIT
+    assert found["grams"] == 21 * WEIGHT_UNIT
+    assert found["common"] == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "own"),
+    [
+        ("paypal-help.top", 1, 0),
+        ("paypa1.com", 3, 0),
+        ("www.paypal.com", 1, 1),
+        ("garden.example", 0, 0),
+    ],
+)
+def test_brands_are_found_where_they_stand(extract, name, kind, own):
+    found = named(extract, name)
+    assert found["brand"] == kind
+    assert found["brand_own"] == own
+
+
+def test_a_brand_before_the_domain_is_another_thing(extract):
+    found = named(extract, "paypal.com.account.top")
+    assert (found["brand"], found["brand_before"]) == (0, 1)
+
+
+def test_foreign_labels_are_decoded(extract):
+    found = named(extract, names.canonical("раураӏ.com"))
+    assert found["foreign_labels"] == 1
+    assert found["foreign_alike"] == 6
+    assert found["foreign_brand"] == 1
+    chinese = named(extract, names.canonical("中国银行.cn"))
+    assert chinese["foreign_labels"] == 1
+    assert chinese["foreign_mixed"] == 0
+
+
+def test_memory_answers_only_for_its_own_key():
+    entries = [0] * 64
+    key = features.keys("top", b"abc12", b"")[0]
+    entries[key & 63] = key >> 16 << 16 | (128 + 8) << 8 | 5
+    extract = Extractor(
+        Tables(
+            {"weights": [0] * 2, "common": [0] * 2, "keys": entries, "word_odds": []},
+            (),
+            frozenset(),
+        )
+    )
+    found = named(extract, "xyz99.top")  # of the same shape, so of the same key
+    assert (found["shape_odds"], found["shape_evidence"]) == (8 * ODDS_UNIT, 5)
+    assert named(extract, "xyz999.top")["shape_evidence"] == 0
+
+
+def test_urls_are_read_beyond_the_host(extract):
+    found = of_url(extract, "http://a.example/x/Login.php?u=me%40b.example&next=http://c.example")
+    assert found["path_depth"] == 2
+    assert found["path_uppercase"] == 1
+    assert found["query_parameters"] == 2
+    assert found["query_mail"] == 1
+    assert found["query_address"] == 1
+    assert found["words_path"] == 1
+    assert found["bare"] == 0
+    assert of_url(extract, "http://192.0.2.1/")["address"] == 1
+
+
+_labels = st.text("abcxyz019-_", min_size=1, max_size=63)
+
+
+@given(st.lists(_labels, min_size=1, max_size=4).map(".".join))
+def test_any_name_gives_finite_numbers(name):
+    try:
+        name = names.canonical(name)
+    except ValueError:
+        return
+    extract = Extractor(tables())
+    for row in (extract.name(name), extract.url(urls.parse(f"{name}/%ff?{name}"))):
+        assert all(math.isfinite(value) for value in row)
+        assert all(value == round(value, 5) for value in map(float, row))
+
+
+@given(st.text(max_size=60))
+def test_any_url_gives_finite_numbers(tail):
+    try:
+        url = urls.parse(f"http://a.example/{tail}")
+    except ValueError:
+        return
+    assert all(math.isfinite(value) for value in Extractor(tables()).url(url))
+
+
+def test_the_digest_is_the_same_in_every_process():
+    code = "from urlguard.classify import features as f; print(f.digest('name'), f.digest('url'))"
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert said == {f"{features.digest('name')} {features.digest('url')}\n"}
+    assert features.digest("name") != features.digest("url")
+
+
+def test_the_digest_notices_another_definition(monkeypatch):
+    before = features.digest("name")
+    features.digest.cache_clear()
+    monkeypatch.setattr(features, "_BEFORE", 1)
+    after = features.digest("name")
+    features.digest.cache_clear()
+    assert after != before

@@ -1,0 +1,281 @@
+"""Which names are judged, what is remembered, and what becomes of suspects."""
+
+import pytest
+
+from tests.classify import toy
+from urlguard import config, wellknown
+from urlguard.classify import judge as judging
+from urlguard.classify.judge import Grey, InUse, Judge, Suspect, merged
+from urlguard.classify.model import Model
+from urlguard.plugins import special
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with two models; the second blocks nothing."""
+    folder = tmp_path_factory.mktemp("models")
+    toy.write(folder)
+    none = {"block_at": 2.0, "review_at": 2.0}
+    toy.write(folder, "name-2026-12-01", thresholds={"own": none, "hosting": none})
+    return folder
+
+
+@pytest.fixture
+def strict(folder):
+    """The model that blocks."""
+    return Model.open(folder, "name", "name-2026-11-24", reader=toy.read)
+
+
+@pytest.fixture
+def lax(folder):
+    """The model that does not."""
+    return Model.open(folder, "name", "name-2026-12-01", reader=toy.read)
+
+
+class Counting:
+    """A model that counts how often it is asked."""
+
+    def __init__(self, model, fails=False):
+        self.asked, self._model, self._fails = [], model, fails
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def judge(self, name):
+        self.asked.append(name)
+        if self._fails:
+            raise RuntimeError("no")
+        return self._model.judge(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "action"),
+    [
+        (toy.BAD, "block", "block"),
+        (toy.BAD, "review", "review"),
+        (toy.GREY, "block", "review"),
+        (toy.GREY, "review", "review"),
+        (toy.GOOD, "block", None),
+    ],
+)
+def test_rulings(strict, name, mode, action):
+    """
+    A ruling says that the classifier said it, which model, and the category of fraud.
+    """
+    found = Judge(InUse(strict)).ruling(name, mode)
+    if action is None:
+        assert found is None
+        return
+    assert found == (action, "fraud", ("classifier",), 0, "model", strict.ident, False)
+    assert not found.operator
+
+
+def test_without_a_model_nothing_is_judged():
+    """
+    No model, no ruling, nothing remembered.
+    """
+    judge = Judge(InUse())
+    assert judge.ruling(toy.BAD, "block") is None
+    assert (len(judge), len(judge.grey), judge.counters) == (0, 0, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("_pay-1.evil.com", "apart"),
+        ("pay-1._tcp.evil.com", "apart"),
+        ("pay-1.lan", "apart"),
+        ("pay-1.test", "apart"),
+        ("pay-1.internal", "apart"),
+        ("pay-1.onion", "apart"),
+        ("1.pay.2.0.192.in-addr.arpa", "apart"),
+        ("pay-1.home.arpa", "apart"),
+        ("pay-1.example.com", "apart"),
+        ("pay-1", "apart"),
+        ("com", "apart"),
+        ("co.uk", "apart"),
+        ("", "apart"),
+        ("pay 1.com", "apart"),
+        ("pay\\0461.com", "apart"),
+        ("päy-1.com", "apart"),
+        ("pay-1.com\n", "apart"),
+        ("pay-1..com", "apart"),
+        (f"{'a.' * 126}pay.com", "apart"),
+        ("pay-1.corp.evil.com", "apart"),
+        ("corp.evil.com", "apart"),
+        ("use-application-dns.net", "apart"),
+        ("brand-pay.com", "brand"),
+        (f"pay-1.{next(iter(wellknown.popular()))}", "popular"),
+        ("pay-1.evil.com", "block"),
+        ("pay-1.co.uk", "block"),
+        ("pay-1.xn--p1ai", "block"),
+        ("pay-1.xn--80ak6aa92e.com", "block"),
+        ("pay-1.github.io", "block"),
+        ("pay-1.ck", "apart"),
+        ("pay-1.evil.ck", "block"),
+    ],
+)
+def test_which_names_are_judged(strict, name, why):
+    """
+    Names of the public Internet that are neither popular nor a brand's own, and no others.
+    """
+    counting = Counting(strict)
+    judge = Judge(InUse(counting), ["corp.evil.com"])
+    found = judge.ruling(name, "block")
+    assert judge.counters == {why: 1}
+    assert (found is not None) == (why == "block")
+    assert bool(counting.asked) == (why == "block")
+
+
+def test_what_the_resolver_answers_itself_is_apart():
+    """
+    Whatever zone `special` knows, local or a signal, no model judges a name in it.
+    """
+    judge = Judge(InUse())
+    zones = [zone for group, _, _ in special.ZONES for zone in group]
+    signals = [zone for group in special.SIGNALS.values() for zone in group]
+    assert not [zone for zone in [*zones, *signals] if judge.judged(zone)]
+    assert not [zone for zone in zones if judge.judged(f"pay.{zone}")]
+
+
+def test_zones_of_ones_own_are_apart():
+    """
+    Zones that go to servers of one's own are read from the configuration.
+    """
+    whole = config.Config(
+        special=config.Special(forwarded=("a.com",)), forward=config.Forward(zones={"b.com": ()})
+    )
+    assert judging.apart(whole) == ["a.com", "b.com"]
+
+
+def test_a_name_is_scored_once_for_each_model(strict, lax):
+    """
+    Judgements are remembered for the model that made them, and never used for another.
+    """
+    first, second = Counting(strict), Counting(lax)
+    models = InUse(first)
+    judge = Judge(models)
+    for _ in range(3):
+        for name in (toy.BAD, toy.GREY, toy.GOOD):
+            judge.ruling(name, "block")
+    assert first.asked == [toy.BAD, toy.GREY, toy.GOOD]
+    models.take(second, None)
+    assert [judge.ruling(n, "block") for n in (toy.BAD, toy.GOOD)] == [None, None]
+    models.take(first, None)
+    assert judge.ruling(toy.BAD, "block").action == "block"
+    assert len(first.asked) == 4
+    assert len(judge) == 3
+
+
+def test_memory_is_bounded_and_the_least_asked_goes_first(strict, monkeypatch):
+    """
+    The name that was asked for longest ago makes room.
+    """
+    monkeypatch.setattr(judging, "MAX_KNOWN", 3)
+    counting = Counting(strict)
+    judge = Judge(InUse(counting))
+    for name in ("a1.com", "b1.com", "c1.com", "a1.com", "d1.com", "a1.com", "b1.com"):
+        judge.ruling(name, "block")
+    assert counting.asked == ["a1.com", "b1.com", "c1.com", "d1.com", "b1.com"]
+    assert len(judge) == 3
+
+
+def test_a_model_that_fails_blocks_nothing(strict, capsys):
+    """
+    An error within a model lets the name pass, is counted, and is told at most once in ten seconds.
+    """
+    judge = Judge(InUse(Counting(strict, fails=True)))
+    assert [judge.ruling(n, "block") for n in (toy.BAD, "pay-2.com", toy.BAD)] == [None] * 3
+    assert judge.counters == {"failed": 2}
+    assert capsys.readouterr().err.count("model.failed") == 1
+
+
+def test_suspects_are_kept_without_what_was_blocked(strict):
+    """
+    In mode block the grey zone; in mode review what would have been blocked as well.
+    """
+    now = [1000.0]
+    judge = Judge(InUse(strict), clock=lambda: now[0])
+    for name in (toy.BAD, toy.GREY, toy.GOOD):
+        judge.ruling(name, "block")
+    assert [s.name for s in judge.grey.top()] == [toy.GREY]
+    now[0] = 2000.0
+    judge.ruling(toy.GREY, "review")
+    judge.ruling(toy.BAD, "review")
+    bad, grey = judge.grey.top()
+    assert bad == Suspect(toy.BAD, 0.99, 1, 2000, 2000, "block", strict.ident)
+    assert grey[2:] == (2, 1000, 2000, "review", strict.ident)
+    assert judge.grey.top(1) == [bad]
+    assert judge.grey.top(-1) == []
+
+
+def test_the_grey_zone_is_bounded():
+    """
+    The suspect that was asked for longest ago is forgotten.
+    """
+    grey = Grey(2, clock=lambda: 5.0)
+    for name in ("a", "b", "a", "c"):
+        grey.note(name, 0.5, "review", "m")
+    assert [s.name for s in grey.top()] == ["a", "c"]
+    assert len(grey) == 2
+
+
+def test_suspects_of_several_workers_are_merged():
+    """
+    Counts add up, the first and last time are of all, and the newest word on it counts.
+    """
+    one = Suspect("a.com", 0.3, 2, 10, 20, "review", "old")
+    two = Suspect("a.com", 0.4, 3, 5, 30, "block", "new")
+    other = Suspect("b.com", 0.9, 1, 1, 1, "review", "new")
+    assert merged([one, other, two]) == [other, Suspect("a.com", 0.4, 5, 5, 30, "block", "new")]
+    assert merged([two, one]) == merged([one, two])
+
+
+def test_a_shadow_is_compared_and_never_obeyed(strict, lax):
+    """
+    Who would block is counted, for each name once.
+    """
+    judge = Judge(InUse(strict, lax))
+    for name in (toy.BAD, toy.BAD, toy.GOOD):
+        judge.ruling(name, "block")
+    assert judge.shadowed == {"champion": 1, "neither": 1}
+    judge = Judge(InUse(lax, strict))
+    assert judge.ruling(toy.BAD, "block") is None
+    assert judge.shadowed == {"challenger": 1}
+    judge = Judge(InUse(strict, strict))
+    assert judge.ruling(toy.BAD, "block").action == "block"
+    assert judge.shadowed == {"both": 1}
+    judge = Judge(InUse(strict, Counting(strict, fails=True)))
+    assert judge.ruling(toy.BAD, "block").action == "block"
+    assert judge.shadowed == {"failed": 1}
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 25), (0.5, 50), (1.0, 100)])
+def test_the_shadow_gets_its_share(strict, lax, share, count):
+    """
+    Of the names that are scored, evenly.
+    """
+    judge = Judge(InUse(strict, lax), shadow_share=share)
+    for number in range(100):
+        judge.ruling(f"garden-{number}-q7x.com", "block")
+    assert sum(judge.shadowed.values()) == count
+
+
+def test_a_reload_goes_on_where_the_old_one_stood(strict):
+    """
+    What was judged and suspected stays; with other zones apart, names are judged anew.
+    """
+    counting = Counting(strict)
+    models = InUse(counting)
+    old = Judge(models)
+    old.ruling(toy.GREY, "block")
+    new = Judge(models)
+    new.adopt(old)
+    new.ruling(toy.GREY, "block")
+    assert len(counting.asked) == 1
+    assert new.grey.top()[0].asked == 2
+    other = Judge(models, ["my-log-7.net"])
+    other.adopt(new)
+    assert other.ruling(toy.GREY, "block") is None
+    assert other.counters == {"review": 1, "apart": 1}
+    assert len(other.grey) == 1

@@ -1,0 +1,198 @@
+"""What the model may do in the chain: where no rule speaks, and exactly as a rule would."""
+
+import asyncio
+import ipaddress
+
+import dns.message
+import pytest
+
+from tests.classify import toy
+from tests.plugins.scripted import FakeLive, as_answer, made, ruling
+from urlguard import config
+from urlguard.classify.judge import InUse, Judge
+from urlguard.classify.model import Model
+from urlguard.plugins import Parts
+from urlguard.plugins.clients import Client, Clients
+from urlguard.plugins.guard import Guard
+
+ASKED = ["A", "AAAA", "HTTPS", "SVCB", "CNAME", "ANY"]
+NOT_ASKED = ["MX", "TXT", "NS", "SOA", "SRV", "DS", "DNSKEY", "CAA", "PTR", "TYPE65280"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """The toy model in use."""
+    folder = tmp_path_factory.mktemp("models")
+    toy.write(folder)
+    return InUse(Model.open(folder, "name", reader=toy.read))
+
+
+def guard(live, models, mode="block", answer="sinkhole", segments=()):
+    """A guard with a model."""
+    options = config.Guard(answer=answer, block_ttl_s=42)
+    return Guard(live, options, {"feed:court"}, segments, Judge(models), mode)
+
+
+def client(segment=None):
+    """A client, of a segment or of none."""
+    who = Client("192.0.2.99", ipaddress.IPv4Address("192.0.2.99"))
+    who.segment = segment
+    return who
+
+
+@pytest.mark.parametrize("answer", ["sinkhole", "zero", "nodata", "nxdomain", "refused"])
+@pytest.mark.parametrize("qtype", ASKED)
+def test_the_answer_is_that_of_a_listed_name(models, query, answer, qtype):
+    """
+    Octet by octet: nothing tells a prober whether a list or the model caught the name.
+    """
+    listed = guard(FakeLive({toy.BAD: ruling()}), models, answer=answer)
+    modelled = guard(FakeLive(), models, answer=answer)
+    one, other = query(toy.BAD, qtype), query(toy.BAD, qtype)
+    theirs, ours = listed.on_query(one), modelled.on_query(other)
+    assert ours.wire[2:] == theirs.wire[2:]
+    assert (ours.source, ours.led, ours.ede) == (theirs.source, theirs.led, theirs.ede)
+    assert ours.ruling.sources == ("classifier",)
+
+
+@pytest.mark.parametrize("qtype", NOT_ASKED)
+def test_other_types_are_not_judged(models, query, qtype):
+    """
+    Nobody visits a site by asking for its mail servers.
+    """
+    plugin = guard(FakeLive(), models)
+    assert plugin.on_query(query(toy.BAD, qtype)) is None
+    assert not plugin.judge.counters
+
+
+def test_rules_come_first(models, query):
+    """
+    What somebody decided stands, whatever the model thinks; it is not even asked.
+    """
+    live = FakeLive({toy.BAD: ruling("allow"), toy.GREY: ruling("block", "feed:x")})
+    plugin = guard(live, models)
+    assert plugin.on_query(query(toy.BAD)) is None
+    assert plugin.on_query(query(toy.GREY)).ruling.sources == ("feed:x",)
+    assert not plugin.judge.counters
+
+
+def test_a_decision_wins_on_the_next_query(models, query):
+    """
+    A name that the model blocks resolves once it is allowed, and is blocked again after that.
+    """
+    live = FakeLive()
+    plugin = guard(live, models)
+    assert plugin.on_query(query(toy.BAD)) is not None
+    live.rulings[toy.BAD] = ruling("allow", "operator")
+    assert plugin.on_query(query(toy.BAD)) is None
+    del live.rulings[toy.BAD]
+    assert plugin.on_query(query(toy.BAD)) is not None
+
+
+def test_the_grey_zone_is_answered_and_counted(models, query):
+    """
+    The query passes, its answer carries the ruling, and the suspect is kept.
+    """
+    plugin = guard(FakeLive(), models)
+    q = query(toy.GREY)
+    assert plugin.on_query(q) is None
+    found = plugin.on_answer(q, as_answer(made(q, f"{toy.GREY}. 60 A 192.0.2.7")))
+    assert (found.ruling.action, found.ruling.sources) == ("review", ("classifier",))
+    assert [s.name for s in plugin.judge.grey.top()] == [toy.GREY]
+
+
+def test_mode_review_blocks_nothing(models, query):
+    """
+    The name passes, marked for review.
+    """
+    plugin = guard(FakeLive(), models, mode="review")
+    q = query(toy.BAD)
+    assert plugin.on_query(q) is None
+    assert q.ruling.action == "review"
+
+
+def test_a_paused_server_blocks_nothing(models, query):
+    """
+    The switch for all filtering is for the model too.
+    """
+    live = FakeLive()
+    live.engine.paused = True
+    assert guard(live, models).on_query(query(toy.BAD)) is None
+
+
+def segment(**keys):
+    """A segment."""
+    return config.Segment(name="s", networks=(ipaddress.ip_network("192.0.2.0/24"),), **keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "mode", "action"),
+    [
+        ({}, "block", "block"),
+        ({}, "review", "review"),
+        ({"classify": "review"}, "block", "review"),
+        ({"classify": "off"}, "block", None),
+        ({"classify": "block"}, "off", "block"),
+        ({"filter": False}, "block", None),
+        ({"filter": False, "classify": "block"}, "block", None),
+        ({"categories": ("phishing",)}, "block", None),
+        ({"categories": ("fraud",)}, "block", "block"),
+        ({"pass_categories": ("fraud",)}, "block", None),
+    ],
+)
+def test_segments(models, query, keys, mode, action):
+    """
+    A segment's own mode counts, and its categories do: the model's is fraud.
+    """
+    own = segment(**keys)
+    plugin = guard(FakeLive(), models, mode=mode, segments=[own])
+    q = query(toy.BAD, who=client(own))
+    found = plugin.on_query(q)
+    assert (found is not None) == (action == "block")
+    assert (q.ruling is not None) == (action == "review")
+
+
+def test_names_that_an_answer_leads_to_are_judged_by_rules_alone(models, query):
+    """
+    A target that looks bad breaks no site; one that is listed does.
+    """
+    live = FakeLive()
+    plugin = guard(live, models)
+    q = query(toy.GOOD)
+    assert plugin.on_query(q) is None
+    answer = as_answer(made(q, f"{toy.GOOD}. 60 CNAME {toy.BAD}.", f"{toy.BAD}. 60 A 192.0.2.7"))
+    assert plugin.on_answer(q, answer).source != "guard"
+    live.change(**{toy.BAD.replace(".", "_"): ruling()})
+    assert plugin.on_answer(q, answer).source == "guard"
+
+
+@pytest.mark.parametrize(
+    ("mode", "own", "there"),
+    [("off", None, False), ("off", "off", False), ("off", "block", True), ("review", "off", True)],
+)
+def test_where_no_model_may_do_anything_there_is_no_judge(mode, own, there):
+    """
+    So it costs nothing: the judge is left out of the packet path.
+    """
+    whole = config.Config(classify=config.Classify(mode=mode), segment=(segment(classify=own),))
+    loop = asyncio.new_event_loop()
+    try:
+        parts = Parts(whole, FakeLive(), loop, Clients(whole))
+        plugin = Guard.from_config(whole.guard, parts)
+    finally:
+        loop.close()
+    assert (plugin.judge is not None) == there
+
+
+def test_a_new_configuration_keeps_what_was_found(models, query):
+    """
+    Suspects and counters go on in the guard that takes this one's place.
+    """
+    old, new = guard(FakeLive(), models), guard(FakeLive(), models, mode="review")
+    old.on_query(query(toy.GREY))
+    new.adopt(old)
+    new.on_query(query(toy.GREY))
+    assert [s.asked for s in new.judge.grey.top()] == [2]
+    got = dns.message.from_wire(old.on_query(query(toy.BAD)).wire)
+    assert got.answer
+    assert new.on_query(query(toy.BAD)) is None

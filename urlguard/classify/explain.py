@@ -1,0 +1,391 @@
+"""
+Why a model says what it says of an item: the strongest features, in words, with what each added.
+
+Knows a model, its features and brands; knows neither rules nor lists.  Whether a name is listed it
+is told by whoever calls.  Never for a worker: one item costs milliseconds.
+
+How it works.  LightGBM splits the raw margin of a row among its features (`Booster.contributions`),
+so that they and the expected margin of any row add up to it.  Features that say the same thing are
+told together, since trees share a credit among them as chance has it.  The strongest groups are
+entries of their own, a brand that stands in the item always, the rest is one entry, ``others``, and
+the expected margin is one, ``base``.  All are rounded, and ``others`` takes up what rounding left,
+so that the entries add up to the margin, rounded like them; on the card's calibration curve that is
+the score.
+
+The nearest known fraud name is sought by asking about names that a fraudster would have registered
+beside this one (`neighbours`): never by a walk through a list, which has millions.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from math import fsum
+from typing import Any, Final
+
+from urlguard import names, urls
+from urlguard.classify import confusables, features, phrases
+from urlguard.classify.brands import Brands
+from urlguard.classify.model import DIGITS, Model
+
+MOST: Final = 8  # groups of features that are told
+MOST_ASKED: Final = 1200  # neighbours that are looked up
+
+BASE: Final = "base"
+OTHERS: Final = "others"
+NEAREST: Final = "nearest"
+JOIN: Final = "+"  # between the names of features that are told together
+
+Entry = dict[str, Any]
+
+# Features that say the same thing, besides the odds and evidence of one key.
+_TOGETHER: Final = (
+    ("length", "label_length"),
+    ("before_length", "before_labels"),
+    ("suffix_labels", "suffix_length"),
+    ("digits", "digit_runs", "digit_longest", "digit_share"),
+    ("hyphens", "token_longest", "token_shortest"),
+    ("vowel_share", "consonants_longest"),
+    ("entropy", "distinct"),
+    ("before_digits", "before_digit_longest"),
+    ("grams", "grams_label", "grams_mean", "gram_worst", "gram_best", "grams_url"),
+    ("grams_before", "gram_before_worst"),
+    ("common", "common_least"),
+    ("words", "words_share", "word_longest", "unknown_longest"),
+    ("word_worst", "word_best", "words_odds"),
+    ("before_words", "before_word_worst", "before_words_odds"),
+    ("pinyin_longest", "pinyin_whole"),
+    ("brand", "brand_share", "brand_odds"),
+    ("brand_before", "brand_before_odds"),
+    ("grams_suffix", "suffix_odds", "suffix_evidence"),
+    ("path_length", "path_depth", "path_longest"),
+    ("path_digits", "path_digit_longest"),
+    ("path_entropy", "path_random"),
+    ("query_length", "query_parameters", "query_longest", "query_digits"),
+    ("grams_path", "gram_path_worst"),
+    ("words_path", "words_path_worst", "words_path_odds"),
+    ("brand_path", "brand_path_odds"),
+)
+# The features by which a brand in an item is known; each leads its group.
+_BRAND: Final = ("brand", "brand_before", "foreign_brand", "brand_path")
+
+_HEAD: Final = {member: group[0] for group in _TOGETHER for member in group}
+
+_UP: Final = {"en": "raises suspicion", "zh": "可疑度升高"}
+_DOWN: Final = {"en": "lowers suspicion", "zh": "可疑度降低"}
+_NEXT: Final = {"en": ("; ", ", "), "zh": ("；", "，")}
+_SECOND = 0.25  # of the strongest feature of a group: from there on the second is told too
+
+_QUOTED = 40  # signs of a name's piece that are quoted
+
+# Suffixes below which most fraud of the training data stands, and services that give names away.
+_DOMAINS = (
+    "com top xyz net org ru shop info online site live cn cc com.br pl vip io icu in tk co pro "
+    "click ml co.uk app de me club com.au ga space cfd us my.id cf sbs gq store cyou xin fun fr it "
+    "buzz life"
+)
+_SERVICES = (
+    "pages.dev webflow.io vercel.app github.io web.app netlify.app firebaseapp.com workers.dev "
+    "glitch.me repl.co weebly.com wixsite.com blogspot.com duckdns.org"
+)
+_AROUND = 30  # numbers on either side, in a series
+_MOST_PLACES = 24  # of a label in which a sign is replaced
+_SIGNS = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+_HOW: Final = {
+    "above": {"en": "above this one", "zh": "本域名的上级"},
+    "suffix": {"en": "the same label, another suffix", "zh": "主体相同、后缀不同"},
+    "series": {"en": "the same series, another number", "zh": "同一系列、编号不同"},
+    "edit": {"en": "one sign away", "zh": "仅差一个字符"},
+}
+
+
+def why(model: Model, item: Any, listed: Callable[[str], bool] | None = None) -> list[Entry]:
+    """
+    The reasons for a model's score, the strongest first.
+
+    Args:
+        model: the one that was asked.
+        item: a canonical name, or a `urls.Url`, by the model's kind.
+        listed: says of a canonical name whether a list has it as fraud; without it no nearest name
+            is sought.
+
+    Returns:
+        Entries with the keys ``feature``, ``value``, ``contribution`` (log-odds, six digits) and
+        ``words`` (by language).  Features that are told together stand in ``feature`` with a plus
+        between them, and their values in a list.  Then ``others``, with how many features it has,
+        and ``base``, with no value; if one is found, ``nearest`` with a name, which adds nothing.
+        The contributions add up to the raw margin, to `DIGITS` digits.
+    """
+    row = model._row(item)
+    parts = model._booster.contributions(row)
+    order = model.card.features
+    values = dict(zip(order, map(float, row), strict=True))
+    added = dict(zip(order, parts, strict=False))
+    pieces, shared = _pieces(model, item)
+    groups = _groups(order)
+    sums = {head: fsum([added[one] for one in group]) for head, group in groups.items()}
+    # Sorting is stable: what is equal stays in the features' order.
+    ranked = sorted(groups, key=lambda head: -abs(sums[head]))
+    always = [head for head in ranked if any(values[one] for one in groups[head] if one in _BRAND)]
+    told = {*always, *[head for head in ranked if head not in always][: MOST - len(always)]}
+    found: list[Entry] = []
+    for head in ranked:
+        if head in told and (sums[head] or head in always):
+            found.append(_entry(groups[head], values, added, sums[head], pieces))
+        else:
+            told.discard(head)
+    base = round(parts[-1], DIGITS)
+    rest = fsum([model._booster.raw(row), -base, *[-entry["contribution"] for entry in found]])
+    count = sum(len(group) for head, group in groups.items() if head not in told)
+    found.append(_sum(OTHERS, count, rest))
+    found.append(_sum(BASE, None, base))
+    name = item if isinstance(item, str) else item.name
+    near = nearest(name, listed, shared) if name is not None and listed is not None else None
+    return found if near is None else [*found, _near(*near)]
+
+
+def contributions(model: Model, item: Any) -> dict[str, tuple[float, float]]:
+    """Every feature with its value and what it added, unrounded, and ``base`` with the expected."""
+    row = model._row(item)
+    *parts, base = model._booster.contributions(row)
+    found = {
+        feature: (float(value), part)
+        for feature, value, part in zip(model.card.features, row, parts, strict=True)
+    }
+    return {**found, BASE: (0.0, base)}
+
+
+def _groups(order: Sequence[str]) -> dict[str, list[str]]:
+    """The features that are told together, each group under the name of its first."""
+    groups: dict[str, list[str]] = {}
+    for feature in order:
+        head = _HEAD.get(feature)
+        if head is None and feature.endswith("_evidence"):
+            head = f"{feature.removesuffix('_evidence')}_odds"
+        if head is None or head not in order:
+            head = feature
+        groups.setdefault(head, []).append(feature)
+    return groups
+
+
+def _entry(
+    group: list[str],
+    values: Mapping[str, float],
+    added: Mapping[str, float],
+    total: float,
+    pieces: Mapping[str, str],
+) -> Entry:
+    # A group that raises is told by what in it raises, though other members may lower.
+    side = sorted(group, key=lambda one: -added[one] if total >= 0 else added[one])
+    if not any(values[one] for one in group):
+        side = group[:1]  # all say that there is nothing
+    elif brand := [one for one in group if one in _BRAND and values[one]]:
+        side = [*brand, *[one for one in side if one not in brand]]
+    told = side[:1]
+    for second in side[1:2]:
+        # What is absent is no news beside what is there.
+        if values[second] and added[second] * total > _SECOND * abs(added[side[0]] * total):
+            told.append(second)
+    words = {}
+    for language in phrases.LANGUAGES:
+        said = [phrases.say(language, one, values, pieces) for one in told]
+        after, between = _NEXT[language]
+        text = between.join(dict.fromkeys(said))
+        if total:
+            text += after + (_UP if total > 0 else _DOWN)[language]
+        words[language] = text
+    return {
+        "feature": JOIN.join(group),
+        "value": values[group[0]] if len(group) == 1 else [values[one] for one in group],
+        "contribution": round(total, DIGITS),
+        "words": words,
+    }
+
+
+def _sum(what: str, value: int | None, total: float) -> Entry:
+    words = (
+        {"en": "what any item starts with", "zh": "任何对象的起始值"}
+        if what == BASE
+        else {"en": f"{value} other features together", "zh": f"其余{value}项特征合计"}
+    )
+    # Adding 0 makes a zero of the minus zero that rounding may leave.
+    total = round(total, DIGITS) + 0.0
+    return {"feature": what, "value": value, "contribution": total, "words": words}
+
+
+def _near(name: str, how: str) -> Entry:
+    words = {
+        "en": f"{name} is listed as fraud: {_HOW[how]['en']}",
+        "zh": f"{name}已列为诈骗域名：{_HOW[how]['zh']}",
+    }
+    return {"feature": NEAREST, "value": name, "contribution": 0.0, "words": words}
+
+
+# -- pieces of the item for the words --------------------------------------------------------------
+
+
+def _pieces(model: Model, item: Any) -> tuple[dict[str, str], frozenset[str]]:
+    """What templates quote of an item; and its owner's service, where names are given away."""
+    url = None if isinstance(item, str) else item
+    name = item if url is None else url.name or url.host.replace(".", "-")
+    shared = _service(model, name)
+    cut = features.pieces(name, shared)
+    label = cut.label
+    pieces = {
+        "label": _short(label),
+        "ahead_en": _quoted(_short(cut.before)) or " nothing",
+        "ahead_zh": f"为{_quoted(_short(cut.before))}" if cut.before else "没有内容",
+        "suffix": cut.suffix,
+        "top": cut.suffix.rpartition(".")[2],
+        **{f"first{n}": label[:n] for n in (3, 5, 6, 8)},
+        **{f"last{n}": label[-n:] for n in (5, 6)},
+    }
+    extractor = getattr(model._row, "__self__", None)
+    # A reader of another kind has no tables to quote from.
+    if not isinstance(extractor, features.Extractor):
+        return pieces, shared
+    pieces |= _brands(extractor.brands, cut, url)
+    tables = extractor.tables
+    weights, mask = tables.weights, len(tables.weights) - 1
+    text = f"^{label}$"
+    grams = [text[at : at + n] for n in (3, 4, 5, 6) for at in range(len(text) + 1 - n)]
+    said = [weights[h & mask] for h in features.label_grams(label.encode())]
+    for key, found in (("gram_worst", max(said)), ("gram_best", min(said))):
+        pieces[key] = _quoted(grams[said.index(found)].strip("^$"))
+    for key, text, pick in (
+        ("word_worst", label, max),
+        ("word_best", label, min),
+        ("before_word_worst", cut.before, max),
+        ("words_path_worst", "" if url is None else features.tail(url).path, max),
+    ):
+        odds = [(tables.word_odds[number], number) for _, number in tables.cut(text)]
+        if odds:
+            best = pick(odds, key=lambda one: one[0])
+            pieces[key] = _quoted(tables.words[best[1]])
+    return pieces, shared
+
+
+def _service(model: Model, name: str) -> frozenset[str]:
+    """The service that gives names away below its domain, if this is one of them."""
+    suffix, domain = names.split(name)
+    if domain is None or domain == name or names.is_private_suffix(suffix):
+        return frozenset()
+    return frozenset((domain,)) if model._hosting(name) else frozenset()
+
+
+def _brands(brands: Brands, cut: features.Pieces, url: urls.Url | None) -> dict[str, str]:
+    """The brands that the features saw, by name and as they are written, and whose domain it is."""
+    pieces = {}
+    places = [("brand", "written", cut.label), ("brand_before", "written_before", cut.before)]
+    if url is not None:
+        places.append(("brand_path", "written_path", features.tail(url).path))
+    for key, how, text in places:
+        if hits := brands.find(text):
+            best = min(hits, key=lambda hit: hit.kind)
+            brand = brands[best.brand]
+            own = f" ({brand.domains[0]})" if brand.domains else ""
+            pieces[key] = f"{brand.name}{own}"
+            for at, language in enumerate(phrases.LANGUAGES):
+                text_as = phrases.WRITTEN[best.kind + 1][at]
+                pieces[f"{how}_{language}"] = f"{text_as}{_quoted(text[best.start : best.end])}"
+    if (owner := brands.own(cut.name)) is not None:
+        pieces["owner"] = _quoted(brands[owner].name)
+    for part in cut.name.split("."):
+        if (shown := confusables.decode(part)) and (
+            hits := brands.find(confusables.skeleton(shown))
+        ):
+            pieces["foreign"] = _quoted(brands[hits[0].brand].name)
+    return pieces
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
+
+
+def _quoted(text: str) -> str:
+    return f" “{text}”" if text else ""
+
+
+# -- the nearest known name ------------------------------------------------------------------------
+
+
+def nearest(
+    name: str, listed: Callable[[str], bool], shared: frozenset[str] = frozenset()
+) -> tuple[str, str] | None:
+    """
+    The nearest name that is listed as fraud, and how it is near; None if none of those asked is.
+
+    Args:
+        name: canonical.
+        listed: asked at most `MOST_ASKED` times.
+        shared: services that give names away, the name's own among them.
+    """
+    asked = {name}
+    for near, how in islice(neighbours(name, shared), MOST_ASKED):
+        if near not in asked:
+            asked.add(near)
+            if listed(near):
+                return near, how
+    return None
+
+
+def neighbours(name: str, shared: frozenset[str] = frozenset()) -> Iterator[tuple[str, str]]:
+    """
+    Names that a fraudster would have beside this one, the likeliest first; some come twice.
+
+    Yields:
+        A name and what it is: ``above``, ``suffix``, ``series`` or ``edit``.
+    """
+    cut = features.pieces(name, shared)
+    if not cut.suffix:
+        return
+    label, suffix = cut.label, cut.suffix
+    before = f"{cut.before}." if cut.before else ""
+    owner = f"{label}.{suffix}"
+    for above in (cut.name, *names.parents(cut.name)):
+        if len(above) >= len(owner):
+            yield above, "above"
+    for other in _series(label):
+        yield f"{other}.{suffix}", "series"
+    for other in _series(before):
+        yield f"{other}{owner}", "series"
+    for other in (_SERVICES if cut.hosting else _DOMAINS).split():
+        yield f"{label}.{other}", "suffix"
+    for other in _edits(label):
+        yield f"{other}.{suffix}", "edit"
+
+
+def _series(text: str) -> Iterator[str]:
+    """The text with other numbers in the place of each of its own, the nearest numbers first."""
+    end = len(text)
+    while end:
+        start = end
+        while start and text[start - 1] in "0123456789":
+            start -= 1
+        if start == end:
+            end -= 1
+            continue
+        digits = text[start:end]
+        number = int(digits)
+        for step in range(1, _AROUND + 1):
+            for other in (number - step, number + step):
+                if other >= 0:
+                    yield f"{text[:start]}{other:0{len(digits)}}{text[end:]}"
+        end = start
+
+
+def _edits(label: str) -> Iterator[str]:
+    """The label with a sign swapped, missing, replaced or pushed in, the cheapest to list first."""
+    size = len(label)
+    for at in range(size):
+        if size > 3:
+            yield label[:at] + label[at + 1 :]
+        if at:
+            yield label[: at - 1] + label[at] + label[at - 1] + label[at + 1 :]
+    for sign in "-0123456789s":
+        yield label + sign
+        yield sign + label
+    for at in range(1, size):
+        yield f"{label[:at]}-{label[at:]}"
+    for at in range(size - 1, max(-1, size - 1 - _MOST_PLACES), -1):
+        for sign in _SIGNS:
+            yield label[:at] + sign + label[at + 1 :]

@@ -1,0 +1,533 @@
+"""
+Measures of a classifier: ROC, recall at a false-positive rate, slices, calibration.
+
+For training, evaluation and the rivals' benchmark; nothing that serves imports it.  Knows labels
+(1 fraud, 0 benign), scores (higher is worse) and who owns a row; knows no names, no models, no
+files.
+
+How it works.  **Thresholds.**  A row is called fraud if its score is at least the threshold.  The
+threshold for a false-positive rate is the smallest score in the data at which the share of benign
+rows that are called fraud is at most that rate.  Rows of one score are called fraud together, so a
+score that many share cannot give a flattering figure: with ties the rate is kept, and recall is
+what is left.  If even the highest score would break the rate, the threshold is infinite and
+nothing is called fraud.
+
+**Two intervals** for the recall at such a threshold, both of 95 %, because they answer two
+questions.  Wilson's takes the threshold as given and each row as a draw of its own: how well is
+this threshold's recall known?  The bootstrap draws owners, with all their rows, and finds the
+threshold again in each draw: how far could the whole measurement have come out otherwise?  At a
+rate of 0.01 % the threshold hangs on a handful of benign rows, and the second is much the wider.
+Fraud owners and benign owners are drawn apart, so that both counts stay as they are.  Equal seeds
+draw equal owners: the replicates of two classifiers on the same rows may be divided by each other,
+and what they have in common falls out of the ratio.
+
+**Shares** of slices carry Wilson's interval and Clopper and Pearson's one-sided bound, which stays
+honest where no hit was seen.  Both take rows as independent.
+
+**Calibration** is measured in bins of equal mass after the rows were weighted so that fraud has
+the stated prior: a probability means nothing before it is said among what.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
+ROUNDS = 1000  # bootstrap draws
+BINS = 15
+# Rates such as 0.29 are no binary fractions: 0.29 of 100 rows are 29, not 28.
+_SLACK = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A range that holds the true figure with 95 % confidence."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """
+    So many hits in so many rows.
+
+    Attributes:
+        hits: rows at or above a threshold, or any other count.
+        rows: rows looked at, at least `hits`; 0 gives a share of NaN and the interval from 0 to 1.
+    """
+
+    hits: int
+    rows: int
+
+    @property
+    def value(self) -> float:
+        """Hits per row, from 0 to 1."""
+        return self.hits / self.rows if self.rows else math.nan
+
+    @property
+    def interval(self) -> Interval:
+        """Wilson's interval of 95 %, two-sided."""
+        return wilson(self.hits, self.rows)
+
+    @property
+    def upper(self) -> float:
+        """Clopper and Pearson's upper bound, one-sided 95 %."""
+        return upper_bound(self.hits, self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """
+    One place on a ROC curve, the one that `tpr_at_fpr` finds.
+
+    Attributes:
+        target: the false-positive rate that was allowed.
+        threshold: scores from here on are called fraud; infinite if no score keeps the rate.
+        benign: false positives and benign rows.
+        fraud: what was caught and fraud rows.
+        bootstrap: the recall's interval over draws of owners, the threshold found anew in each;
+            None if no draws were asked for.
+    """
+
+    target: float
+    threshold: float
+    benign: Share
+    fraud: Share
+    bootstrap: Interval | None = None
+
+    @property
+    def tpr(self) -> float:
+        """The recall at the threshold, from 0 to 1."""
+        return self.fraud.value
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """
+    A curve over falling thresholds.
+
+    Attributes:
+        x: false-positive rate, or recall.
+        y: true-positive rate, or precision.
+        thresholds: the distinct scores, falling; place i is "called fraud from here on".
+    """
+
+    x: Floats
+    y: Floats
+    thresholds: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """
+    Rows of neighbouring probabilities.
+
+    Attributes:
+        low, high: the least and the greatest probability in it.
+        predicted: their mean, weighted to the prior.
+        observed: the weighted share of fraud.
+        mass: the bin's part of all weight; the masses add up to 1.
+        rows: how many there are.
+    """
+
+    low: float
+    high: float
+    predicted: float
+    observed: float
+    mass: float
+    rows: int
+
+
+def wilson(hits: int, rows: int, z: float = Z95) -> Interval:
+    """
+    Wilson's score interval for a share.
+
+    Args:
+        hits: from 0 to `rows`.
+        rows: 0 gives the interval from 0 to 1.
+        z: standard deviations to either side.
+
+    Raises:
+        ValueError: hits outside 0 to rows.
+    """
+    _counts(hits, rows)
+    if not rows:
+        return Interval(0.0, 1.0)
+    share, square = hits / rows, z * z
+    middle = (share + square / (2 * rows)) / (1 + square / rows)
+    spread = z / (1 + square / rows)
+    spread *= math.sqrt(share * (1 - share) / rows + square / (4 * rows * rows))
+    # At the ends the formula gives 0 and 1 but for rounding.
+    low = 0.0 if hits == 0 else max(0.0, middle - spread)
+    high = 1.0 if hits == rows else min(1.0, middle + spread)
+    return Interval(low, high)
+
+
+def upper_bound(hits: int, rows: int, confidence: float = 0.95) -> float:
+    """
+    Clopper and Pearson's one-sided upper bound for a share.
+
+    It is the share under which `hits` or fewer would be seen with a chance of only
+    1 - `confidence`; with no hit in n rows that is about 3/n.
+
+    Raises:
+        ValueError: hits outside 0 to rows.
+    """
+    _counts(hits, rows)
+    if hits == rows:
+        return 1.0
+    # log of C(rows, i) for i from 0 to hits, each from the one before.
+    i = np.arange(1, hits + 1, dtype=np.float64)
+    choose = np.concatenate([[0.0], np.cumsum(np.log((rows - i + 1) / i))])
+    taken = np.arange(hits + 1, dtype=np.float64)
+    wanted = math.log(1 - confidence)
+    low, high = hits / rows, 1.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        terms = choose + taken * math.log(middle) + (rows - taken) * math.log1p(-middle)
+        peak = float(terms.max())
+        if peak + math.log(float(np.exp(terms - peak).sum())) > wanted:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
+    """
+    The chance that a fraud row scores above a benign one, a tie counting half.
+
+    Raises:
+        ValueError: see `tpr_at_fpr`.
+    """
+    fraud, score = _checked(labels, scores)
+    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks = (last - (counts - 1) / 2)[inverse]  # a tie's rows share its mean rank
+    bad = int(fraud.sum())
+    good = fraud.size - bad
+    return float((ranks[fraud].sum() - bad * (bad + 1) / 2) / (bad * good))
+
+
+def roc_curve(labels: ArrayLike, scores: ArrayLike) -> Curve:
+    """
+    True- against false-positive rate at every distinct score.
+
+    Raises:
+        ValueError: see `tpr_at_fpr`.
+    """
+    fraud, score = _checked(labels, scores)
+    thresholds, bad, good = _falling(fraud, score)
+    return Curve(good / good[-1], bad / bad[-1], thresholds)
+
+
+def precision_recall(
+    labels: ArrayLike, scores: ArrayLike, prior: float | None = None
+) -> tuple[Curve, float]:
+    """
+    Precision against recall at every distinct score, and the average precision.
+
+    Args:
+        labels, scores: see `tpr_at_fpr`.
+        prior: the share of fraud among what will be asked; None takes the data's own.
+
+    Returns:
+        The curve (x is recall), and the mean of the precision over the recall gained, which is the
+        area under the curve as a step function.
+
+    Raises:
+        ValueError: see `tpr_at_fpr`; a prior outside 0 to 1.
+    """
+    fraud, score = _checked(labels, scores)
+    thresholds, bad, good = _falling(fraud, score)
+    share = bad[-1] / (bad[-1] + good[-1]) if prior is None else _prior(prior)
+    recall = bad / bad[-1]
+    caught = recall * share
+    precision = caught / (caught + good / good[-1] * (1 - share))
+    gained = np.diff(recall, prepend=0.0)
+    return Curve(recall, precision, thresholds), float((gained * precision).sum())
+
+
+def threshold_at(labels: ArrayLike, scores: ArrayLike, fpr: float) -> float:
+    """
+    The smallest score from which on at most `fpr` of the benign rows lie.
+
+    Args:
+        labels, scores: see `tpr_at_fpr`.
+        fpr: the rate allowed, from 0 to 1.
+
+    Returns:
+        One of the scores, of whichever label; infinite if none keeps the rate.
+
+    Raises:
+        ValueError: see `tpr_at_fpr`.
+    """
+    fraud, score = _checked(labels, scores)
+    return _threshold(np.sort(score), np.sort(score[~fraud]), fpr)
+
+
+def tpr_at_fpr(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    fpr: float,
+    owners: Sequence[object] | NDArray[np.generic] | None = None,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+) -> Point:
+    """
+    The recall at the threshold that allows a false-positive rate.
+
+    Args:
+        labels: 1 or True for fraud, else benign; there must be rows of both.
+        scores: one for each label; higher is worse; finite.
+        fpr: the rate allowed, from 0 to 1.
+        owners: who owns each row, for the bootstrap; None leaves it out.
+        rounds: draws of the bootstrap.
+        seed: of the draws; equal seeds draw equal owners from equal rows.
+
+    Returns:
+        The point with its counts and intervals.
+
+    Raises:
+        ValueError: labels of one kind only, labels and scores of different lengths, a score that
+            is not a finite number, or a rate outside 0 to 1.
+    """
+    draws = None
+    if owners is not None:
+        draws = replicates(labels, scores, [fpr], owners, rounds, seed)[:, 0]
+    return point(labels, scores, fpr, draws)
+
+
+def point(labels: ArrayLike, scores: ArrayLike, fpr: float, draws: Floats | None = None) -> Point:
+    """
+    As `tpr_at_fpr`, with a bootstrap that was drawn before: a column of `replicates`.
+
+    Raises:
+        ValueError: see `tpr_at_fpr`.
+    """
+    fraud, score = _checked(labels, scores)
+    threshold = _threshold(np.sort(score), np.sort(score[~fraud]), fpr)
+    return Point(
+        fpr,
+        threshold,
+        share(score[~fraud], threshold),
+        share(score[fraud], threshold),
+        None if draws is None else percentiles(draws),
+    )
+
+
+def replicates(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    fprs: Sequence[float],
+    owners: Sequence[object] | NDArray[np.generic],
+    rounds: int = ROUNDS,
+    seed: int = 0,
+) -> Floats:
+    """
+    Recalls over draws of owners, with the threshold found anew in each draw.
+
+    Args:
+        labels, scores, owners, rounds, seed: see `tpr_at_fpr`.
+        fprs: the rates allowed, at least one.
+
+    Returns:
+        An array of shape (rounds, len(fprs)).  The rows of two classifiers for the same labels,
+        owners and seed belong together, so their ratio may be taken row by row.
+
+    Raises:
+        ValueError: see `tpr_at_fpr`; owners of another length; no rounds or no rates.
+    """
+    fraud, score = _checked(labels, scores)
+    if len(owners) != score.size:
+        raise ValueError(f"{len(owners)} owners for {score.size} rows")
+    if rounds < 1 or not fprs:
+        raise ValueError(f"{rounds} rounds, {len(fprs)} rates: at least one of each")
+    for fpr in fprs:
+        _rate(fpr)
+    holder = np.asarray(owners)
+    good, good_owner, good_count = _by_falling_score(score[~fraud], holder[~fraud])
+    bad, bad_owner, bad_count = _by_falling_score(score[fraud], holder[fraud])
+    # How many fraud rows score strictly above each benign row: all that a threshold just above
+    # that benign row would catch.  Rows of one score stand together in `good`.
+    above = np.searchsorted(-bad, -good, side="left")
+    first = np.searchsorted(-good, -good, side="left")  # where each benign row's tie begins
+
+    out = np.empty((rounds, len(fprs)))
+    random = np.random.default_rng(seed)
+    for row in out:
+        weight = _drawn(random, good_count)[good_owner]
+        caught = np.concatenate([[0], np.cumsum(_drawn(random, bad_count)[bad_owner])])
+        called = np.cumsum(weight)
+        for place, fpr in enumerate(fprs):
+            # The first benign row with which the rate is broken; its tie goes with it, and the
+            # threshold lies just above that.
+            allowed = math.floor(fpr * called[-1] + _SLACK)
+            broken = int(np.searchsorted(called, allowed, side="right"))
+            hits = caught[-1] if broken == good.size else caught[above[first[broken]]]
+            row[place] = hits / caught[-1] if caught[-1] else 0.0
+    return out
+
+
+def percentiles(draws: Floats) -> Interval:
+    """
+    The middle 95 % of a bootstrap's draws.
+
+    A draw that is not a number, as a ratio of nothing to nothing is, counts for neither end.
+    """
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return Interval(float(low), float(high))
+
+
+def share(scores: ArrayLike, threshold: float) -> Share:
+    """How many of the rows score at least the threshold."""
+    score = np.asarray(scores, dtype=np.float64)
+    return Share(int((score >= threshold).sum()), int(score.size))
+
+
+def shares(groups: Iterable[str], hits: ArrayLike) -> dict[str, Share]:
+    """
+    The share of hits in each group, by the group's name.
+
+    Args:
+        groups: each row's slice, source or month.
+        hits: whether each row counts.
+
+    Raises:
+        ValueError: groups and hits of different lengths.
+    """
+    flags = np.asarray(hits, dtype=np.bool_)
+    names = np.asarray(list(groups), dtype=np.str_)
+    if names.size != flags.size:
+        raise ValueError(f"{names.size} groups for {flags.size} rows")
+    kinds, inverse = np.unique(names, return_inverse=True)
+    rows = np.bincount(inverse, minlength=kinds.size)
+    hit = np.bincount(inverse[flags], minlength=kinds.size)
+    return {str(name): Share(int(h), int(n)) for name, h, n in zip(kinds, hit, rows, strict=True)}
+
+
+def reliability(
+    labels: ArrayLike, probabilities: ArrayLike, prior: float | None = None, bins: int = BINS
+) -> list[Bin]:
+    """
+    What probabilities promised and what came, in bins of equal mass.
+
+    Args:
+        labels: see `tpr_at_fpr`.
+        probabilities: one for each label, from 0 to 1.
+        prior: the share of fraud that the probabilities are meant for; rows are weighted to it.
+            None takes the data's own.
+        bins: how many at most.  Rows of one probability share a bin, so there may be fewer.
+
+    Raises:
+        ValueError: see `tpr_at_fpr`; a probability or prior outside 0 to 1; no bins.
+    """
+    fraud, chance = _checked(labels, probabilities)
+    if chance.min() < 0 or chance.max() > 1:
+        raise ValueError(f"probabilities from {chance.min()} to {chance.max()}: must be 0 to 1")
+    if bins < 1:
+        raise ValueError(f"{bins} bins: at least 1")
+    own = float(fraud.mean())
+    wanted = own if prior is None else _prior(prior)
+    weight = np.where(fraud, wanted / own, (1 - wanted) / (1 - own)) / fraud.size
+
+    _, inverse = np.unique(chance, return_inverse=True)
+    mass = np.bincount(inverse, weight)
+    # A tie belongs where its middle lies.
+    place = np.minimum(((np.cumsum(mass) - mass / 2) * bins).astype(np.int64), bins - 1)[inverse]
+    found = []
+    for number in np.unique(place):
+        rows = place == number
+        part = weight[rows]
+        total = float(part.sum())
+        found.append(
+            Bin(
+                low=float(chance[rows].min()),
+                high=float(chance[rows].max()),
+                predicted=float((part * chance[rows]).sum() / total),
+                observed=float((part * fraud[rows]).sum() / total),
+                mass=total,
+                rows=int(rows.sum()),
+            )
+        )
+    return found
+
+
+def calibration_error(bins: Iterable[Bin]) -> float:
+    """
+    The expected calibration error: the mean distance of promise and outcome, weighted by mass.
+
+    From 0 to 1.  It depends on the bins: state them with it.
+    """
+    return sum(each.mass * abs(each.predicted - each.observed) for each in bins)
+
+
+def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Flags, Floats]:
+    """Labels as flags and scores as numbers, fit for all measures."""
+    fraud = np.asarray(labels).astype(np.bool_)
+    score = np.asarray(scores, dtype=np.float64)
+    if fraud.shape != score.shape or fraud.ndim != 1:
+        raise ValueError(f"labels of shape {fraud.shape}, scores of shape {score.shape}")
+    if fraud.all() or not fraud.any():
+        raise ValueError(f"{int(fraud.sum())} fraud rows of {fraud.size}: both kinds are needed")
+    if not np.isfinite(score).all():
+        raise ValueError(f"{int((~np.isfinite(score)).sum())} scores are not finite numbers")
+    return fraud, score
+
+
+def _counts(hits: int, rows: int) -> None:
+    if not 0 <= hits <= rows:
+        raise ValueError(f"{hits} hits in {rows} rows")
+
+
+def _rate(fpr: float) -> None:
+    if not 0 <= fpr <= 1:
+        raise ValueError(f"a false-positive rate of {fpr}: must be 0 to 1")
+
+
+def _prior(prior: float) -> float:
+    if not 0 < prior < 1:
+        raise ValueError(f"a prior of {prior}: must be above 0 and below 1")
+    return prior
+
+
+def _threshold(scores: Floats, benign: Floats, fpr: float) -> float:
+    """See `threshold_at`; both arrays sorted, rising."""
+    _rate(fpr)
+    allowed = math.floor(fpr * benign.size + _SLACK)
+    if allowed >= benign.size:
+        return float(scores[0])
+    # The highest benign row that may not be called fraud; the threshold is the next score.
+    place = int(np.searchsorted(scores, benign[benign.size - 1 - allowed], side="right"))
+    return float(scores[place]) if place < scores.size else math.inf
+
+
+def _falling(fraud: Flags, score: Floats) -> tuple[Floats, Floats, Floats]:
+    """The distinct scores, falling, and how many fraud and benign rows lie at or above each."""
+    order = np.argsort(-score, kind="stable")
+    ordered, flags = score[order], fraud[order]
+    last = np.append(np.flatnonzero(np.diff(ordered)), ordered.size - 1)  # of each tie
+    bad = np.cumsum(flags, dtype=np.float64)[last]
+    return ordered[last], bad, last + 1.0 - bad
+
+
+def _by_falling_score(score: Floats, owners: NDArray[np.generic]) -> tuple[Floats, Ints, int]:
+    """Scores, falling; the number of each row's owner; how many owners there are."""
+    order = np.argsort(-score, kind="stable")
+    kinds, numbers = np.unique(owners, return_inverse=True)
+    return score[order], numbers[order].astype(np.int64), int(kinds.size)
+
+
+def _drawn(random: np.random.Generator, owners: int) -> Ints:
+    """How often each owner was drawn in as many draws as there are owners."""
+    return np.bincount(random.integers(0, owners, owners), minlength=owners)

@@ -1,0 +1,230 @@
+"""
+One training as a whole: in a process of its own, from the data to files under their final names.
+
+Knows the order of `recipe`, `outcome` and `card`, and how a model's files are published; knows
+nothing of terminals.
+
+How it works.  Each model is trained in a fresh process: LightGBM's threads do not survive a fork,
+and what one kind took of memory is given back before the next begins.  All files are written to a
+folder of their own beside the final place and then renamed, the JSON card last.  Whoever reads a
+model begins with that card and compares digests, so between two renames nobody takes half a model
+for a whole one.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from urlguard.classify import features, measures, report
+from urlguard.classify.training import card, orphans, outcome, recipe
+from urlguard.errors import UrlGuardError
+
+SUFFIXES: Final = (".tables", ".txt", ".md", ".json")  # in the order of publication
+
+# Read by libraries when they are loaded.  Threads that wait by spinning starve each other where
+# cores are shared; and sums in one thread come out the same however many cores there are.
+THREADS: Final = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+
+Say = Callable[[str], None]
+
+
+class TrainingError(UrlGuardError):
+    """A training did not come to its end; the message says of which model."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    What is to be made.
+
+    ``folder`` is where the files are written, empty; ``command`` is what the card says makes them
+    again; ``scores`` a file for the scores of the test rows, as `benchmarks.classify` reads them;
+    ``rounds`` the draws for intervals.
+    """
+
+    kind: str
+    data: Path
+    folder: Path
+    version: str
+    command: str
+    scores: Path | None = None
+    rounds: int = measures.ROUNDS
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return f"{self.kind}-{self.version}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A model's card, what was asked of it, and its part of the report."""
+
+    card: dict[str, Any]
+    targets: list[report.Target]
+    run: report.Run
+
+
+def make(task: Task, say: Say) -> Result:
+    """
+    Train in this process; the model's four files are in the task's folder then.
+
+    Raises:
+        DataError: the data is not what it should be.
+    """
+    made = recipe.train(task.kind, task.data, task.folder, task.version, task.command, say)
+    trial, shipped = made.trial, made.shipped
+    prior = made.card["prior"]
+    tested = outcome.Scored(
+        trial.rows, trial.test, trial.score, trial.hosting, trial.thresholds, prior
+    )
+    fitted = outcome.Scored(
+        trial.rows,
+        shipped.chosen,
+        shipped.score,
+        shipped.hosting,
+        made.card["thresholds"],
+        prior,
+    )
+    found = outcome.measure(tested, task.rounds)
+    popular = measures.Share(*shipped.popular_blocked)
+    say("measured")
+    added = made.added
+    made.card["metrics"] = card.metrics(
+        found,
+        trial.mutated,
+        trial.unhardened,
+        outcome.measure(fitted, rounds=0),
+        popular,
+        {
+            "without": outcome.ranking(added.label, added.without),
+            "beside": outcome.ranking(added.label, added.beside),
+        },
+    )
+    (task.folder / f"{task.name}.md").write_text(card.readable(made.card), "utf-8")
+    recipe.write_card(made)
+    if task.scores is not None:
+        texts = np.array([trial.rows.text[n] for n in trial.test], dtype=np.str_)
+        np.savez_compressed(task.scores, text=texts, label=trial.label, score=trial.score)
+    run = outcome.run(
+        tested,
+        found,
+        task.name,
+        _about(made.card),
+        gains(task.kind, trial.gain),
+        trial.mutated,
+        trial.unhardened,
+        popular,
+    )
+    return Result(made.card, list(run.targets), run)
+
+
+def gains(kind: str, found: list[tuple[str, float]]) -> list[report.Gain]:
+    """Features by their part of the whole gain."""
+    defined = features.NAME if kind == "name" else features.URL
+    catches = {feature.name: feature.catches for feature in defined}
+    whole = sum(gain for _, gain in found) or 1.0
+    return [report.Gain(name, gain / whole, catches.get(name, "")) for name, gain in found]
+
+
+def _about(made: dict[str, Any]) -> list[tuple[str, str]]:
+    split = made["split"]
+    parts = "; ".join(
+        f"{name} {counts['fraud']:,} fraud, {counts['harmless']:,} harmless"
+        for name, counts in split["rows"].items()
+    )
+    return [
+        ("made by", made["command"]),
+        (
+            "what is measured",
+            "a trial of the recipe on owners that it has not seen, and on fraud first seen from "
+            f"{split['test_from']} on",
+        ),
+        ("rows", parts),
+        ("features", f"{len(made['features'])}, digest {made['features_digest']}"),
+    ]
+
+
+def run(task: Task, say: Say) -> Result:
+    """
+    `make` in a process of its own.
+
+    Raises:
+        UrlGuardError: as `make`; or the process died.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(task, theirs))
+    before = dict(os.environ)
+    os.environ.update(THREADS)
+    try:
+        child.start()
+    finally:
+        for name in THREADS.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+    theirs.close()
+    try:
+        while True:
+            what, value = ours.recv()
+            if what == "said":
+                say(value)
+            elif what == "made":
+                result: Result = value
+                return result
+            else:
+                raise value
+    except EOFError:
+        child.join()
+        hint = "; was memory short? 12 GiB are enough" if child.exitcode == -signal.SIGKILL else ""
+        raise TrainingError(
+            f"{task.name}: the process that trained it ended with code {child.exitcode}{hint}"
+        ) from None
+    finally:
+        child.terminate()
+        child.join()
+        ours.close()
+
+
+def _child(task: Task, answers: Connection) -> None:
+    # Whoever started us hears of Ctrl-C as well, and ends us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    orphans.end_with_parent()
+    try:
+        answer: tuple[str, Any] = ("made", make(task, lambda words: answers.send(("said", words))))
+    except (UrlGuardError, OSError) as exc:
+        answer = ("failed", exc)
+    answers.send(answer)
+
+
+def publish(folder: Path, to: Path, name: str) -> None:
+    """
+    Give a model's files their final place; those of that name are replaced.
+
+    Args:
+        folder: where they are, on the same file system.
+        to: the folder of models.
+        name: of the model.
+    """
+    paths = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
+    for path in paths:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    for path in paths:
+        path.replace(to / path.name)
+    place = os.open(to, os.O_RDONLY)
+    try:
+        os.fsync(place)
+    finally:
+        os.close(place)

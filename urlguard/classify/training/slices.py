@@ -1,0 +1,112 @@
+"""
+Slices: kinds of harmless names that a model must not wrong, whatever its average.
+
+Knows sources of the data and public suffixes; knows no features and no scores.
+
+How it works.  A row is in a slice for where it comes from or for what its host's suffix says; it
+may be in several, and one that is in none is in ``other web``.  Only harmless rows are in slices.
+Without a source, as in a file of somebody's own, the suffixes are left.
+"""
+
+import re
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from urlguard import names
+from urlguard.classify.training.rows import Ints, Rows, host
+
+LEAST: Final = 6_000  # rows, for a slice to bind the threshold; a smaller one reports its bound
+
+Flags = npt.NDArray[np.bool_]
+
+SOURCES: Final = {
+    "popular": {"umbrella", "cloudflare-radar", "majestic10k", "tranco10k"},
+    "Chinese": {"dnsmasq-china-list", "jdm", "chinese-blogs", "ruanyf-weekly"},
+    "government": {"dotgov"},
+    "universities": {"university-domains"},
+    "cloud, CDN and trackers": {
+        "adguard-cname-trackers",
+        "disconnect",
+        "duckduckgo-tds",
+        "frogeye-trackers",
+        "jawz101-subdomains",
+    },
+    "small web": {"smallweb"},
+    "services": {
+        "v2fly",
+        "twofactorauth",
+        "free-programming-books",
+        "awesome-selfhosted",
+        "public-apis",
+    },
+    "searched and visited web": {
+        "ada-kasztp",
+        "pdd-legitimate",
+        "phishstorm-valid",
+        "iscx2016-benign",
+    },
+}
+CHINESE_CATEGORIES: Final = {"china", "longtail-zh"}  # v2fly has Chinese services among others
+HOSTING: Final = "shared hosting"
+OTHER: Final = "other web"
+
+# Suffixes under which only such institutions get names.  .中国 and .公司 are Chinese by registry.
+_SUFFIXES: Final = {
+    "Chinese": re.compile(r"(^|\.)(cn|xn--fiqs8s|xn--fiqz9s|xn--55qx5d)$"),
+    "government": re.compile(
+        r"(^|\.)((gov|gob|gouv|gub|govt|mil)(\.[a-z]{2})?|go\.(jp|kr|th|id|ke|tz|ug)|gc\.ca|gv\.at)$"
+    ),
+    "universities": re.compile(r"(^|\.)(edu(\.[a-z]{2})?|ac\.[a-z]{2})$"),
+}
+
+
+def slices(rows: Rows, chosen: Ints | None = None) -> dict[str, Flags]:
+    """
+    Which rows are in which slice.
+
+    Args:
+        rows: all rows.
+        chosen: numbers of the rows to look at; None takes all.
+
+    Returns:
+        By the slice's name, a flag for each chosen row; slices without a row are left out.  A
+        threshold must keep its bound in those of at least `LEAST` rows.
+    """
+    numbers = np.arange(len(rows)) if chosen is None else chosen
+    harmless = rows.label[numbers] == 0
+    source = np.array([rows.source[n] for n in numbers], dtype=np.str_)
+    category = np.array([rows.category[n] for n in numbers], dtype=np.str_)
+    found = {name: np.isin(source, sorted(known)) for name, known in SOURCES.items()}
+    found["Chinese"] |= np.isin(category, sorted(CHINESE_CATEGORIES))
+    found[HOSTING] = np.zeros(len(numbers), dtype=np.bool_)
+    for place in np.flatnonzero(harmless):
+        name = host(rows.text[numbers[place]])
+        for kind in _kinds(names.split(name)[0]):
+            found[kind][place] = True
+        if on_hosting(name, rows.shared):
+            found[HOSTING][place] = True
+    placed = np.zeros(len(numbers), dtype=np.bool_)
+    for flags in found.values():
+        flags &= harmless
+        placed |= flags
+    found[OTHER] = harmless & ~placed
+    return {name: flags for name, flags in found.items() if flags.any()}
+
+
+def on_hosting(name: str, shared: frozenset[str]) -> bool:
+    """As `Tables.hosting`, for the domains that `shared` names."""
+    suffix, domain = names.split(name)
+    return _private(suffix) or (domain is not None and domain in shared and domain != name)
+
+
+@lru_cache(4096)
+def _private(suffix: str) -> bool:
+    return names.is_private_suffix(suffix)
+
+
+@lru_cache(16384)
+def _kinds(suffix: str) -> tuple[str, ...]:
+    return tuple(kind for kind, pattern in _SUFFIXES.items() if pattern.search(suffix))

@@ -1,0 +1,355 @@
+"""
+``train`` and ``evaluate``: a model from labelled rows, and what a model is worth on labelled rows.
+"""
+
+import datetime
+import importlib.util
+import json
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from urlguard import config as configuration
+from urlguard.cli.base import warn, with_config
+from urlguard.errors import InputError, UrlGuardError
+
+if TYPE_CHECKING:
+    from urlguard.classify.training.files import Line
+    from urlguard.classify.training.job import Result
+    from urlguard.classify.training.outcome import Measured, Scored
+
+Say = Callable[[str], None]
+
+_CHUNK = 10_000  # items that are scored between two words of progress
+_version = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(\.[2-9])?").fullmatch
+
+
+@click.command()
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="FOLDER",
+    help="With train_domains.csv.gz, train_urls.csv.gz and popular_fqdns.csv.gz.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("models"),
+    show_default=True,
+    metavar="FOLDER",
+    help="Where the models are put.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["name", "url", "both"]),
+    default="both",
+    show_default=True,
+    help="Which model.",
+)
+@click.option("--version", metavar="DATE", help="Its name's end; default: today, in UTC.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also write a page of figures and plots.",
+)
+@click.option(
+    "--scores",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Also keep the scores of the test rows, for the rivals' benchmark.",
+)
+@with_config
+def train(
+    config: configuration.Config,
+    data: Path,
+    out: Path,
+    kind: str,
+    version: str | None,
+    report: Path | None,
+    scores: Path | None,
+) -> None:
+    """
+    Train the models from labelled names and URLs, measure them, and write them with their cards.
+
+    The same rows, version and libraries give the same models.  Takes up to 45 minutes and 12 GiB on
+    two cores for a million names and half a million URLs; needs the extra "train".
+    """
+    _need("sklearn", "scipy", "numpy", "lightgbm", *(["matplotlib"] if report else []))
+    version = version or f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+    if not _version(version):
+        raise InputError(
+            f"--version {version!r}: must be a date, such as 2026-11-24, or a later one of that "
+            "day, such as 2026-11-24.2"
+        )
+    _writable(report)
+    from urlguard.classify.training import files, job
+
+    kinds = ("name", "url") if kind == "both" else (kind,)
+    out.mkdir(parents=True, exist_ok=True)
+    if scores is not None:
+        scores.mkdir(parents=True, exist_ok=True)
+    # What was begun is removed at every end that leaves us the time.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    runs = []
+    with _steps() as say:
+        say("looking through the data")
+        files.check(data, say)
+        for one in kinds:
+            with tempfile.TemporaryDirectory(prefix=".training-", dir=out) as folder:
+                task = job.Task(
+                    one,
+                    data,
+                    Path(folder),
+                    version,
+                    _command(data, one, version),
+                    scores and scores / f"{one}-{version}.npz",
+                )
+                result = job.run(task, lambda words, one=one: say(f"{one}: {words}"))  # type: ignore[misc]
+                job.publish(task.folder, out, task.name)
+            runs.append(result)
+    for result in runs:
+        _show_made(result, out)
+    if report is not None:
+        from urlguard.classify import report as pages
+
+        pages.write(report, [result.run for result in runs])
+        click.echo(f"report in {report}")
+
+
+def _command(data: Path, kind: str, version: str) -> str:
+    """What makes the model again, without the place of anybody's folders."""
+    folder = data.name if data.is_absolute() else data
+    return f"urlguard train --data {folder} --kind {kind} --version {version}"
+
+
+def _show_made(result: "Result", out: Path) -> None:
+    from urlguard.classify.training import job
+
+    name, trial = result.card["name"], result.card["metrics"]["trial"]
+    size = sum((out / f"{name}{suffix}").stat().st_size for suffix in job.SUFFIXES)
+    click.echo(f"{name}: in {out}, {size / 2**20:.1f} MiB; its card: {out / f'{name}.md'}")
+    for words, key in (("all test rows", "all"), ("sources that may train", "commercial")):
+        _show_ranking(words, trial[key])
+    for key in ("block_at", "review_at"):
+        _show_pair(key, trial[key])
+    for target in result.targets:
+        state = "met" if target.met else "MISSED"
+        click.echo(f"  {state:7} {target.what} {target.must}: {target.measured}")
+
+
+@click.command()
+@click.argument(
+    "paths",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE…",
+)
+@click.option("--model", metavar="NAME", help="Such as name-2026-11-24; default: the newest.")
+@click.option(
+    "--models",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Where models are; default: as configured.",
+)
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also write a page of figures and plots.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each model.")
+@with_config
+def evaluate(
+    config: configuration.Config,
+    paths: tuple[Path, ...],
+    model: str | None,
+    models: Path | None,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """
+    Measure a model on labelled names or URLs of your own.
+
+    FILE is CSV, plain or gzip, with the columns domain or url, and label (1 fraud, 0 harmless);
+    category, source and first_seen if you have them.  Rows that trained the model flatter it: its
+    card does not list them, so only you can tell.
+    """
+    _need("numpy", *(["matplotlib"] if report else []))
+    _writable(report)
+    from urlguard.classify import model as opening
+    from urlguard.classify.training import files, outcome
+
+    folder = opening.folder(models or config.classify.models)
+    by_kind: dict[str, list[Path]] = {}
+    for path in paths:
+        by_kind.setdefault(files.kind_of(path), []).append(path)
+    if model is not None and (wrong := [k for k in by_kind if not model.startswith(f"{k}-")]):
+        raise InputError(f"--model {model} with a file of {wrong[0]}s; must be of the same kind")
+    runs = []
+    with _steps() as say:
+        for kind, here in by_kind.items():
+            opened = opening.Model.open(folder, kind, model)
+            lines = [line for path in here for line in files.read(path)]
+            say(f"{len(lines):,} {kind}s to {opened.name}")
+            scored = _scored(opened, folder, lines, say)
+            say("measuring")
+            runs.append((opened.ident, scored, outcome.measure(scored)))
+    for ident, scored, found in runs:
+        if as_json:
+            click.echo(json.dumps({"model": ident, **outcome.plain(found)}))
+        else:
+            _show_measured(ident, scored, found)
+    warn("rows whose owners trained the model cannot be told from the others, and flatter it")
+    if report is None:
+        return
+    from urlguard.classify import report as pages
+
+    about = [("rows", ", ".join(path.name for path in paths)), ("trained on", _UNKNOWN)]
+    try:
+        made = [outcome.run(scored, found, ident, about) for ident, scored, found in runs]
+    except ValueError as exc:
+        raise InputError(str(exc)) from exc
+    pages.write(report, made)
+
+
+_UNKNOWN = "perhaps on some of these rows or their owners, which a card does not list"
+
+
+def _scored(opened: Any, folder: Path, lines: Sequence["Line"], say: Say) -> "Scored":
+    import numpy as np
+
+    from urlguard import urls
+    from urlguard.classify.tables import Tables
+    from urlguard.classify.training import outcome, rows
+
+    kind, card = opened.kind, opened.card
+    tables = Tables.open(folder / f"{opened.name}.tables")
+    text, label, category, source, first_seen = map(list, zip(*lines, strict=True))
+    hosts = [rows.host(one) for one in text]
+    scores: list[float] = []
+    for start in range(0, len(text), _CHUNK):
+        part = text[start : start + _CHUNK]
+        items = part if kind == "name" else [urls.parse(f"http://{one}") for one in part]
+        scores += opened.scores(items)
+        if start:
+            say(f"{start:,} of {len(text):,} scored")
+    labelled = rows.Rows(
+        kind,
+        text,
+        np.array(label, dtype=np.int8),
+        category,
+        source,
+        first_seen,
+        [rows.owner(name, tables.shared) for name in hosts],
+        tables.shared,
+        {},
+    )
+    return outcome.Scored(
+        labelled,
+        np.arange(len(text)),
+        np.array(scores),
+        np.array([tables.hosting(name) for name in hosts], dtype=np.bool_),
+        {"own": card.own._asdict(), "hosting": card.hosting._asdict()},
+        json.loads((folder / f"{opened.name}.json").read_bytes())["prior"],
+    )
+
+
+def _show_measured(ident: str, scored: "Scored", found: "Measured") -> None:
+    from urlguard.classify.training import outcome
+
+    said = outcome.plain(found)
+    click.echo(ident)
+    _show_ranking("all rows", said["all"])
+    if found.commercial is not found.everything:
+        _show_ranking("sources that may train", said["commercial"])
+    for key in ("block_at", "review_at"):
+        _show_pair(key, said[key])
+    if found.error is not None:
+        error = f"{found.error:.4f} at a prior of {scored.prior:.0%}"
+        click.echo(f"  expected calibration error {error}")
+    for title, lines in (
+        ("harmless slices, blocked", found.slices),
+        ("fraud by source, blocked", found.sources),
+    ):
+        if lines:
+            click.echo(f"  {title}:")
+        width = max((len(line.name) for line in lines), default=0)
+        for line in lines:
+            # A source is text from a file of anybody's.
+            click.echo(f"    {_printable(line.name):{width}}  {outcome.percent(line.block)}")
+
+
+def _show_ranking(words: str, found: dict[str, Any]) -> None:
+    line = f"  {words}: {found['fraud']:,} fraud, {found['harmless']:,} harmless"
+    if found["auc"] is not None:
+        line += f"; ROC-AUC {found['auc']:.4f}"
+    click.echo(line)
+    for point in found["tpr"]:
+        drawn = f", {point['drawn_low']:.2%} to {point['drawn_high']:.2%} over draws of owners"
+        click.echo(f"    TPR at FPR {point['fpr'] * 100:g} %: {point['value']:.2%}{drawn}")
+
+
+def _show_pair(threshold: str, found: dict[str, Any]) -> None:
+    parts = []
+    for words, key in (("recall", "recall"), ("false positives", "false_positives")):
+        share = found[key]
+        if share["rows"]:
+            parts.append(f"{words} {share['value']:.4%} ({share['hits']:,} of {share['rows']:,})")
+    click.echo(f"  at {threshold}: {', '.join(parts)}")
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _need(*modules: str) -> None:
+    """Say which extra is missing, before anything has begun."""
+    if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
+        raise UrlGuardError(
+            f"{', '.join(missing)} is not installed; install the extra: "
+            "pip install 'urlguard[train]'"
+        )
+
+
+def _writable(path: Path | None) -> None:
+    """Refuse a file that could not be written at the end."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise InputError(f"--report {path}: its folder does not exist")
+
+
+@contextmanager
+def _steps() -> Iterator[Say]:
+    """
+    Tells progress on stderr: at a terminal one line that changes, otherwise a line for each step.
+    """
+    began = time.monotonic()
+
+    def at() -> str:
+        seconds = int(time.monotonic() - began)
+        return f"{seconds // 60:2}:{seconds % 60:02}"
+
+    if not sys.stderr.isatty():
+        yield lambda words: click.echo(f"{at()}  {words}", err=True)
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def say(words: str) -> None:
+            bar.update(task, description=words)
+
+        yield say
