@@ -192,7 +192,8 @@ def _shipped(card: Json) -> Iterable[str]:
         "allowed, and the one above what came of it on new rows:"
     )
     yield _lines(shipped["slices"], "slice", "blocked", "for review", bound=True)
-    if popular := shipped.get("popular_blocked"):
+    popular = shipped.get("popular_blocked")
+    if popular and popular["rows"]:
         yield (
             f"Of the {popular['rows']:,} most popular names, without the popularity table that "
             f"protects them, it would block {popular['hits']:,}: {_share(popular)}, at most "
