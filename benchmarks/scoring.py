@@ -4,7 +4,8 @@ What does a score cost: microseconds a name, names a second through the command,
     python -m benchmarks.scoring [--no-record]
 
 ``score`` is `Model.score` over 100,000 names that the process has not seen, one by one in one
-thread: features, trees and calibration; the median, and beside it the trees alone.  ``check`` is
+thread, with a worker's settings of the garbage collector: features, trees and calibration; the
+median, and beside it the trees alone.  ``check`` is
 ``urlguard check --json -`` from its start to its end, over 200,000 names on no list, with the model
 and with none.  ``memory`` is what opening the models and scoring all those names adds to a fresh
 process: resident, which counts the mapped tables that all workers share, and of that its own.
@@ -15,6 +16,7 @@ score must be one that is possible, and they must not all be the same.
 
 import argparse
 import csv
+import gc
 import gzip
 import json
 import os
@@ -51,6 +53,8 @@ def names() -> list[str]:
 def score(found: list[str]) -> dict[str, Any]:
     """The medians of one pass, in microseconds."""
     opened = model.Model.open(model.folder(), "name")
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 1000)  # as `server.worker.Worker.run` does
     whole, trees, scores = [], [], set()
     for name in found[:NAMES]:
         before = time.perf_counter_ns()

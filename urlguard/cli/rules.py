@@ -2,6 +2,7 @@
 What is said of names and URLs, and the operator's decisions about them.
 """
 
+import gc
 import json
 import os
 import sys
@@ -45,6 +46,7 @@ def check(
     if "-" in items and len(items) > 1:
         raise click.UsageError("- stands for standard input, and must be the only ITEM")
     if items == ("-",):
+        gc.disable()  # nothing on this way makes cycles, and there may be millions of lines
         for output in checking.lines(engine, _standard_input(), classifier):
             sys.stdout.buffer.write(output)
             sys.stdout.buffer.flush()
