@@ -8,7 +8,7 @@ thread, with a worker's settings of the garbage collector: features, trees and c
 median, and beside it the trees alone.  ``check`` is
 ``urlguard check --json -`` from its start to its end, over 200,000 names on no list, with the model
 and with none.  ``memory`` is what opening the models and scoring all those names adds to a fresh
-process: resident, which counts the mapped tables that all workers share, and of that its own.
+process: resident, and of that its own.
 
 Takes the project's collected data if they lie beside the repository, else the starter list.  Each
 score must be one that is possible, and they must not all be the same.

@@ -135,15 +135,17 @@ class Classifier:
         model = self._model(kind) if asked else None
         if model is None:
             return [verdict for _, verdict in asked]
-        scores = model.scores([item for item, _ in asked])
+        scores = _scores(model, [item for item, _ in asked])
         return [
             self._verdict(model, item, verdict, score, listed)
             for (item, verdict), score in zip(asked, scores, strict=True)
         ]
 
     def _verdict(
-        self, model: Model, item: Any, verdict: Verdict, score: float, listed: Listed
+        self, model: Model, item: Any, verdict: Verdict, score: float | None, listed: Listed
     ) -> Verdict:
+        if score is None:
+            return verdict
         action, reason = verdict.action, verdict.reason
         name = item if model.kind == "name" else item.name
         if reason == "none" and self._mode != "off":
@@ -172,6 +174,16 @@ class Classifier:
             if found is None and self.score and not refused:
                 self.refused.append(f"{folder}: no {kind} model there")
         return self._opened[kind]
+
+
+def _scores(model: Model, items: Sequence[Any]) -> list[float | None]:
+    """Scores of items; None where the model fails, which must not cost the others theirs."""
+    try:
+        return list(model.scores(items))
+    except Exception:
+        if len(items) == 1:
+            return [None]
+        return [score for item in items for score in _scores(model, [item])]
 
 
 def inspect(engine: Engine, text: str, classifier: Classifier | None = None) -> dict[str, Any]:

@@ -267,7 +267,7 @@ def _all_pieces():
     fitted = features.Extractor(tables())
     found = {}
 
-    model = types.SimpleNamespace(_row=fitted.url, _hosting=fitted.tables.hosting)
+    model = types.SimpleNamespace(_row=fitted.url, hosting=fitted.tables.hosting)
     for text in [*URLS, "http://xn--pypal-4ve.com/paypal/login"]:
         found |= explain._pieces(model, urls.parse(text))[0]
     return found
@@ -383,7 +383,7 @@ def test_the_words_and_pieces_that_weigh_are_quoted():
     """
     fitted = features.Extractor(tables())
     row = dict(zip([f.name for f in features.NAME], fitted.name("secure-login.org"), strict=True))
-    model = types.SimpleNamespace(_row=fitted.name, _hosting=fitted.tables.hosting)
+    model = types.SimpleNamespace(_row=fitted.name, hosting=fitted.tables.hosting)
     pieces, _ = explain._pieces(model, "secure-login.org")
     assert pieces["word_worst"] == " “login”"
     assert row["word_worst"] == ODDS[WORDS.index("login")] * 0.25

@@ -153,6 +153,14 @@ def test_urls_are_read_beyond_the_host(extract):
     assert of_url(extract, "http://192.0.2.1/")["address"] == 1
 
 
+@pytest.mark.parametrize(
+    "host", ["a" * 520, "%00" * 600, "\U0001f600" * 300, "-" * 2000, "a." * 1000]
+)
+def test_hosts_that_are_no_names_are_bounded(extract, host):
+    row = extract.url(urls.parse(f"http://{host}/"))
+    assert all(math.isfinite(value) for value in row)
+
+
 _labels = st.text("abcxyz019-_", min_size=1, max_size=63)
 
 

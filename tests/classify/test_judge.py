@@ -279,3 +279,25 @@ def test_a_reload_goes_on_where_the_old_one_stood(strict):
     assert other.ruling(toy.GREY, "block") is None
     assert other.counters == {"review": 1, "apart": 1}
     assert len(other.grey) == 1
+
+
+def test_customers_of_a_popular_service_are_reviewed_and_never_blocked(strict):
+    """
+    What is popular is the service; a model alone blocks nothing below it all the same.
+    """
+
+    class Hosted:
+        """The model, to which every name is on shared hosting."""
+
+        def __getattr__(self, name):
+            return getattr(strict, name)
+
+        def hosting(self, name):
+            return True
+
+        def judge(self, name):
+            return "block", 0.95
+
+    name = f"pay-1.{next(iter(wellknown.popular()))}"
+    assert Judge(InUse(strict)).ruling(name, "block") is None
+    assert Judge(InUse(Hosted())).ruling(name, "block").action == "review"

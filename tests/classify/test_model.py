@@ -1,6 +1,7 @@
 """A model's files: nothing is used that is not what the card says."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -125,6 +126,9 @@ def test_the_ident_follows_the_card(folder):
         ({"calibration": [[0, 0.5], [1, 1.4]]}, "must rise"),
         ({"calibration": [[0, 0.5], [float("nan"), 0.6]]}, "must rise"),
         ({"calibration": 7}, "not a card"),
+        ({"calibration": [[10**400, 0.5]]}, "not a card"),
+        ({"calibration": [[-1.7e308, 0.1], [1.7e308, 0.9]]}, "at most 1e+06"),
+        ({"about": "x" * (4 << 20)}, "octets; may have"),
         ({"thresholds": {}}, "no 'own'"),
         ({"thresholds": {"own": {"block_at": 0.1, "review_at": 0.2}}}, "no 'hosting'"),
         (
@@ -192,7 +196,7 @@ def test_a_card_of_other_trees_is_refused(folder):
     """
     card = model.Card.read(folder / "name-2026-11-24.json")
     booster = model.Booster.open(folder / "name-2026-11-24.txt")
-    reading = toy.read("name", folder / "name-2026-11-24.tables")
+    reading = toy.read("name", (folder / "name-2026-11-24.tables").read_bytes())
     with pytest.raises(ModelError, match="trees for 4 features; the card has 3"):
         Model(card._replace(features=card.features[1:]), booster, reading)
 
@@ -275,3 +279,32 @@ def test_the_folder(tmp_path):
     assert model.folder(tmp_path) == tmp_path
     assert model.folder() == Path(model.__file__).parents[2] / "models"
     assert model.folder().is_dir()
+
+
+@pytest.mark.parametrize("suffix", [".json", ".tables", ".txt"])
+def test_only_files_are_read(tmp_path, suffix):
+    """
+    A pipe would hold a worker up, and an endless device fill it.
+    """
+    toy.write(tmp_path)
+    path = tmp_path / f"name-2026-11-24{suffix}"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ModelError, match="is no regular file"):
+        opened(tmp_path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ModelError, match="is no regular file"):
+        opened(tmp_path)
+
+
+def test_a_model_in_use_does_not_feel_what_happens_to_its_files(tmp_path):
+    """
+    Files are copied over and cut short by people; a mapped one would end the process.
+    """
+    toy.write(tmp_path)
+    found = opened(tmp_path)
+    before = found.score(toy.BAD)
+    for suffix in (".tables", ".txt"):
+        (tmp_path / f"name-2026-11-24{suffix}").write_bytes(b"")
+    assert found.score(toy.BAD) == before

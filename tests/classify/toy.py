@@ -37,12 +37,12 @@ def digest(kind: str) -> str:
 class Tables:
     """What the features were fitted on: here, nothing but the names of shared hosting."""
 
-    def __init__(self, path: Path) -> None:
-        self._hosting = set(json.loads(path.read_text())["hosting"])
+    def __init__(self, octets: bytes) -> None:
+        self._hosting = set(json.loads(octets)["hosting"])
 
     @classmethod
-    def open(cls, path: Path) -> "Tables":
-        return cls(path)
+    def of(cls, octets: bytes) -> "Tables":
+        return cls(octets)
 
     def hosting(self, name: str) -> bool:
         return any(name.endswith(f".{zone}") for zone in self._hosting)
@@ -87,9 +87,9 @@ def install(into: dict[str, Any] = sys.modules) -> None:
     into["urlguard.classify.tables"] = tables
 
 
-def read(kind: str, tables: Path) -> model.Reading:
+def read(kind: str, tables: bytes) -> model.Reading:
     """What `model.reading` makes of this module in the place of the real one."""
-    opened = Tables.open(tables)
+    opened = Tables.of(tables)
     extractor = Extractor(opened)
     return model.Reading(
         tuple(f.name for f in NAME),

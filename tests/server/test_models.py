@@ -122,6 +122,29 @@ def test_a_new_model_comes_without_a_pause(server, tmp_path, features):
     assert toy.BAD in [s["name"] for s in grey(running)]
 
 
+def test_nothing_in_the_folder_keeps_dns_from_answering(server, tmp_path, features):
+    """
+    Pipes and monstrous cards are refused, at the start and at a reload, and decisions go on.
+    """
+    folder = tmp_path / "models"
+    toy.write(folder)
+    os.mkfifo(folder / "name-2026-12-12.json")
+    toy.write(folder, "name-2026-12-13", calibration=[[10**400, 0.5]])
+    running = server(more='[classify]\nmodels = "models"\n').start()
+    assert running.blocks(toy.BAD)
+    refused = len(said(running, "model.refused"))
+    assert refused == 4
+    os.kill(running.process.pid, signal.SIGHUP)
+    wait_until(lambda: len(said(running, "model.refused")) == 8)
+    running.run("allow", toy.BAD)
+    assert not any(running.blocks(toy.BAD) for _ in range(10))
+    assert toy.GREY not in [s["name"] for s in grey(running)]
+    running.blocks(toy.GREY)
+    assert toy.GREY in [s["name"] for s in grey(running)]
+    running.run("block", toy.GREY)
+    assert grey(running) == []
+
+
 def test_without_a_model_all_else_works(server, tmp_path, features):
     """
     One line says so; a model that comes later is used from then on.

@@ -25,6 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Self
 
+from urlguard.classify.modelfile import MAX_PART, contents
 from urlguard.errors import ModelError
 
 _FLOAT64: Final = 1  # C_API_DTYPE_FLOAT64
@@ -156,10 +157,7 @@ class Booster:
         Raises:
             ModelError: it cannot be read, has another digest, or holds no booster.
         """
-        try:
-            text = path.read_bytes()
-        except OSError as exc:
-            raise ModelError(f"{path}: {exc.strerror or exc}") from exc
+        text = contents(path, MAX_PART)
         if sha256 is not None and (found := hashlib.sha256(text).hexdigest()) != sha256:
             raise ModelError(f"{path}: sha256 is {found}; must be {sha256}, as its card says")
         return cls(text, str(path))

@@ -226,7 +226,7 @@ def _near(name: str, how: str) -> Entry:
 def _pieces(model: Model, item: Any) -> tuple[dict[str, str], frozenset[str]]:
     """What templates quote of an item; and its owner's service, where names are given away."""
     url = None if isinstance(item, str) else item
-    name = item if url is None else url.name or url.host.replace(".", "-")
+    name = item if url is None else features.host_of(url)
     shared = _service(model, name)
     cut = features.pieces(name, shared)
     label = cut.label
@@ -269,7 +269,7 @@ def _service(model: Model, name: str) -> frozenset[str]:
     suffix, domain = names.split(name)
     if domain is None or domain == name or names.is_private_suffix(suffix):
         return frozenset()
-    return frozenset((domain,)) if model._hosting(name) else frozenset()
+    return frozenset((domain,)) if model.hosting(name) else frozenset()
 
 
 def _brands(brands: Brands, cut: features.Pieces, url: urls.Url | None) -> dict[str, str]:

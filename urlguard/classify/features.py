@@ -297,6 +297,11 @@ def path_keys(path: str, query: str) -> list[int]:
     ]
 
 
+def host_of(url: urls.Url) -> str:
+    """A URL's host as a name; one that can be none, such as an address, counts as one label."""
+    return url.name or url.host.replace(".", "-")[: names.MAX_NAME]
+
+
 class Tail(NamedTuple):
     """Path and query of a URL, lower case and bounded, and the path as written."""
 
@@ -339,8 +344,8 @@ class Extractor:
         )
 
     def url(self, url: urls.Url) -> list[float]:
-        """The features `URL` of a URL; a host that is no name counts as one label."""
-        row = self.name(url.name or url.host.replace(".", "-"))
+        """The features `URL` of a URL."""
+        row = self.name(host_of(url))
         return row + self._path(url, tail(url), row[len(_SHAPE)])
 
     def _shape(self, cut: Pieces, label: bytes, before: bytes) -> list[float]:

@@ -7,7 +7,7 @@ popularity table and models; knows no packets, clients or sockets.
 How it works.  A name goes through four questions, and the first that is answered ends it:
 
     a name of the public Internet?   an ICANN suffix, ordinary labels, not special-use or forwarded
-    popular?                         never blocked by a model alone
+    popular?                         never blocked by a model alone; on shared hosting, reviewed
     a brand's own domain?            nor this
     the model's score                block from ``block_at``, review from ``review_at``
 
@@ -252,7 +252,11 @@ class Judge:
         if not self.judged(name):
             return "apart", 0.0
         if reason := exempt(name, model):
-            return reason, 0.0
+            if reason == "brand" or not model.hosting(name):
+                return reason, 0.0
+            # A customer of a popular service is not what is popular: people may look at it.
+            action, score = model.judge(name)
+            return ("review" if action == "block" else action), score
         action, score = model.judge(name)
         if self.models.shadow is not None:
             self._compare(name, action, self.models.shadow)

@@ -20,7 +20,6 @@ import hashlib
 import importlib
 import itertools
 import json
-import math
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
@@ -28,9 +27,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from urlguard.classify.booster import Booster
+from urlguard.classify.modelfile import MAX_CARD, MAX_PART, contents
 from urlguard.errors import ModelError
 
 FORMAT: Final = 1
+MAX_MARGIN: Final = 1e6  # of a calibration's knots
 KINDS: Final = ("name", "url")
 DIGITS: Final = 6  # of a score
 
@@ -95,7 +96,7 @@ class Card(NamedTuple):
             ModelError: it cannot be read, or is not whole.
         """
         try:
-            data = path.read_bytes()
+            data = contents(path, MAX_CARD)
             card = json.loads(data)
             if card["format"] != FORMAT:
                 raise ModelError(f"{path}: format {card['format']!r}; this version reads {FORMAT}")
@@ -111,11 +112,9 @@ class Card(NamedTuple):
                 _threshold(card["thresholds"]["hosting"]),
                 hashlib.sha256(data).hexdigest(),
             )
-        except OSError as exc:
-            raise ModelError(f"{path}: {exc.strerror or exc}") from exc
         except KeyError as exc:
             raise ModelError(f"{path}: no {exc.args[0]!r}; a card must have it") from exc
-        except (ValueError, TypeError, RecursionError) as exc:
+        except (ValueError, TypeError, RecursionError, OverflowError) as exc:
             raise ModelError(f"{path}: not a card: {exc}") from exc
         made._check(path)
         return made
@@ -127,8 +126,11 @@ class Card(NamedTuple):
         if not knots:
             raise ModelError(f"{path}: calibration is empty; must have a knot at least")
         rising = all(a[0] < b[0] and a[1] <= b[1] for a, b in itertools.pairwise(knots))
-        if not rising or not all(math.isfinite(raw) and 0 <= p <= 1 for raw, p in knots):
-            raise ModelError(f"{path}: calibration must rise, from 0 at least to 1 at most")
+        if not rising or not all(abs(raw) <= MAX_MARGIN and 0 <= p <= 1 for raw, p in knots):
+            raise ModelError(
+                f"{path}: calibration must rise, from 0 at least to 1 at most, over margins of at "
+                f"most {MAX_MARGIN:g}"
+            )
         for threshold in (self.own, self.hosting):
             # NaN fails every comparison, so it is refused too.
             if not 0 < threshold.review_at <= threshold.block_at:
@@ -157,10 +159,10 @@ class Reading(NamedTuple):
     own: Callable[[str], bool]
 
 
-Reader = Callable[[str, Path], Reading]  # of a kind, over a file of tables
+Reader = Callable[[str, bytes], Reading]  # of a kind, over tables
 
 
-def reading(kind: str, tables: Path) -> Reading:
+def reading(kind: str, tables: bytes) -> Reading:
     """
     The features of this version; see `Reading`.
 
@@ -170,7 +172,7 @@ def reading(kind: str, tables: Path) -> Reading:
     # Imported here, and by name so that tests can put others there: only a process that runs a
     # model pays for brands, words and automata.
     features = importlib.import_module("urlguard.classify.features")
-    opened = importlib.import_module("urlguard.classify.tables").Tables.open(tables)
+    opened = importlib.import_module("urlguard.classify.tables").Tables.of(tables)
     brands = importlib.import_module("urlguard.classify.brands").Brands.load()
     extractor = features.Extractor(opened)
     definition = features.NAME if kind == "name" else features.URL
@@ -201,8 +203,8 @@ class Model:
         self.kind = card.kind
         self.ident = card.ident
         self.own = reading.own
+        self.hosting = reading.hosting
         self._row = reading.row
-        self._hosting = reading.hosting
         self._booster = booster
         self._raws = [raw for raw, _ in card.calibration]
         self._probabilities = [p for _, p in card.calibration]
@@ -232,14 +234,15 @@ class Model:
             raise ModelError(f"model {name!r}: must be named like {kind}-2026-11-24")
         card = Card.read(models / f"{name}.json")
         tables = models / f"{name}.tables"
-        found_digest = _sha256(tables)
+        data = contents(tables, MAX_PART)
+        found_digest = hashlib.sha256(data).hexdigest()
         if found_digest != card.tables_sha256:
             raise ModelError(
                 f"{tables}: sha256 is {found_digest}; must be {card.tables_sha256}, as its card "
                 "says"
             )
         try:
-            read = reader(card.kind, tables)
+            read = reader(card.kind, data)
         except Exception as exc:  # a resolver must not die of what a model's side cannot read
             problem = str(exc) if isinstance(exc, ModelError) else f"{type(exc).__name__}: {exc}"
             raise ModelError(f"{tables}: {problem}") from exc
@@ -275,7 +278,7 @@ class Model:
         # The lower of the two is met by few, so that hosting is looked up for these alone.
         if score < card.own.review_at and score < card.hosting.review_at:
             return "none"
-        hosted = name is not None and self._hosting(name)
+        hosted = name is not None and self.hosting(name)
         threshold = card.hosting if hosted else card.own
         if score >= threshold.block_at:
             return "block"
@@ -329,14 +332,3 @@ def find(
         except ModelError as exc:
             refused.append(exc)
     return now, refused
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-    except OSError as exc:
-        raise ModelError(f"{path}: {exc.strerror or exc}") from exc
-    return digest.hexdigest()

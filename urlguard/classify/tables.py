@@ -1,11 +1,11 @@
 """
-What training learnt about strings, in one file that every worker maps: n-grams, keys, words.
+What training learnt about strings, in one file: n-grams, keys, words.
 
 Knows hashes and places; knows neither what strings mean nor how features use them.  `Tables` is
 what `features` reads; `training.fit` makes it.
 
-How it works.  Four parts, each in fixed-size arrays, so that a look-up costs one step and a worker
-needs no memory of its own:
+How it works.  Four parts, each in fixed-size arrays, so that a look-up costs one step, and the file
+is used as it was read:
 
     weights   a weight for each hashed character n-gram, from one linear model over all of them
     common    how common each hashed trigram is among harmless names, as a power of two
@@ -20,7 +20,6 @@ each at a multiple of 64 octets).
 """
 
 import json
-import mmap
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
@@ -87,27 +86,34 @@ class Tables:
     @classmethod
     def open(cls, path: Path) -> "Tables":
         """
-        The tables in a file, mapped.
+        The tables in a file.
 
         Raises:
             TablesError: it cannot be read or is not whole.
         """
-        if sys.byteorder != "little":
-            raise TablesError(f"{path}: this machine is big-endian; tables are little-endian")
         try:
-            with path.open("rb") as file:
-                data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except (OSError, ValueError) as exc:
+            return cls.of(path.read_bytes())
+        except OSError as exc:
+            raise TablesError(f"{path}: {exc.strerror or exc}") from exc
+        except TablesError as exc:
             raise TablesError(f"{path}: {exc}") from exc
-        return cls._read(data, path)
 
     @classmethod
-    def _read(cls, data: memoryview, path: Path) -> "Tables":
+    def of(cls, octets: bytes) -> "Tables":
+        """
+        The tables in the octets of a file, which they go on to use.
+
+        Raises:
+            TablesError: they are not whole.
+        """
+        if sys.byteorder != "little":
+            raise TablesError("this machine is big-endian; tables are little-endian")
+        data = memoryview(octets)
         if bytes(data[:8]) != MAGIC:
-            raise TablesError(f"{path}: not a file of tables")
+            raise TablesError("not a file of tables")
         length = int.from_bytes(data[8:12])
         if length > min(MAX_HEAD, len(data)):
-            raise TablesError(f"{path}: its head is {length} octets; the file has {len(data)}")
+            raise TablesError(f"its head is {length} octets; the file has {len(data)}")
         try:
             head = json.loads(bytes(data[12 : 12 + length]))
             arrays: dict[str, Sequence[int]] = {}
@@ -115,11 +121,14 @@ class Tables:
                 start, count = (int(number) for number in head["arrays"][name])
                 end = start + count * _SIZES[kind]
                 if not 0 <= start <= end <= len(data) or start % _ALIGN:
-                    raise TablesError(f"{path}: array {name} is beyond the file's end")
+                    raise TablesError(f"array {name} is beyond the file's end")
                 arrays[name] = data[start:end].cast(kind)
-            return cls(arrays, head["words"], frozenset(head["shared"]))
+            words = [str(word) for word in head["words"]]
+            if not all(words):
+                raise TablesError("a word is empty")
+            return cls(arrays, words, frozenset(map(str, head["shared"])))
         except (ValueError, KeyError, TypeError) as exc:
-            raise TablesError(f"{path}: its head is damaged: {exc!r}") from exc
+            raise TablesError(f"its head is damaged: {exc!r}") from exc
 
     def write(self, path: Path) -> None:
         """Write the file; whoever publishes it sees to syncing and renaming."""

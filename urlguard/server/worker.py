@@ -40,6 +40,7 @@ from urlguard.wire.cookie import Cookies
 WAIT_S = 3.0  # for the control process's word, when there is a snapshot to begin with
 FIRST_POLICY_S = 600.0  # when there is none, or it says so: the first import has to end
 DRAIN_S = 5.0
+MODELS_S = 5.0  # at the start, for models to be opened; later they come when they come
 TURNS_S = 0.0005  # between threads while one opens a model, so that queries hardly wait for it
 COOKIES_S = 3600.0  # between two looks at the cookies' secret
 
@@ -76,7 +77,8 @@ class Worker:
         following = asyncio.create_task(self.following.run())
         models = asyncio.create_task(self._take_models())
         await self._first_policy(stop)
-        await models
+        # A folder that does not answer must not keep DNS from answering.
+        await asyncio.wait([models], timeout=MODELS_S)
         await self._open()
         # What is there now stays: the collector need not walk it again and again.
         gc.collect()
@@ -86,6 +88,7 @@ class Worker:
         gc.set_threshold(20_000, 50, 1000)
         process.say_ready()
         beside = [
+            models,
             asyncio.create_task(self._reload_when_told()),
             asyncio.create_task(self._renew_cookies()),
         ]
@@ -227,6 +230,14 @@ class Worker:
 
     def _find_models(self) -> tuple[Model | None, Model | None]:
         """The model for names and the shadow beside it; takes tens of milliseconds."""
+        try:
+            return self._found_models()
+        except Exception as exc:  # whatever lies in the folder, DNS goes on
+            problem = f"{type(exc).__name__}: {exc}"
+            events.error("model.refused", error=problem, using="the one before")
+            return self.models.name, self.models.shadow
+
+    def _found_models(self) -> tuple[Model | None, Model | None]:
         options, now = self.config.classify, self.models
         folder = model.folder(options.models)
         judge.prepare()
@@ -306,6 +317,8 @@ class Worker:
         for plugin in self.edge.chain.plugins if self.edge else ():
             if isinstance(plugin, Guard) and plugin.judge is not None:
                 found += plugin.judge.grey.top(int(message["count"]))
+        decide = self.following.live.engine.decide
+        found = [one for one in found if decide(one.name) is None]  # people have not spoken since
         writer.write(channel.encode({"id": message["id"], "names": found}))
 
     async def _hit_key(self, message: Message, writer: asyncio.StreamWriter) -> None:

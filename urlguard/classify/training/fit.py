@@ -94,7 +94,7 @@ def hashed(kind: str, texts: list[str], words: list[str], shared: frozenset[str]
     for text in texts:
         if kind == "url":
             url = url_of(text)
-            name = url.name or url.host.replace(".", "-")
+            name = features.host_of(url)
         else:
             name = text
         piece = features.pieces(name, shared)

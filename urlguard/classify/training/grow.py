@@ -26,7 +26,7 @@ from urlguard.classify.mutations import MUTATIONS, URL_MUTATIONS
 from urlguard.classify.training import boost, fit, matrix, rows
 from urlguard.classify.training.boost import Floats
 from urlguard.classify.training.matrix import Matrix
-from urlguard.classify.training.rows import FOLDS, Ints, Rows
+from urlguard.classify.training.rows import FOLDS, DataError, Ints, Rows
 
 Say = Callable[[str], None]
 Flags = npt.NDArray[np.bool_]
@@ -114,6 +114,8 @@ def fitted(
     """
     kind, label = found.kind, found.label[chosen]
     fold = rows.folds(found, chosen)
+    if len(np.unique(fold[label == 1])) < 2:
+        raise DataError(f"{kind}: fraud of one month; must have been first seen in two at least")
     weight = weights(found, chosen)
     texts = [found.text[n] for n in chosen]
     hashed = matrix.hashed(workers, kind, texts, words, found.shared)

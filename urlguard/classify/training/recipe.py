@@ -36,7 +36,7 @@ from urlguard.classify.tables import Tables
 from urlguard.classify.training import boost, fit, grow, matrix, rows, thresholds
 from urlguard.classify.training.grow import Fitted, Say
 from urlguard.classify.training.matrix import Matrix
-from urlguard.classify.training.rows import FOLDS, Ints, Rows, Split
+from urlguard.classify.training.rows import FOLDS, DataError, Ints, Rows, Split
 from urlguard.classify.training.slices import slices
 
 Floats = npt.NDArray[np.float64]
@@ -168,6 +168,7 @@ def write_card(made: Made) -> Path:
 
 def _trial(found: Rows, other: Rows, folder: Path, workers: ProcessPoolExecutor, say: Say) -> Trial:
     parts = rows.split(found)
+    _check(found, parts)
     hidden = {found.owner[n] for part in parts[1:] for n in part}
     words = _vocabulary(found, parts.train, other, hidden)
     fitted = grow.fitted(found, parts.train, words, folder, workers, say)
@@ -204,6 +205,17 @@ def _trial(found: Rows, other: Rows, folder: Path, workers: ProcessPoolExecutor,
         mutated,
         unhardened,
     )
+
+
+def _check(found: Rows, parts: Split) -> None:
+    for name, part in parts._asdict().items():
+        for label, what in ((1, "fraud"), (0, "harmless names")):
+            if not (found.label[part] == label).any():
+                raise DataError(
+                    f"{found.kind}: no {what} to {name}: fraud first seen before "
+                    f"{rows.CALIBRATE_FROM} trains, from {rows.TEST_FROM} on it tests, and what "
+                    "lies between calibrates; harmless rows are parted by their owners"
+                )
 
 
 def _added(
