@@ -6,7 +6,7 @@ How much fraud do the classifier and its rivals find at the same false-positive 
 
 Trains each rival on the rows that train ours, and scores the test rows that ours was scored on:
 the split is that of ``urlguard train``, by owner and by time.  FILE holds our scores of them, as
-``urlguard evaluate --scores FILE`` writes them.  Prints ROC-AUC, the share of fraud found at a
+``urlguard train --scores FOLDER`` writes them.  Prints ROC-AUC, the share of fraud found at a
 false-positive rate of 1 %, 0.1 % and 0.01 %, and how many times a rival's share ours is, all with
 intervals of 95 % by a bootstrap over owners that finds the threshold anew in each draw and draws
 the same owners for all.  Then the same for ours together with each rival; see ``hybrid.py``.
