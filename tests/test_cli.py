@@ -22,6 +22,7 @@ import pytest
 from click.testing import CliRunner
 
 from urlguard import __version__
+from urlguard.classify import model
 from urlguard.cli import main
 from urlguard.policy.log import Change, PolicyLog
 from urlguard.share.store import State, ZoneStore
@@ -84,11 +85,12 @@ def test_the_commands_that_people_rely_on():
     assert {" ".join(words) for words in COMMANDS} >= {
         "serve", "check-config", "check", "block", "allow", "remove", "feed list", "feed refresh",
         "compile", "log", "status", "completion", "pause", "resume", "backup", "restore",
-        "cache flush", "systemd", "rpz", "train", "evaluate",
+        "cache flush", "systemd", "rpz", "train", "evaluate", "token create", "token list",
+        "token revoke",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("words", [(), ("feed",), ("cache",), *COMMANDS], ids=" ".join)
+@pytest.mark.parametrize("words", [(), ("feed",), ("cache",), ("token",), *COMMANDS], ids=" ".join)
 def test_every_command_explains_itself(words):
     """
     ``--help`` and ``-h`` say what it does; an option that it does not know is a wrong call.
@@ -191,6 +193,140 @@ def test_check_config_shows_what_is_probably_not_meant(here):
     assert done.returncode == 0
     assert "open resolver" in done.stderr
     assert f"{here.config}: ok; state in {here.folder / 'var'}" in done.stdout
+
+
+# -- models in a configuration ---------------------------------------------------------------------
+
+
+class Models:
+    """A folder with copies of the models that came with this version, under names of our own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        folder.mkdir()
+
+    def add(self, name, **changes):
+        """One more, its card changed; returns where the card is."""
+        kind = name.partition("-")[0]
+        shipped = model.names(model.folder(), kind)[0]
+        for suffix in (".txt", ".tables"):
+            (self.folder / f"{name}{suffix}").symlink_to(model.folder() / f"{shipped}{suffix}")
+        card = json.loads((model.folder() / f"{shipped}.json").read_text())
+        path = self.folder / f"{name}.json"
+        path.write_text(json.dumps({**card, "name": name, **changes}))
+        return path
+
+
+@pytest.fixture
+def models(here):
+    """A folder with a model of each kind."""
+    found = Models(here.folder / "models")
+    found.add("name-2026-01-01")
+    found.add("url-2026-01-01")
+    return found
+
+
+def checked(here, text):
+    """What ``check-config`` says of a ``[classify]`` section: exit code, lines on stderr."""
+    here.config.write_text(f"[classify]\nmodels = 'models'\n{text}")
+    done = here.run("check-config")
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr.splitlines()
+
+
+OTHER = {
+    "own": {"block_at": 0.99, "review_at": 0.5},
+    "hosting": {"block_at": 0.99, "review_at": 0.5},
+}
+
+
+def test_models_that_are_as_configured(here, models):
+    """
+    Nothing is said of a model and another beside it.
+    """
+    models.add("name-2026-02-01", thresholds=OTHER)
+    for text in (
+        "",
+        "model = 'name-2026-01-01'",
+        "model = 'name-2026-01-01'\nshadow = 'name-2026-02-01'",
+        "shadow = 'name-2026-02-01'",
+    ):
+        assert checked(here, text) == (0, [])
+
+
+@pytest.mark.parametrize("key", ["model", "shadow"])
+def test_a_model_that_is_named_must_be_there_and_whole(here, models, key):
+    """
+    File, key, what was found and what is allowed; exit code 2.
+    """
+    code, (line,) = checked(here, f"{key} = 'name-2026-01-02'")
+    assert code == 2
+    assert line.startswith(f"error: urlguard.toml: [classify] {key} = 'name-2026-01-02': ")
+    assert "name-2026-01-02.json: No such file" in line
+    assert line.endswith("; must be one of name-2026-01-01")
+    models.add("name-2026-01-02", features_digest="0" * 64, thresholds=OTHER)
+    code, (line,) = checked(here, f"{key} = 'name-2026-01-02'")
+    assert code == 2
+    assert f"{key} = 'name-2026-01-02': model name-2026-01-02: made for features 0000" in line
+    assert "; this version computes " in line
+
+
+def test_a_model_that_is_not_named_may_be_another(here, models):
+    """
+    A newer one that cannot be used is told with what is used; that is no error.
+    """
+    card = models.add("name-2026-02-01", booster_sha256="0" * 64)
+    code, (line,) = checked(here, "")
+    assert code == 0
+    assert line.startswith("warning: [classify] models: ")
+    assert f"must be {'0' * 64}, as its card says; name-2026-01-01 is used instead" in line
+    card.write_text("{")
+    (models.folder / "url-2026-01-01.json").unlink()
+    code, lines = checked(here, "")
+    assert code == 0
+    assert ["name-2026-02-01.json: not a card" in lines[0], "no card url-*.json" in lines[1]] == [
+        True,
+        True,
+    ]
+    assert len(lines) == 2
+    # Where no model runs, none is opened.
+    assert checked(here, "mode = 'off'") == (0, [])
+    assert checked(here, "mode = 'off'\nmodel = 'name-2020-01-01'") == (0, [])
+    segment = "[[segment]]\nname = 'a'\nnetworks = ['10.0.0.0/8']\nclassify = 'review'"
+    assert checked(here, f"mode = 'off'\nmodel = 'name-2020-01-01'\n{segment}")[0] == 2
+
+
+def test_a_shadow_must_have_another_model_beside_it(here, models):
+    """
+    The only model has nothing to be compared with, and one that judges alike is no comparison.
+    """
+    code, (line,) = checked(here, "shadow = 'name-2026-01-01'")
+    assert code == 2
+    assert "[classify] shadow = 'name-2026-01-01': no other model in " in line
+    assert line.endswith("must run beside one")
+    models.add("name-2026-02-01", made="2026-02-01")
+    code, (line,) = checked(here, "shadow = 'name-2026-02-01'")
+    assert code == 0
+    assert "shadow = 'name-2026-02-01': judges as name-2026-01-01 does" in line
+    names = "model = 'name-2026-01-01'\nshadow = 'name-2026-01-01'"
+    code, (line,) = checked(here, names)
+    assert code == 2
+    assert "must not be model, beside which it runs" in line
+
+
+def test_a_folder_of_models_that_is_not_there(here):
+    """
+    One line, as an error: rules would decide alone, and nobody meant that.
+    """
+    code, (line,) = checked(here, "")
+    assert code == 2
+    assert line.startswith("error: urlguard.toml: [classify] models: must be a folder of models")
+    assert line.endswith(f"{here.folder / 'models'}: not there")
+    (here.folder / "models").mkdir()
+    code, lines = checked(here, "")
+    assert code == 0
+    assert len(lines) == 2
+    assert all("should have one, none is used" in line for line in lines)
 
 
 def test_paths_are_relative_to_the_configuration(here, tmp_path):

@@ -450,6 +450,10 @@ def test_upstreams_need_no_port(text):
         ("[server]\necs_from = ['192.0.2.1/32', '::/0']", ["[server] ecs_from: ::/0: everybody"]),
         ("[server]\nproxy_from = ['0.0.0.0/1']\necs_from = ['192.0.2.0/24']", []),
         ("[cache]\nmin_ttl_s = 60\nmax_ttl_s = 60", []),
+        ("[classify]\nmodels = '/no/such'", ["[classify] models: must be a folder of models"]),
+        ("[classify]\nmodels = '/no/such'", ["/no/such: not there"]),
+        ("[classify]\nmodels = '/dev/null'", ["/dev/null: is no folder"]),
+        ("[classify]\nmodels = '/'", []),
     ],
 )
 def test_what_is_permitted_and_probably_not_meant(text, said):

@@ -3,14 +3,15 @@ What ``urlguard check`` says of one input: the object that people, scripts and t
 
 Knows the policy as an `Engine`; opening one without making a file is its business too.
 
-How it works.  A rule, or the popularity table, decides first.  Where neither does, the model of
-names or the one of URLs is asked, within the bounds that `classify.judge` sets for names, and the
-verdict follows its thresholds and ``[classify] mode``.  A stream is answered piece by piece as it
-comes in, and a piece's items are scored together, which spares most of the calls.
+How it works.  A rule decides first, then the popularity table, but for customers of a popular
+hosting service.  Where neither does, the model of names or the one of URLs is asked, within the
+bounds that `classify.judge` sets, and the verdict follows its thresholds and ``[classify] mode``:
+the same functions give the resolver its verdict.  A URL is judged where its host's name would be,
+or at a public address.  A stream is answered piece by piece as it comes in, and a piece's items are
+scored together, which spares most of the calls.
 """
 
 import importlib
-import importlib.util
 import ipaddress
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,36 @@ from urlguard.verdict import NOTHING, Verdict, decode
 MAX_INPUT = 65_536  # octets of one line; the rest of a longer one is skipped
 
 _EXPLAIN: Final = "urlguard.classify.explain"
+
+NOT_JUDGED: Final = "not_judged"  # the entry of ``why`` that says why no model judges an item
+_HOST, _ADDRESS = "host", "address"
+_UNFIT: Final = {
+    judge.SPELLING: (
+        "No model judges it: a label is empty, too long, or has more than letters, digits and "
+        "hyphens.",
+        "模型不评判：有标签为空、过长，或含有字母、数字和连字符以外的字符。",
+    ),
+    judge.SUFFIX: (
+        "No model judges it: nobody owns it as a name below a public suffix of ICANN's.",
+        "模型不评判：它不是 ICANN 公共后缀之下由某人注册的名称。",
+    ),
+    judge.SPECIAL: (
+        "No model judges it: it is in a special-use zone, or one that browsers ask for signals.",
+        "模型不评判：它属于特殊用途区域，或浏览器用来探询信号的区域。",
+    ),
+    judge.OWN_ZONE: (
+        "No model judges it: it is in a zone that the configuration forwards.",
+        "模型不评判：它属于配置中转发的区域。",
+    ),
+    _HOST: (
+        "No model judges it: its host is neither a name nor an address.",
+        "模型不评判：主机既不是名称，也不是地址。",
+    ),
+    _ADDRESS: (
+        "No model judges it: its host is no public address.",
+        "模型不评判：主机不是公网地址。",
+    ),
+}
 
 _encode = json.JSONEncoder(check_circular=False).encode
 
@@ -110,19 +141,46 @@ class Classifier:
         self._mode = config.classify.mode
         self._reader = reader
         self._opened: dict[str, Model | None] = {}
+        self._why = why
         # Which names models judge is the judge's to say; nothing is remembered here.
         self._judge = judge.Judge(judge.InUse(), judge.apart(config))
         self._explain: Callable[[Model, Any, Listed], list[dict[str, Any]]] | None = None
-        if why and importlib.util.find_spec(_EXPLAIN) is not None:
+        if why:
             self._explain = importlib.import_module(_EXPLAIN).why
 
     def wants(self, item: Any, kind: str, verdict: Verdict) -> bool:
         """True if a model is to be run on an item with this verdict so far."""
         if self.score:
             return True
-        if self._mode == "off" or verdict.reason != "none":
+        if self._mode == "off" or verdict.reason not in ("none", "popular"):
             return False
-        return kind == "url" or self._judge.judged(item)
+        name = item if kind == "name" else item.name
+        if self.unfit(kind, item):
+            return False
+        if verdict.reason == "none":
+            return True
+        model = self._model(kind)
+        return model is not None and judge.standing(name, model) == judge.CUSTOMER
+
+    def unfit(self, kind: str, item: Any) -> str | None:
+        """Why an item is none that models judge, in a word; None if it is one."""
+        if kind == "name":
+            return self._judge.unfit(item)
+        if item.is_ip:
+            from urlguard.feeds.source import refusal  # few URLs have an address
+
+            return _ADDRESS if refusal(ipaddress.ip_address(item.host)) else None
+        return _HOST if item.name is None else self._judge.unfit(item.name)
+
+    def reasons(self, kind: str, item: Any, verdict: Verdict) -> list[dict[str, Any]]:
+        """What ``why`` has to say of an item that no model judges."""
+        if not self._why or self._mode == "off" or verdict.reason != "none":
+            return []
+        unfit = self.unfit(kind, item)
+        if unfit is None:
+            return []
+        words = dict(zip(("en", "zh"), _UNFIT[unfit], strict=True))
+        return [{"feature": NOT_JUDGED, "value": unfit, "contribution": 0.0, "words": words}]
 
     def verdicts(
         self, kind: str, asked: Sequence[tuple[Any, Verdict]], listed: Listed
@@ -148,18 +206,15 @@ class Classifier:
             return verdict
         action, reason = verdict.action, verdict.reason
         name = item if model.kind == "name" else item.name
-        if reason == "none" and self._mode != "off":
+        if reason in ("none", "popular") and self._mode != "off":
             found = model.action(score, name)
-            if found != "none" and self._may(model, name):
-                action, reason = (found if self._mode == "block" else "review"), "classifier"
+            # Asked in this order because nearly all items end at the first.
+            if found != "none" and not self.unfit(model.kind, item):
+                found = judge.bounded(found, judge.standing(name, model))
+                if found != "none":
+                    action, reason = judge.under(found, self._mode), "classifier"
         why = self._explain(model, item, listed) if self._explain is not None else ()
         return Verdict(action, reason, verdict.rule, score, model.ident, why)
-
-    def _may(self, model: Model, name: str | None) -> bool:
-        """Whether a model may say something against what is at a host name."""
-        if name is None:
-            return True
-        return (model.kind == "url" or self._judge.judged(name)) and not judge.exempt(name, model)
 
     def _model(self, kind: str) -> Model | None:
         if kind not in self._opened:
@@ -223,13 +278,16 @@ def inspect_all(
             kind = made["kind"]
             if classifier.wants(item, kind, verdict):
                 asked[kind].append((made, item, verdict))
+            else:
+                made["why"] += classifier.reasons(kind, item, verdict)
     if classifier is not None:
         for kind, waiting in asked.items():
             verdicts = classifier.verdicts(
                 kind, [(item, verdict) for _, item, verdict in waiting], partial(is_listed, engine)
             )
-            for (made, _, _), verdict in zip(waiting, verdicts, strict=True):
+            for (made, item, before), verdict in zip(waiting, verdicts, strict=True):
                 made.update(_said(verdict))
+                made["why"] += classifier.reasons(kind, item, before)
     return found
 
 

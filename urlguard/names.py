@@ -208,6 +208,26 @@ def registrable(name: str) -> str | None:
     return split(name)[1]
 
 
+def owner(name: str, shared: frozenset[str] = frozenset()) -> str:
+    """
+    Whose a canonical name is: its registrable domain, or one label more on shared hosting.
+
+    Args:
+        name: a host name, not an address.
+        shared: registrable domains below which every name is somebody else's.
+
+    Returns:
+        the name that all names of this owner end in; a public suffix is its own.
+    """
+    domain = split(name)[1]
+    if domain is None or domain == name:
+        return name
+    if domain not in shared:
+        return domain
+    below = name[: -len(domain) - 1].rpartition(".")[2]
+    return f"{below}.{domain}"
+
+
 def suffix(name: str) -> str:
     """The public suffix of a canonical name, by ICANN's and the private section of the list."""
     return split(name)[0]

@@ -2,76 +2,64 @@
 How much fraud do the classifier and its rivals find at the same false-positive rates?
 
     python -m benchmarks.classify --ours FILE [--kind name|url] [--rivals plain,linear,cnn]
-                                  [--data FOLDER] [--rows N] [--scores FILE] [--no-record]
+                                  [--data FOLDER] [--card FILE] [--scores FILE]
+                                  [--rows N] [--no-record]
 
 Trains each rival on the rows that train ours, and scores the test rows that ours was scored on:
-the split is that of ``urlguard train``, by owner and by time.  FILE holds our scores of them, as
-``urlguard train --scores FOLDER`` writes them.  Prints ROC-AUC, the share of fraud found at a
-false-positive rate of 1 %, 0.1 % and 0.01 %, and how many times a rival's share ours is, all with
-intervals of 95 % by a bootstrap over owners that finds the threshold anew in each draw and draws
-the same owners for all.  Then the same for ours together with each rival; see ``hybrid.py``.
+the split is that of ``urlguard train``, by owner and by time; undated fraud is on neither side.
+FILE holds our scores of the test rows, as ``urlguard train --scores FOLDER`` writes them.  Prints
+ROC-AUC, the share of fraud found at a false-positive rate of 1 %, 0.1 % and 0.01 %, and how many
+times a rival's share ours is, all with intervals of 95 % by a bootstrap over owners that finds the
+threshold anew in each draw and draws the same owners for all.  Then the same for ours together with
+each rival; see ``hybrid.py``.  At the end it says of each ratio that was asked for whether it was
+reached; see ``musts.py``.
 
-``--rows N`` trains the rivals on N rows drawn from the training rows, to try things out: such a run
-is never recorded.  ``--scores`` keeps everybody's scores.  Needs the extras ``train`` and, for the
-CNN, ``rivals``.
+``--card`` writes the rivals' figures into the card of the model whose trial gave our scores, and
+the readable card beside it anew; see ``card.py``.  ``--rows N`` trains the rivals on N rows drawn
+from the training rows, to try things out: such a run is never recorded.  ``--scores`` keeps
+everybody's scores.  Needs the extras ``train`` and, for the CNN, ``rivals``.
 
-The benchmark fails if our scores are not those of the test rows, if a rival cannot tell fraud from
-benign at all, and, so that nobody's labels have leaked, if one tells them without a mistake.
+The benchmark fails if our scores are not those of the test rows or of the card, if a rival cannot
+tell fraud from benign at all, and, so that nobody's labels have leaked, if one tells them without a
+mistake; and once all is written, if a ratio was missed.
 """
 
 import argparse
 import importlib
 import os
+import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks import results
-from benchmarks.classify import hybrid
+from benchmarks.classify import card, musts
+from benchmarks.classify.comparison import (
+    OURS,
+    RATES,
+    ROUNDS,
+    SEED,
+    Floats,
+    Found,
+    Problem,
+    compare,
+)
 from benchmarks.load import BenchmarkError
-from urlguard.classify import measures
-from urlguard.classify.measures import Interval, Point
+from urlguard.classify.measures import Interval
 from urlguard.classify.training import rows as training
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-RATES = (0.01, 0.001, 0.0001)
 RIVALS = {
     "plain": "LightGBM on hashed 2- to 4-grams and counts",
     "linear": "logistic regression on hashed 2- to 5-grams",
     "cnn": "character CNN in the manner of URLNet",
 }
-OURS = "UrlGuard"
-ROUNDS, SEED = 1000, 1
-# A classifier below the first has learnt nothing, one above the second knows the answers.
-AUC_FLOOR, AUC_CEILING = 0.55, 0.9999
 
-Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
-
-
-class Problem(NamedTuple):
-    """What is to be learnt and what is to be scored."""
-
-    items: list[str]
-    labels: NDArray[np.int8]
-    tests: list[str]
-    wanted: NDArray[np.int8]
-    owners: NDArray[np.str_]
-
-
-class Found(NamedTuple):
-    """What one classifier or blend reached."""
-
-    name: str
-    auc: float
-    points: list[Point]
-    ratios: list[tuple[float, Interval]]  # ours by this; empty for ours
-    seconds: float  # to train and score; 0 where that is not ours to say
 
 
 def problem(folder: Path, kind: str, limit: int | None = None) -> Problem:
@@ -128,72 +116,15 @@ def our_scores(path: Path, task: Problem) -> Floats:
     return out
 
 
-def compare(
-    task: Problem,
-    ours: Floats,
-    rivals: Mapping[str, Floats],
-    seconds: Mapping[str, float],
-    rounds: int = ROUNDS,
-) -> list[Found]:
-    """
-    Everything that is measured: ours, each rival, ours with each rival.
-
-    Args:
-        task: the test rows.
-        ours: probabilities.
-        rivals: log-odds by the rival's name.
-        seconds: that each took.
-        rounds: of the bootstrap.
-
-    Raises:
-        BenchmarkError: a classifier that has learnt nothing or knows the answers.
-    """
-    scores = {OURS: ours, **rivals}
-    for name, theirs in rivals.items():
-        scores[f"{OURS} and {name}, ranks"] = hybrid.mean_of_ranks(ours, theirs)
-        both = hybrid.blend(task.wanted, hybrid.log_odds(ours), theirs, task.owners)
-        scores[f"{OURS} and {name}, blend"] = both
-    found = []
-    base: Floats | None = None
-    for name, score in scores.items():
-        auc = measures.roc_auc(task.wanted, score)
-        if not AUC_FLOOR < auc < AUC_CEILING:
-            raise BenchmarkError(f"{name}: ROC-AUC {auc:.4f}, must be {AUC_FLOOR} to {AUC_CEILING}")
-        draws = measures.replicates(task.wanted, score, RATES, task.owners, rounds, SEED)
-        points = [
-            measures.point(task.wanted, score, rate, draws[:, place])
-            for place, rate in enumerate(RATES)
-        ]
-        ratios = []
-        if base is None:
-            base, first = draws, points
-        else:
-            for place, (we, they) in enumerate(zip(first, points, strict=True)):
-                ratios.append(ratio(we, they, base[:, place], draws[:, place]))
-        found.append(Found(name, auc, points, ratios, seconds.get(name, 0.0)))
-    return found
-
-
-def ratio(we: Point, they: Point, ours: Floats, theirs: Floats) -> tuple[float, Interval]:
-    """How many times their recall ours is; infinite where they find nothing."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        draws = ours / theirs
-        value = float(np.float64(we.tpr) / np.float64(they.tpr))
-    # A draw in which nobody finds anything says nothing; infinite ones count as the largest.
-    draws = draws[~np.isnan(draws)]
-    if not draws.size:
-        return value, Interval(0.0, np.inf)
-    low, high = np.quantile(draws, [0.025, 0.975], method="nearest")
-    return value, Interval(float(low), float(high))
-
-
 def record(kind: str, trained: int, tested: int, found: Sequence[Found]) -> list[dict[str, Any]]:
-    """Rows for the record: the recall at each rate, and ours by theirs."""
+    """Rows for the record: the recall at each rate, and ours by theirs, passed or not."""
+    met = {(each.must.rival, each.must.fpr): each.met for each in musts.judged(kind, found)}
     rows: list[dict[str, Any]] = []
     for each in found:
         about = {"server": each.name, "rules": trained, "queries": tested, "rounds": ROUNDS}
         about["seconds"] = f"{each.seconds:.1f}" if each.seconds else ""
         rows.append({**about, "case": f"{kind}: ROC-AUC", "value": f"{each.auc:.5f}"})
+        rows[-1] |= limits(each.area)
         for place, point in enumerate(each.points):
             assert point.bootstrap is not None
             rate = f"{kind}: TPR at FPR {point.target * 100:g} %"
@@ -203,6 +134,8 @@ def record(kind: str, trained: int, tested: int, found: Sequence[Found]) -> list
                 value, interval = each.ratios[place]
                 rows.append({**about, "case": f"{rate}, {OURS} by it", "value": f"{value:.4f}"})
                 rows[-1] |= limits(interval)
+                passed = met.get((each.name, point.target))
+                rows[-1]["passed"] = "" if passed is None else "yes" if passed else "no"
     return rows
 
 
@@ -215,9 +148,9 @@ def show(found: Sequence[Found]) -> None:
     """Print the table: shares in per cent, ratios in brackets behind them."""
     width = max(len(each.name) for each in found)
     heads = "".join(f"{f'TPR at FPR {rate * 100:g} %':^46}" for rate in RATES)
-    print(f"{'':{width}}   ROC-AUC {heads}       s")
+    print(f"{'':{width}}   {'ROC-AUC':^24} {heads}       s")
     for each in found:
-        line = f"{each.name:{width}}   {each.auc:7.4f} "
+        line = f"{each.name:{width}}   {each.auc:.4f} [{each.area.low:.4f}, {each.area.high:.4f}] "
         for place, point in enumerate(each.points):
             assert point.bootstrap is not None
             low, high = point.bootstrap.low * 100, point.bootstrap.high * 100
@@ -238,13 +171,27 @@ def told(words: str, done: int, total: int) -> None:
             print(file=sys.stderr)
 
 
+def command(options: argparse.Namespace) -> str:
+    """What measures again, without the place of anybody's folders."""
+    words = ["python", "-m", "benchmarks.classify"]
+    for name in ("ours", "card", "data"):
+        path = getattr(options, name)
+        if path is not None and path != SHARED:
+            words += [f"--{name}", path.name if path.is_absolute() else str(path)]
+    words += ["--kind", options.kind]
+    if options.rivals != ",".join(RIVALS):
+        words += ["--rivals", options.rivals]
+    return shlex.join(words)
+
+
 def main() -> None:
-    """Train, score, measure, print and record."""
+    """Train, score, measure, print, record; ends with an error if a ratio was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.classify")
     parser.add_argument("--ours", type=Path, required=True, help="our scores of the test rows")
     parser.add_argument("--kind", choices=("name", "url"), default="name")
     parser.add_argument("--rivals", default=",".join(RIVALS), help="which, with commas between")
     parser.add_argument("--data", type=Path, default=SHARED, help="folder of the CSV files")
+    parser.add_argument("--card", type=Path, help="write the rivals' figures into this JSON card")
     parser.add_argument("--rows", type=int, help="training rows at most; not recorded")
     parser.add_argument("--scores", type=Path, help="keep all scores in this file (npz)")
     parser.add_argument("--no-record", action="store_true", help="print only")
@@ -252,12 +199,15 @@ def main() -> None:
     wanted = [name for name in options.rivals.split(",") if name]
     if unknown := set(wanted) - RIVALS.keys():
         parser.error(f"no such rival: {', '.join(sorted(unknown))}; there are {', '.join(RIVALS)}")
+    if options.card and options.rows is not None:
+        parser.error("--card takes no figures of rivals that trained on --rows only")
 
     # Threads that wait by spinning starve each other where cores are shared; read when loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         task = problem(options.data, options.kind, options.rows)
         ours = our_scores(options.ours, task)
+        before = card.read(options.card, options.kind, task, ours) if options.card else b""
         counts = f"{len(task.items):,} training rows, {len(task.tests):,} test rows"
         print(f"{options.kind}: {counts}, {int(task.wanted.sum()):,} of them fraud")
         rivals, seconds = {}, {}
@@ -277,6 +227,18 @@ def main() -> None:
     if not options.no_record and options.rows is None:
         made = record(options.kind, len(task.items), len(task.tests), found)
         results.write("classify", made)
+    if options.card:
+        try:
+            said = card.figures(options.kind, found, wanted, command(options))
+            card.write(options.card, before, said)
+        except (BenchmarkError, OSError) as exc:
+            raise SystemExit(f"benchmarks.classify: {exc}") from exc
+        print(f"written into {options.card} and its readable card")
+    judged = musts.judged(options.kind, found)
+    for each in judged:
+        print(each)
+    if missed := [str(each) for each in judged if each.met is False]:
+        raise SystemExit("; ".join(missed))
 
 
 if __name__ == "__main__":

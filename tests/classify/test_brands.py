@@ -301,3 +301,14 @@ def test_noise_is_made_from_popular_names(tmp_path, monkeypatch):
         assert build.main(["brands", str(tmp_path)]) == 0
         text = (tmp_path / "brands.txt").read_text()
         assert text == head + "\n# == noise\n-exmplify\n~examplifu\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["paypal.com", "www.paypal.com", "a.service.gov.uk", "gov.uk", "paypal.example", "com"]
+)
+def test_the_owner_is_the_same_for_a_name_that_was_split(name):
+    """
+    Whoever has split a name already need not have it split again.
+    """
+    assert SHIPPED.owner(*names.split(name)) == SHIPPED.own(name)
+    assert (SHIPPED.own(name) is None) is (name in ("paypal.example", "com"))

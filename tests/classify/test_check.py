@@ -1,5 +1,6 @@
 """`urlguard check` with models: who decides, what is scored, and how a stream is answered."""
 
+import hashlib
 import json
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from tests.classify import toy
 from urlguard import check, config, wellknown
 from urlguard.blocklist import snapshot
+from urlguard.classify.judge import InUse, Judge
+from urlguard.classify.model import Model
 from urlguard.engine import Engine
 from urlguard.verdict import Ruling
 
@@ -60,7 +63,8 @@ CASES = [
     ("_x.pay-1-2.com", ("none", "none", False), ("none", "none", True)),
     ("pay-1-2.lan", ("none", "none", False), ("none", "none", True)),
     ("http://x.net/pay-1-2", BLOCKED, BLOCKED),
-    ("http://192.0.2.1/pay-1-2", BLOCKED, BLOCKED),
+    ("http://9.9.9.9/pay-1-2", BLOCKED, BLOCKED),
+    ("http://[2620:fe::fe]/pay-1-2", BLOCKED, BLOCKED),
     ("http://garden.org/", ("none", "none", True), ("none", "none", True)),
     ("http://listed.com/pay-1", ("block", "blocklist", False), ("block", "blocklist", True)),
     (f"http://{POPULAR}/pay-1-2", ("allow", "popular", False), ("allow", "popular", True)),
@@ -79,6 +83,98 @@ def test_who_decides(engine, folder, text, usual, scored):
     assert said(engine, text, classifier(folder)) == usual
     assert said(engine, text, classifier(folder, score=True)) == scored
     assert said(engine, text, None) == (*usual[:2], False) or usual[1] == "classifier"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("http://10.0.0.1/pay-1-2", "address"),
+        ("http://127.0.0.1/pay-1-2", "address"),
+        ("http://169.254.1.1/pay-1-2", "address"),
+        ("http://100.64.0.1/pay-1-2", "address"),
+        ("http://192.0.2.1/pay-1-2", "address"),
+        ("http://224.0.0.1/pay-1-2", "address"),
+        ("http://0x7f.1/pay-1-2", "address"),
+        ("http://[::1]/pay-1-2", "address"),
+        ("http://[fe80::1]/pay-1-2", "address"),
+        ("http://[fd00::1]/pay-1-2", "address"),
+        ("http://[::ffff:10.0.0.1]/pay-1-2", "address"),
+        ("http://[64:ff9b::a00:1]/pay-1-2", "address"),
+        ("http://localhost/pay-1-2", "suffix"),
+        ("http://printer.lan/pay-1-2", "suffix"),
+        ("http://shop.onion/pay-1-2", "special"),
+        ("http://www.example.com/pay-1-2", "special"),
+        ("http://1.home.arpa/pay-1-2", "special"),
+        ("http://_x.pay.com/pay-1-2", "spelling"),
+        ("http://x.corp.net/pay-1-2", "own_zone"),
+        ("http://a%20b.com/pay-1-2", "host"),
+        ("_x.pay-1-2.com", "spelling"),
+        ("pay-1-2.lan", "suffix"),
+        ("pay-1-2.corp.net", "own_zone"),
+    ],
+)
+def test_what_is_not_of_the_public_internet_is_not_judged(engine, folder, text, why):
+    """
+    Names and URLs by one rule; no score, and ``why`` says why, with --score beside the reasons.
+    """
+    made = config.Config(
+        classify=config.Classify(models=folder), forward=config.Forward(zones={"corp.net": ()})
+    )
+    assert said(engine, text, check.Classifier(made, reader=toy.read)) == ("none", "none", False)
+    found = check.inspect(engine, text, check.Classifier(made, reader=toy.read, why=True))
+    assert (found["score"], found["error"]) == (None, None)
+    (entry,) = found["why"]
+    assert (entry["feature"], entry["value"], entry["contribution"]) == ("not_judged", why, 0.0)
+    assert all(entry["words"][language] for language in ("en", "zh"))
+    by = check.Classifier(made, reader=toy.read, score=True)
+    assert said(engine, text, by) == ("none", "none", True)
+
+
+def test_who_is_judged_needs_no_word(engine, folder):
+    """
+    Nor does what a rule decides, or a model that is off.
+    """
+    for text in (toy.GOOD, "listed.com", POPULAR, "http://9.9.9.9/"):
+        by = check.Classifier(config.Config(), reader=toy.read, why=True)
+        assert "not_judged" not in [w["feature"] for w in check.inspect(engine, text, by)["why"]]
+    off = config.Config(classify=config.Classify(mode="off"))
+    assert check.inspect(engine, "a.lan", check.Classifier(off, why=True))["why"] == []
+
+
+@pytest.mark.parametrize("mode", ["block", "review"])
+def test_it_says_what_the_resolver_does(engine, tmp_path, mode):
+    """
+    Customers of popular services, brands, names apart, and names of all sorts: one verdict.
+    """
+    hosts = ["pages.dev", POPULAR]
+    tables = json.dumps({"hosting": hosts}).encode()
+    same = {"block_at": 0.9, "review_at": 0.2}
+    changes = {"thresholds": {"own": same, "hosting": same}}
+    toy.write(tmp_path, tables_sha256=hashlib.sha256(tables).hexdigest(), **changes)
+    (tmp_path / "name-2026-11-24.tables").write_bytes(tables)
+    made = config.Config(classify=config.Classify(mode=mode, models=tmp_path))
+    by = check.Classifier(made, reader=toy.read)
+    resolver = Judge(InUse(Model.open(tmp_path, "name", reader=toy.read)))
+    texts = [text for text, _, _ in CASES if not text.startswith("http") and text]
+    for label in toy.names(150, seed=6):
+        first = label.partition(".")[0].strip("-") or "x"
+        texts += [label, *(f"{first}.{zone}" for zone in (*hosts, "gstatic.com", "brand-pay.com"))]
+    actions = set()
+    for text in texts:
+        found = check.inspect(engine, text, by)
+        if found["kind"] != "name":
+            continue
+        ruling = engine.decide(found["canonical"])
+        if ruling is None:
+            ruling = resolver.ruling(found["canonical"], mode)
+        action = "none" if ruling is None else ruling.action
+        said = "none" if found["reason"] == "popular" else found["action"]
+        assert (text, said) == (text, action)
+        actions.add((said, found["reason"], found["registrable"] == POPULAR))
+    assert ("review", "classifier", True) in actions
+    assert ("allow", "popular", True) not in actions
+    assert ("none", "popular", True) in actions
+    assert (mode, "classifier", False) in actions
 
 
 @pytest.mark.parametrize(

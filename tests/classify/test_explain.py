@@ -16,7 +16,7 @@ import pytest
 from tests.classify import toy
 from urlguard import check, config, urls
 from urlguard.blocklist import snapshot
-from urlguard.classify import explain, features, phrases
+from urlguard.classify import explain, features, phrases, strings
 from urlguard.classify.booster import Booster
 from urlguard.classify.model import Model, reading
 from urlguard.classify.tables import Tables
@@ -68,10 +68,8 @@ def tables():
         frozenset(("weebly.com",)),
     )
     for name in ITEMS:
-        cut = features.pieces(name, found.shared)
-        for at, key in enumerate(
-            features.keys(cut.suffix, cut.label.encode(), cut.before.encode())
-        ):
+        cut = strings.pieces(name, found.shared)
+        for at, key in enumerate(strings.keys(cut.suffix, cut.label.encode(), cut.before.encode())):
             # As `tables.entry` puts them: part of the hash, odds, evidence.
             found.keys[key & 4095] = (key >> 16) << 16 | (at * 3 % 25 + 116) << 8 | (1 + at % 12)
     return found
@@ -133,7 +131,7 @@ def items(model):
 
 def raw(model, item):
     """The raw margin that is to be explained."""
-    return model._booster.raw(model._row(item))
+    return model.margin(model.row(item))
 
 
 def found_in(entries, feature):
@@ -197,7 +195,7 @@ def test_all_contributions_add_up(model):
     for item in items(model):
         found = explain.contributions(model, item)
         assert list(found) == [*model.card.features, explain.BASE]
-        assert [value for value, _ in found.values()][:-1] == list(map(float, model._row(item)))
+        assert [value for value, _ in found.values()][:-1] == list(map(float, model.row(item)))
         assert sum(part for _, part in found.values()) == pytest.approx(raw(model, item), abs=1e-6)
 
 
@@ -267,7 +265,7 @@ def _all_pieces():
     fitted = features.Extractor(tables())
     found = {}
 
-    model = types.SimpleNamespace(_row=fitted.url, hosting=fitted.tables.hosting)
+    model = types.SimpleNamespace(row=fitted.url, hosting=fitted.tables.hosting)
     for text in [*URLS, "http://xn--pypal-4ve.com/paypal/login"]:
         found |= explain._pieces(model, urls.parse(text))[0]
     return found
@@ -383,7 +381,7 @@ def test_the_words_and_pieces_that_weigh_are_quoted():
     """
     fitted = features.Extractor(tables())
     row = dict(zip([f.name for f in features.NAME], fitted.name("secure-login.org"), strict=True))
-    model = types.SimpleNamespace(_row=fitted.name, hosting=fitted.tables.hosting)
+    model = types.SimpleNamespace(row=fitted.name, hosting=fitted.tables.hosting)
     pieces, _ = explain._pieces(model, "secure-login.org")
     assert pieces["word_worst"] == " “login”"
     assert row["word_worst"] == ODDS[WORDS.index("login")] * 0.25

@@ -1,16 +1,19 @@
 """Features: one definition, whole numbers or rounded, for whatever name comes in."""
 
 import math
+import random
+import re
 import subprocess
 import sys
+from zlib import crc32
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from urlguard import names, urls
-from urlguard.classify import features
-from urlguard.classify.features import NAME, URL, Extractor, pieces
+from urlguard.classify import features, strings
+from urlguard.classify.features import NAME, URL, Extractor
 from urlguard.classify.tables import ODDS_UNIT, WEIGHT_UNIT, Tables
 
 WORDS = ("login", "pay", "secure", "shop")
@@ -61,7 +64,7 @@ def test_names_are_told_apart_and_say_what_they_catch():
     ],
 )
 def test_a_name_is_cut_where_its_owner_begins(name, suffix, label, before, hosting):
-    cut = pieces(name, frozenset(("weebly.com",)))
+    cut = strings.pieces(name, frozenset(("weebly.com",)))
     assert cut[1:] == (suffix, label, before, hosting)
 
 
@@ -93,6 +96,87 @@ def test_every_gram_of_a_label_is_weighed(extract):
     assert found["grams_suffix"] == 2 * WEIGHT_UNIT
     assert found["grams"] == 21 * WEIGHT_UNIT
     assert found["common"] == 6
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10, 63, 100, 125, 126, 127, 200, 700])
+def test_every_gram_is_hashed_whatever_the_length(size):
+    rng = random.Random(size)
+    text = "".join(rng.choices("abcxyz019-", k=size))
+
+    def grams(longest, start=0):
+        data = f"^{text}$".encode()
+        found = (
+            data[at : at + n] for n in range(3, longest + 1) for at in range(len(data) + 1 - n)
+        )
+        return [crc32(gram, start) for gram in found]
+
+    assert strings.label_grams(text.encode()) == grams(6)
+    assert strings.before_grams(text.encode()) == grams(5, strings._BEFORE)
+    assert strings.tail_grams(text, strings.IN_PATH) == grams(5, strings.IN_PATH)
+
+
+def test_nothing_before_the_domain_is_told_from_something():
+    assert strings.before_grams(b"") == [crc32(b"^$", strings._BEFORE)]
+    assert strings.suffix_grams("") == (crc32(b"", 7), crc32(b"", 8))
+    assert strings.suffix_grams("co.uk") == (crc32(b"co.uk", 7), crc32(b"uk", 8))
+
+
+@pytest.mark.parametrize(
+    ("label", "shape", "runs", "series"),
+    [
+        (b"abc", b"aaa", b"a", b"abc"),
+        (b"ab12-c3", b"aa00-a0", b"a0-a0", b"ab0-c0"),
+        (b"2024", b"0000", b"0", b"0"),
+        (b"a--_b", b"a--_a", b"a--_a", b"a--_b"),
+    ],
+)
+def test_keys_are_made_of_shapes_runs_and_series(label, shape, runs, series):
+    made = strings.keys("co.uk", label, b"m7.x")
+    assert made[0] == crc32(b"a" + shape + b"|co.uk")
+    assert made[1] == crc32(b"b" + series)
+    assert made[7] == crc32(b"h" + runs + label[:3] + b"|co.uk")
+    assert made[8] == crc32(b"im0.x")
+    assert made[9] == crc32(b"j" + shape + b"|a0.a|co.uk")
+    assert made[10:12] == [crc32(b"k|co.uk"), crc32(b"luk")]
+    assert strings.keys("top", label, b"")[8:10] == [
+        crc32(b"i"),
+        crc32(b"j" + shape + b"||top"),
+    ]
+
+
+def test_pinyin_is_initials_and_the_longest_finals():
+    initials = (*"bpmfdtnlgkhrjqxyw", "z", "zh", "c", "ch", "s", "sh")
+    finals = {
+        *("a", "ai", "an", "ang", "ao", "e", "ei", "en", "eng", "o", "ong", "ou"),
+        *("i", "ia", "ian", "iang", "iao", "ie", "in", "ing", "iong", "iu"),
+        *("u", "ua", "uai", "uan", "uang", "ue", "ui", "un", "uo"),
+    }
+    alone = {"a", "ai", "an", "ang", "ao", "e", "en", "er", "o", "ou"}
+    syllables = {first + last for first in initials for last in finals}.union(alone)
+    longest = sorted(syllables, key=lambda one: (-len(one), one))
+    plain = re.compile(f"(?:{'|'.join(longest)})+".encode()).findall
+    rng = random.Random(5)
+    random_text = (
+        "".join(rng.choices("aeiounghzcsrbly", k=rng.randint(1, 12))) for _ in range(5000)
+    )
+    pairs = (first + last for first in longest[::7] for last in longest[::5])
+    for text in (*longest, *pairs, *random_text):
+        assert features._pinyin(text.encode()) == plain(text.encode()), text
+
+
+def test_shares_are_rounded_parts_at_every_length(extract):
+    for whole in (1, 7, 62, 63, 64, 200):
+        for part in range(whole + 1):
+            assert features._share(part, whole) == round(part / whole, 3)
+    digits = named(extract, "12-34.com")
+    assert (digits["digit_share"], digits["vowel_share"]) == (0.8, -1)
+
+
+@pytest.mark.parametrize(
+    ("label", "longest"), [("abc", 1), ("aab", 2), ("abbbcc", 3), ("a--1", 2), ("xx7777xx", 4)]
+)
+def test_the_longest_repetition_is_counted(extract, label, longest):
+    assert named(extract, f"{label}.com")["repeat_longest"] == longest
 
 
 @pytest.mark.parametrize(
@@ -127,7 +211,7 @@ def test_foreign_labels_are_decoded(extract):
 
 def test_memory_answers_only_for_its_own_key():
     entries = [0] * 64
-    key = features.keys("top", b"abc12", b"")[0]
+    key = strings.keys("top", b"abc12", b"")[0]
     entries[key & 63] = key >> 16 << 16 | (128 + 8) << 8 | 5
     extract = Extractor(
         Tables(
@@ -139,6 +223,20 @@ def test_memory_answers_only_for_its_own_key():
     found = named(extract, "xyz99.top")  # of the same shape, so of the same key
     assert (found["shape_odds"], found["shape_evidence"]) == (8 * ODDS_UNIT, 5)
     assert named(extract, "xyz999.top")["shape_evidence"] == 0
+
+
+def test_one_place_for_all_keys_answers_for_its_own_alone():
+    key = strings.keys("top", b"abc12", b"")[0]
+    table = [key >> 16 << 16 | (128 - 3) << 8 | 7]
+    extract = Extractor(
+        Tables(
+            {"weights": [0] * 2, "common": [0] * 2, "keys": table, "word_odds": []}, (), frozenset()
+        )
+    )
+    found = named(extract, "abc12.top")
+    assert (found["shape_odds"], found["shape_evidence"]) == (-3 * ODDS_UNIT, 7)
+    others = [feature.name for feature in features._MEMORY[2:]]
+    assert [found[name] for name in others] == [0] * 24
 
 
 def test_urls_are_read_beyond_the_host(extract):

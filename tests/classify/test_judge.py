@@ -1,9 +1,13 @@
 """Which names are judged, what is remembered, and what becomes of suspects."""
 
+import random
+import time
+
 import pytest
 
 from tests.classify import toy
-from urlguard import config, wellknown
+from urlguard import config, names, wellknown
+from urlguard.classify import booster, brands
 from urlguard.classify import judge as judging
 from urlguard.classify.judge import Grey, InUse, Judge, Suspect, merged
 from urlguard.classify.model import Model
@@ -127,6 +131,30 @@ def test_which_names_are_judged(strict, name, why):
     assert bool(counting.asked) == (why == "block")
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("_pay-1.evil.com", "spelling"),
+        ("pay-1..com", "spelling"),
+        (f"{'a.' * 126}pay.com", "spelling"),
+        ("pay-1.lan", "suffix"),
+        ("com", "suffix"),
+        ("_x", "suffix"),
+        ("pay-1.github.io.", "spelling"),
+        ("pay-1.home.arpa", "special"),
+        ("use-application-dns.net", "special"),
+        ("pay-1.corp.evil.com", "own_zone"),
+        ("corp.evil.com", "own_zone"),
+        ("evil.com", None),
+    ],
+)
+def test_why_a_name_is_not_judged(name, why):
+    """
+    In a word that people get a sentence for.
+    """
+    assert Judge(InUse(), ["corp.evil.com"]).unfit(name) == why
+
+
 def test_what_the_resolver_answers_itself_is_apart():
     """
     Whatever zone `special` knows, local or a signal, no model judges a name in it.
@@ -134,8 +162,8 @@ def test_what_the_resolver_answers_itself_is_apart():
     judge = Judge(InUse())
     zones = [zone for group, _, _ in special.ZONES for zone in group]
     signals = [zone for group in special.SIGNALS.values() for zone in group]
-    assert not [zone for zone in [*zones, *signals] if judge.judged(zone)]
-    assert not [zone for zone in zones if judge.judged(f"pay.{zone}")]
+    assert not [zone for zone in [*zones, *signals] if judge.unfit(zone) is None]
+    assert not [zone for zone in zones if judge.unfit(f"pay.{zone}") is None]
 
 
 def test_zones_of_ones_own_are_apart():
@@ -211,13 +239,80 @@ def test_suspects_are_kept_without_what_was_blocked(strict):
 
 def test_the_grey_zone_is_bounded():
     """
-    The suspect that was asked for longest ago is forgotten.
+    The suspect with the lowest score times questions is forgotten, however new or old it is.
     """
     grey = Grey(2, clock=lambda: 5.0)
-    for name in ("a", "b", "a", "c"):
-        grey.note(name, 0.5, "review", "m")
-    assert [s.name for s in grey.top()] == ["a", "c"]
+    for name, score in (("a", 0.3), ("b", 0.5), ("a", 0.3), ("c", 0.4)):
+        grey.note(name, score, "review", "m")
+    assert [(s.name, s.asked) for s in grey.top()] == [("c", 1), ("a", 2)]
+    grey.note("d", 0.9, "review", "m")
+    assert [s.name for s in grey.top()] == ["d", "a"]
     assert len(grey) == 2
+
+
+def test_a_flood_of_suspects_drives_out_its_own_kind():
+    """
+    100,000 random names just over review_at, and neither what scores high nor what is asked often
+    goes; each costs microseconds.
+    """
+    rng = random.Random(3)
+    now = [1_800_000_000.0]
+    grey = Grey(clock=lambda: now[0])
+    high = [f"high-{i}.com" for i in range(1000)]
+    often = [f"often-{i}.com" for i in range(1000)]
+    for name in high:
+        grey.note(name, 0.8, "review", "m")
+    for name in often * 3:
+        grey.note(name, 0.43, "review", "m")
+    started = time.process_time()
+    for _ in range(100_000):
+        now[0] += 0.01
+        grey.note(f"{rng.getrandbits(80):x}.com", 0.43 + rng.random() / 100, "review", "m")
+    assert time.process_time() - started < 10
+    kept = set(grey._found)
+    assert kept.issuperset(high)
+    assert kept.issuperset(often)
+    assert len(kept) == len(grey) == len(grey._heap) == judging.MAX_GREY
+
+
+def test_old_favourites_give_way():
+    """
+    What was asked for often, and by nobody for weeks, does not keep out what is asked for now.
+    """
+    now = [1_800_000_000.0]
+    grey = Grey(2, clock=lambda: now[0])
+    for name in ("old", "old", "old", "old", "kept"):
+        grey.note(name, 0.5, "review", "m")
+    now[0] += 3 * judging.WEEK_S
+    grey.note("kept", 0.5, "review", "m")
+    for name in ("new", "newer"):
+        grey.note(name, 0.5, "review", "m")
+    assert {s.name for s in grey.top()} == {"kept", "newer"}
+
+
+def test_the_worth_of_suspects_keeps_its_order():
+    """
+    Whatever is asked, and in which order, it is the least that goes: as a plain sum says.
+    """
+    rng = random.Random(4)
+    now = 1_800_000_000.0
+    grey = Grey(50, clock=lambda: now)
+    plain = {}  # score, times, last
+    for _ in range(5000):
+        now += rng.choice([0, 1, 5000])
+        name = f"{int(rng.paretovariate(0.5)) % 300}.com"
+        score = rng.random()
+        if name not in plain and len(plain) == 50:
+            del plain[min(plain, key=lambda n: worth(now, *plain[n]))]
+        plain[name] = score, plain.get(name, (0, 0))[1] + 1, now
+        grey.note(name, score, "review", "m")
+        assert set(grey._found) == set(plain)
+    assert [k.at for k in grey._heap] == list(range(50))
+
+
+def worth(now, score, asked, last):
+    """Of a suspect, without logarithms."""
+    return score * asked * 0.5 ** ((now - last) / judging.WEEK_S)
 
 
 def test_suspects_of_several_workers_are_merged():
@@ -300,4 +395,44 @@ def test_customers_of_a_popular_service_are_reviewed_and_never_blocked(strict):
 
     name = f"pay-1.{next(iter(wellknown.popular()))}"
     assert Judge(InUse(strict)).ruling(name, "block") is None
-    assert Judge(InUse(Hosted())).ruling(name, "block").action == "review"
+    judge = Judge(InUse(Hosted(), strict))
+    assert judge.ruling(name, "block").action == "review"
+    # They are compared with the shadow like any name that is scored, by what the models say.
+    assert judge.shadowed.total() == 1
+    assert judge.shadowed["champion"] + judge.shadowed["both"] == 1
+    # Below a private suffix the popular name is the customer himself.
+    popular = wellknown.popular()
+    himself = next(n for n in popular if names.is_private_suffix(names.suffix(n)))
+    assert judge.ruling(himself, "block") is None
+    assert judge.counters == {"review": 1, "popular": 1}
+
+
+def test_what_is_remembered_costs_no_score(strict, lax):
+    """
+    A block that the model in use has said, and nothing else.
+    """
+    counting = Counting(strict)
+    models = InUse(counting)
+    judge = Judge(models)
+    assert judge.remembered(toy.BAD) is None
+    for name in (toy.BAD, toy.GREY, toy.GOOD):
+        judge.ruling(name, "block")
+    assert judge.remembered(toy.BAD) is models.block
+    assert judge.remembered(toy.GREY) is None
+    assert judge.remembered(toy.GOOD) is None
+    models.take(lax, None)
+    assert judge.remembered(toy.BAD) is None
+    judge.passed(toy.BAD)
+    assert [s.name for s in judge.grey.top()] == [toy.GREY]
+    assert len(counting.asked) == 3
+
+
+def test_what_every_model_needs_is_read_beforehand():
+    """
+    The brands and the library, whose loading would stop queries for up to 25 ms later.
+    """
+    brands.Brands.load.__func__.cache_clear()
+    booster._library.cache_clear()
+    judging.prepare()
+    assert brands.Brands.load.__func__.cache_info().currsize == 1
+    assert booster._library.cache_info().currsize == 1

@@ -1,4 +1,4 @@
-"""Measures: thresholds with ties, intervals, bootstrap by owner, calibration."""
+"""Measures: thresholds with ties, intervals, calibration."""
 
 import math
 
@@ -123,70 +123,6 @@ def test_no_hit_is_no_proof():
     assert measures.Share(0, 50).interval.low == 0.0
 
 
-def naive_draw(labels, scores, owners, fpr, random):
-    """One bootstrap draw as the docstring says it, with real rows."""
-    rows = {True: {}, False: {}}
-    for label, score, owner in zip(labels, scores, owners, strict=True):
-        rows[bool(label)].setdefault(owner, []).append(score)
-    drawn = {}
-    for label in (False, True):
-        holders = sorted(rows[label])
-        picks = random.integers(0, len(holders), len(holders))
-        drawn[label] = [score for pick in picks for score in rows[label][holders[pick]]]
-    flags = [False] * len(drawn[False]) + [True] * len(drawn[True])
-    threshold = naive_threshold(flags, drawn[False] + drawn[True], fpr)
-    return sum(s >= threshold for s in drawn[True]) / len(drawn[True])
-
-
-@pytest.mark.parametrize("fpr", [0.0, 0.05, 0.3, 1.0])
-def test_replicates_are_draws_of_owners(fpr):
-    """
-    Weights and cumulated sums give what drawing real rows gives, with ties and with owners of
-    several rows, draw by draw.
-    """
-    random = np.random.default_rng(3)
-    labels = random.integers(0, 2, 300)
-    scores = np.round(random.normal(labels, 1), 1)
-    owners = [f"{'bad' if label else 'good'}{random.integers(60)}" for label in labels]
-    fast = measures.replicates(labels, scores, [fpr], owners, rounds=20, seed=9)[:, 0]
-    again = np.random.default_rng(9)
-    slow = [naive_draw(labels, scores, owners, fpr, again) for _ in range(20)]
-    assert fast == pytest.approx(slow)
-
-
-def test_owners_with_many_rows_widen_the_interval():
-    """
-    A hundred copies of each row are no hundred times the evidence.
-    """
-    random = np.random.default_rng(5)
-    labels = np.arange(400) % 2
-    scores = random.normal(labels, 1)
-    alone = measures.tpr_at_fpr(labels, scores, 0.05, np.arange(400), 200)
-    copied = measures.tpr_at_fpr(
-        labels.repeat(100), scores.repeat(100), 0.05, np.arange(400).repeat(100), 200
-    )
-    naive = copied.fraud.interval
-    assert copied.bootstrap.high - copied.bootstrap.low > 4 * (naive.high - naive.low)
-    assert copied.bootstrap.low == pytest.approx(alone.bootstrap.low, abs=0.05)
-    assert alone.bootstrap.low <= alone.tpr <= alone.bootstrap.high
-
-
-def test_draws_of_two_classifiers_belong_together():
-    """
-    Equal seeds draw equal owners: a classifier's ratio to itself is 1 in every draw.
-    """
-    random = np.random.default_rng(6)
-    labels = np.arange(500) % 2
-    scores = random.normal(labels, 1)
-    owners = np.arange(500) // 2 * 2 + labels  # an owner has rows of one label
-    first = measures.replicates(labels, scores, [0.1, 0.01], owners, 50, seed=1)
-    same = measures.replicates(labels, scores * 3 + 1, [0.1, 0.01], owners, 50, seed=1)
-    other = measures.replicates(labels, scores, [0.1, 0.01], owners, 50, seed=2)
-    assert np.array_equal(first, same)
-    assert not np.array_equal(first, other)
-    assert measures.percentiles(first[:, 0] / first[:, 0]) == measures.Interval(1.0, 1.0)
-
-
 def test_calibrated_probabilities_have_no_error():
     """
     Fraud drawn with the promised chance gives a small error, and a promise off by 0.2 gives 0.2.
@@ -245,10 +181,9 @@ def test_shares_by_group():
         (lambda: measures.roc_auc([1, 0], [1, 2, 3]), "shape"),
         (lambda: measures.roc_auc([1, 0], [1, math.nan]), "finite"),
         (lambda: measures.threshold_at([1, 0], [1, 2], 1.5), "rate of 1.5"),
-        (lambda: measures.replicates([1, 0], [1, 2], [0.1], ["a"]), "1 owners for 2 rows"),
-        (lambda: measures.replicates([1, 0], [1, 2], [0.1], "ab", rounds=0), "0 rounds"),
         (lambda: measures.reliability([1, 0], [1.5, 0]), "probabilities"),
         (lambda: measures.reliability([1, 0], [0.5, 0], prior=0.0), "prior of 0.0"),
+        (lambda: measures.reliability([1, 0], [0.5, 0], bins=0), "0 bins"),
         (lambda: measures.wilson(3, 2), "3 hits in 2 rows"),
         (lambda: measures.shares(["a"], [True, False]), "1 groups for 2 rows"),
     ],

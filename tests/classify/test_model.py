@@ -59,6 +59,19 @@ def test_a_batch_gives_the_same_scores(folder):
     assert found.scores(iter(names[:3])) == found.scores(names)[:3]
 
 
+def test_a_score_can_be_taken_apart(folder):
+    """
+    Row, margin and what each feature adds to it: the numbers that the score is made of.
+    """
+    found = opened(folder)
+    for item in (toy.BAD, toy.GREY, toy.GOOD):
+        row = found.row(item)
+        assert len(row) == len(found.card.features)
+        margin = found.margin(row)
+        assert found.probability(margin) == found.score(item)
+        assert sum(found.contributions(row)) == pytest.approx(margin, abs=1e-9)
+
+
 def test_urls(folder):
     """
     A model of URLs scores what `urls.parse` made; one whose host is an address is on no hosting.
@@ -125,8 +138,32 @@ def test_the_ident_follows_the_card(folder):
         ({"calibration": [[0, 0.5], [1, 0.4]]}, "must rise"),
         ({"calibration": [[0, 0.5], [1, 1.4]]}, "must rise"),
         ({"calibration": [[0, 0.5], [float("nan"), 0.6]]}, "must rise"),
-        ({"calibration": 7}, "not a card"),
-        ({"calibration": [[10**400, 0.5]]}, "not a card"),
+        ({"calibration": 7}, "calibration is 7; must be a list"),
+        ({"calibration": "0912"}, "calibration is '0912'; must be a list"),
+        ({"calibration": ["01", "19"]}, "'01'; must be pairs"),
+        ({"calibration": [[0, 0.5, 1]]}, "a list; must be pairs"),
+        ({"calibration": [["0", 0.5]]}, "calibration is '0'; must be a number"),
+        ({"calibration": [[0, True]]}, "calibration is true; must be a number"),
+        ({"calibration": [[n, 0.5] for n in range(4097)]}, "has 4097 knots; may have 4096"),
+        ({"calibration": [[10**400, 0.5]]}, "over 300 digits"),
+        ({"format": True}, "format is true; must be a whole number"),
+        ({"name": ["name-2026-11-24"]}, "name is a list; must be text"),
+        ({"features": "length"}, "features is 'length'; must be a list"),
+        ({"features": []}, "0 of them; must be 1 to 4096"),
+        ({"features": ["length"] * 4097}, "4097 of them; must be 1 to 4096"),
+        ({"features": ["length", 7]}, "features: 7; must be names"),
+        ({"features_digest": 7}, "features_digest is 7; must be text"),
+        ({"tables_sha256": "0" * 63}, "; must be 64 hexadecimal digits"),
+        ({"booster_sha256": "A" * 64}, "; must be 64 hexadecimal digits"),
+        ({"prior": "0.05"}, "prior is '0.05'; must be a number"),
+        ({"prior": True}, "prior is true; must be a number"),
+        ({"prior": None}, "prior is null; must be a number"),
+        ({"prior": 0}, "prior 0.0; must be above 0 and below 1"),
+        ({"prior": 1.0}, "prior 1.0; must be above 0 and below 1"),
+        ({"prior": float("nan")}, "prior nan; must be above 0 and below 1"),
+        ({"thresholds": 7}, "thresholds is 7; must be an object"),
+        ({"thresholds": {"own": [0.9, 0.2]}}, "own is a list; must be an object"),
+        ({"thresholds": {"own": {"block_at": "1", "review_at": 0.2}}}, "block_at is '1'; must be"),
         ({"calibration": [[-1.7e308, 0.1], [1.7e308, 0.9]]}, "at most 1e+06"),
         ({"about": "x" * (4 << 20)}, "octets; may have"),
         ({"thresholds": {}}, "no 'own'"),
@@ -161,7 +198,43 @@ def test_what_is_not_as_the_card_says_is_refused(tmp_path, changes, problem):
     assert problem in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", "{", "[" * 100_000, '{"format": 1}'])
+@pytest.mark.parametrize("key", ["name", "kind", "features_digest", "booster_sha256", "features"])
+def test_text_of_a_card_cannot_drive_the_terminal(tmp_path, key):
+    """
+    What is told of a card that is refused is short, and has no control characters.
+    """
+    hostile = "\x1b[2J\x9b\u202e\n" * 1000
+    toy.write(tmp_path, **{key: [hostile] if key == "features" else hostile})
+    with pytest.raises(ModelError) as caught:
+        opened(tmp_path)
+    said = str(caught.value).removeprefix(str(tmp_path))
+    assert said.isascii()
+    assert said.isprintable()
+    assert len(said) < 300
+
+
+def test_the_prior(tmp_path):
+    """
+    The card's own, which measuring needs and judging does not.
+    """
+    toy.write(tmp_path, prior=0.05)
+    assert opened(tmp_path).card.prior == 0.05
+    toy.write(tmp_path)
+    assert opened(tmp_path).card.prior is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        "{",
+        "[" * 100_000,
+        '{"format": 1}',
+        '{"format": %s}' % ("[" * 500 + "]" * 500),
+    ],
+)
 def test_a_broken_card_is_refused(folder, text):
     """
     Whatever stands in the file.

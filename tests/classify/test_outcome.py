@@ -138,12 +138,13 @@ def test_targets_that_are_missed_are_said_to_be():
     mutated = {"hyphen": (100, 40, 10), "digit": (100, 40, 60)}
     targets = outcome.targets(found, mutated, share(4, 10_000))
     state = {each.what.partition(":")[0]: (each.met, each.measured) for each in targets}
-    slice_, top, shipped, _, kept = state.values()
+    slice_, top, shipped, _, hyphen, digit = state.values()
     assert not slice_[0]
     assert slice_[1].startswith("small web")
     assert (top[0], shipped[0]) == (True, False)
-    assert not kept[0]
-    assert "50 of 80" in kept[1]  # what is found more easily makes up for nothing
+    assert (hyphen[0], digit[0]) == (False, True)
+    assert "10 of 40" in hyphen[1]
+    assert "40 of 40" in digit[1]  # nothing beyond what was found before
 
 
 def test_licences_agree_with_what_may_train():

@@ -57,7 +57,7 @@ def many(count=400):
 def test_parts_share_no_owner_and_fraud_of_the_test_is_newer():
     found = many()
     parts = rows.split(found)
-    owners = [{found.owner[n] for n in part} for part in parts]
+    owners = [{found.owner[n] for n in part} for part in parts[:3]]
     assert all(owners)
     assert not owners[0] & (owners[1] | owners[2])
     assert not owners[1] & owners[2]
@@ -81,6 +81,75 @@ def test_noncommercial_rows_never_train_and_are_measured_on():
     assert {found.label[n] for n in limited & set(parts.test.tolist())} == {0, 1}
     beside = rows.split(found, limited=True)
     assert limited & set(beside.train.tolist())
+
+
+def test_fraud_of_a_day_of_import_tests_nothing_that_must_be_newer():
+    """
+    The day bounds from above: before the training ends it proves enough, later nothing.
+    """
+    old, late = sorted(rows.IMPORT_DAYS)[0], sorted(rows.IMPORT_DAYS)[-1]
+    assert old < rows.CALIBRATE_FROM < rows.TEST_FROM < late
+    found = labelled(
+        ("old.example", 1, "vn-badsite", old),
+        ("late.example", 1, "phishing.database-new", late),
+        ("bulk.example", 1, "maltrail", "2025-12-31"),
+        # Seen by another list before, on a day that is one.
+        ("m.late2.example", 1, "openphish", "2025-10-01"),
+        ("late2.example", 1, "phishing.database-new", late),
+        ("m.early.example", 1, "openphish", "2025-02-01"),
+        ("early.example", 1, "phishing.database-new", late),
+        ("new.example", 1, "openphish", "2025-10-01"),
+    )
+    parts = {
+        name: [found.text[n] for n in part] for name, part in rows.split(found)._asdict().items()
+    }
+    assert parts == {
+        "train": ["old.example", "m.early.example", "early.example"],
+        "calibrate": [],
+        "test": ["new.example"],
+        "undated": ["late.example", "bulk.example", "m.late2.example", "late2.example"],
+    }
+
+
+def test_families_are_held_out_whole():
+    """
+    Half of them from the trial, and each from one fold, whatever the day of the collection.
+    """
+    found = labelled(
+        *((f"x{n}.example", 1, f"dga-f{n % 40}", "2025-09-28") for n in range(400)),
+        *((f"y{n}.example", 1, "openphish", f"2024-{n % 12 + 1:02}-01") for n in range(400)),
+    )
+    parts = rows.split(found)
+    trains, held = (
+        {found.source[n] for n in part if found.source[n].startswith("dga")}
+        for part in (parts.train, parts.undated)
+    )
+    assert len(trains | held) == 40
+    assert not trains & held
+    assert 12 < len(held) < 28
+    fold = rows.folds(found, np.arange(len(found)))
+    of = {}
+    for source, number in zip(found.source, fold.tolist(), strict=True):
+        if source.startswith("dga"):
+            of.setdefault(source, set()).add(number)
+    assert all(len(kept) == 1 for kept in of.values())
+    assert len(set.union(*of.values())) == rows.FOLDS
+
+
+def test_an_owner_with_both_labels_is_in_one_part():
+    found = labelled(
+        ("a.mixed.example", 1, "openphish", "2025-10-01"),
+        ("b.mixed.example", 0, "smallweb", "2026-01-01"),
+        ("c.mixed.example", 0, "cloudflare-radar", "2026-01-01"),
+    )
+    assert [part.tolist() for part in rows.split(found)] == [[], [], [0], []]
+    assert len(set(rows.folds(found, np.arange(3)).tolist())) == 1
+
+
+def test_shared_hosting_is_told_by_fraud_of_several_customers():
+    fraud = [f"{who}.{domain}" for domain in ("host.example", "a.co.uk") for who in "xyz"]
+    fraud += ["x.few.example", "y.few.example", "a.pages.dev", "b.pages.dev", "c.pages.dev"]
+    assert rows.shared_hosting(fraud) == {"host.example", "a.co.uk"}
 
 
 def test_a_month_of_fraud_is_in_one_fold():

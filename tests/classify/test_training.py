@@ -232,32 +232,138 @@ def _alive(process):
     return state != "Z"
 
 
-def test_publishing_replaces_the_card_last(tmp_path, monkeypatch):
+def four(folder, text):
+    """A folder with a model's four files, all of one text."""
+    folder.mkdir()
+    for end in job.SUFFIXES:
+        (folder / f"{NAME}{end}").write_text(text)
+    return folder
+
+
+def texts(folder):
+    """What is in a folder."""
+    return {path.suffix: path.read_text() for path in folder.iterdir()}
+
+
+def test_publishing_moves_the_card_last(tmp_path, monkeypatch):
     """
-    If it ends half-way, the old card stands, and its digests fit no new file.
+    Whoever reads it finds the other files in their places.
     """
-    new, out = tmp_path / "new", tmp_path / "out"
-    for folder in (new, out):
-        folder.mkdir()
-        for end in job.SUFFIXES:
-            (folder / f"{NAME}{end}").write_text(folder.name)
+    new, out = four(tmp_path / "new", "new"), tmp_path / "out"
+    out.mkdir()
     moved = []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda *a: (moved.append(a[0].suffix), replace(*a))[1])
+    job.publish(new, out, NAME)
+    assert moved == [".tables", ".txt", ".md", ".json"]
+    assert texts(out) == dict.fromkeys(job.SUFFIXES, "new")
+
+
+@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.parametrize("at", job.SUFFIXES)
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_what_is_published_half_way_is_taken_back(tmp_path, monkeypatch, old, at, error):
+    """
+    The model before is whole again; if there was none, there is none.
+    """
+    new, out = four(tmp_path / "new", "new"), tmp_path / "out"
+    four(out, "old") if old else out.mkdir()
     replace = Path.replace
 
     def failing(path, target):
-        if path.suffix == ".json":
-            raise OSError("the disk is gone")
-        moved.append(path.suffix)
-        return replace(path, target)
+        moved = replace(path, target)
+        if path.suffix == at and path.parent == new:
+            raise error("the disk is gone")
+        return moved
 
     monkeypatch.setattr(Path, "replace", failing)
-    with pytest.raises(OSError, match="gone"):
-        job.publish(new, out, NAME)
-    assert moved == [".tables", ".txt", ".md"]
-    assert (out / f"{NAME}.json").read_text() == "out"
+    with pytest.raises(error, match="gone"):
+        job.publish(new, out, NAME, force=True)
+    assert texts(out) == (dict.fromkeys(job.SUFFIXES, "old") if old else {})
     monkeypatch.undo()
     with pytest.raises(FileNotFoundError):
+        job.publish(new, out, NAME, force=True)
+    assert texts(out) == (dict.fromkeys(job.SUFFIXES, "old") if old else {})
+
+
+@pytest.mark.parametrize("end", job.SUFFIXES)
+def test_a_model_is_replaced_on_demand_alone(tmp_path, end):
+    """
+    One file of that name is enough to keep all of it.
+    """
+    new, out = four(tmp_path / "new", "new"), tmp_path / "out"
+    out.mkdir()
+    assert job.existing(out, NAME) == []
+    (out / f"{NAME}{end}").write_text("old")
+    assert job.existing(out, NAME) == [out / f"{NAME}{end}"]
+    with pytest.raises(job.TrainingError, match=r"is there already; .* without --force"):
         job.publish(new, out, NAME)
+    assert texts(out) == {end: "old"}
+    job.publish(new, out, NAME, force=True)
+    assert texts(out) == dict.fromkeys(job.SUFFIXES, "new")
+
+
+def _train_for_ever(out, answers):
+    """A process with a training's folder; waits to be killed."""
+    with job.workplace(out, print) as folder:
+        (folder / "half.tables").write_text("x")
+        answers.send(folder)
+        time.sleep(60)
+
+
+def test_what_a_killed_training_left_is_removed(tmp_path):
+    """
+    Not before it is dead; and nothing that is not a training's folder.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    other = context.Process(target=_train_for_ever, args=(tmp_path, theirs))
+    other.start()
+    assert ours.poll(30)
+    left = ours.recv()
+    mine = tmp_path / ".training-material"
+    mine.mkdir()
+    (mine / "rows.csv").write_text("x")
+    link = tmp_path / ".training-link"
+    link.symlink_to(mine)
+    (tmp_path / ".training-notes").write_text("x")
+    empty = tmp_path / ".training-abcdefgh"
+    empty.mkdir()
+    said = []
+    with job.workplace(tmp_path, said.append) as folder:
+        assert folder != left
+        assert (left / "half.tables").exists()
+        assert said == []
+    assert not folder.exists()
+    assert not empty.exists()
+    other.kill()
+    other.join()
+    with job.workplace(tmp_path, said.append):
+        assert not left.exists()
+    assert said == [f"removed {left.name}, which a training that was killed had left"]
+    names = {".training-material", ".training-link", ".training-notes"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert (mine / "rows.csv").exists()
+
+
+def test_a_folder_swept_before_it_has_its_lock_is_made_anew(tmp_path, monkeypatch):
+    """
+    Two trainings that begin at once do not take each other's folder.
+    """
+    locked, seen = job._locked, []
+
+    def swept(folder, flags=0):
+        seen.append(folder)
+        if len(seen) == 1:
+            folder.rmdir()
+        return locked(folder, flags)
+
+    monkeypatch.setattr(job, "_locked", swept)
+    with job.workplace(tmp_path, print) as folder:
+        assert len(seen) == 2
+        assert folder == seen[1]
+        assert folder.is_dir()
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- bad data --------------------------------------------------------------------------------------
@@ -288,6 +394,12 @@ def line(number, text):
         ("name", line(4, "a.example,1,x,y,2025-13-01"), r"line 4: first_seen '2025-13-01'"),
         ("name", line(4, "a.example,1,x,,2025-12-01"), r"line 4: no source"),
         ("name", line(1, "host,label,category,source,first_seen"), "no column domain"),
+        (
+            "name",
+            lambda lines: [*lines[:3], "a.example,1,x,y,2025-01-01\na.example,0,x,y,2025-01-01\n"],
+            r"train_domains.csv.gz, line 5: 'a\.example' has label 0, and 1 in line 4; must have",
+        ),
+        ("name", line(1, "domain,label,source,source,first_seen"), "2 columns 'source'; may have"),
         ("name", lambda lines: lines[:1], "0 rows of fraud, 0 harmless"),
         ("name", lambda lines: [x for x in lines if ",1," not in x], "0 rows of fraud"),
         ("url", line(6, "a b/x,1,x,y,2025-01-01"), r"train_urls.csv.gz, line 6: "),
@@ -331,6 +443,218 @@ def test_files_that_are_none(tmp_path):
         files.kind_of(path)
 
 
+def test_the_table_of_popular_names_has_ranks(tmp_path):
+    """
+    A rank is a number that fits into one.
+    """
+    for rank in ("first", "-1", "9" * 5000, "", "٣"):
+        folder = synthetic.write(tmp_path, 60)
+        with gzip.open(folder / "popular_fqdns.csv.gz", "wt") as file:
+            file.write(f"rank,fqdn\n1,a.example\n{rank},b.example\n")
+        with pytest.raises(
+            DataError, match=r"popular_fqdns.csv.gz, line 3: needs the columns rank"
+        ):
+            files.check(folder)
+
+
+# -- a file of anybody's ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Limits that a test can reach."""
+    monkeypatch.setattr(files, "MAX_OCTETS", 100_000)
+    monkeypatch.setattr(files, "MAX_ROWS", 50)
+    monkeypatch.setattr(files, "MAX_ROW", 1000)
+
+
+def written(path, text):
+    """A file, gzip if its name says so."""
+    octets = text.encode() if isinstance(text, str) else text
+    path.write_bytes(gzip.compress(octets) if path.suffix == ".gz" else octets)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_a_file_is_bounded(tmp_path, small, name):
+    """
+    Octets that come out of it, rows, and characters of a row: each with what is allowed.
+    """
+    head, row = "domain,label,category\n", "a.example,1,"
+    path = tmp_path / name
+    written(path, head + f"{row}x\n" * 50)
+    assert len(list(files.read(path))) == 50
+    written(path, head + f"{row}x\n" * 51)
+    with pytest.raises(DataError, match=rf"{name}: more than 50 rows; may have 50"):
+        list(files.read(path))
+    written(path, head + f"{row}{'x' * 2000}\n" * 60)
+    with pytest.raises(DataError, match=r"line 2: a row of more than 1,000 characters; may have"):
+        list(files.read(path))
+    # A quotation mark that is left open makes one row of many lines.
+    written(path, f'{head}{row}"' + f"{row}x\n" * 100)
+    with pytest.raises(DataError, match=r"a row of more than 1,000 characters"):
+        list(files.read(path))
+    written(path, head + "\n" * 200_000)
+    with pytest.raises(
+        DataError, match=r"more than 100,000 octets, decompressed; may have 100,000"
+    ):
+        list(files.read(path))
+    written(path, "," * 2000)
+    with pytest.raises(DataError, match=r"line 1: a row of more than 1,000 characters"):
+        files.kind_of(path)
+
+
+def test_a_gzip_bomb_costs_no_memory(tmp_path):
+    """
+    A gigabyte of zeros in a megabyte is refused after the first row's worth of it.
+    """
+    path = tmp_path / "bomb.csv.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(1025):
+            file.write(bytes(1 << 20))
+    program = (
+        "import resource, sys; from pathlib import Path\n"
+        "from urlguard.classify.training import files\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: list(files.read(Path(sys.argv[1])))\n"
+        "except files.DataError as exc: print(exc)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, path],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    said, kilobytes = done.stdout.splitlines()
+    assert "a row of more than 1,048,576 characters" in said
+    assert int(kilobytes) < 50_000
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path, name):
+    """
+    Spreadsheets put one before everything.
+    """
+    path = written(tmp_path / name, "\ufeffdomain,label\r\nA.Example,1\r\n")
+    assert files.kind_of(path) == "name"
+    assert [(found.text, found.label) for found in files.read(path)] == [("a.example", 1)]
+
+
+def test_only_files_are_read_as_data(tmp_path):
+    """
+    A pipe would be waited for.
+    """
+    path = tmp_path / "pipe.csv"
+    os.mkfifo(path)
+    with pytest.raises(DataError, match=r"pipe\.csv: is no regular file; must be one"):
+        files.kind_of(path)
+    with pytest.raises(DataError, match="is no regular file"):
+        files.kind_of(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize(
+    ("column", "one", "other"),
+    [
+        ("domain", "evil.example", "Evil.Example."),
+        ("url", "evil.example/a", "https://EVIL.example/a#x"),
+        ("url", "evil.example", "http://evil.example/"),
+        ("url", "evil.example/%61", "evil.example/a"),
+    ],
+)
+def test_an_item_has_one_label(tmp_path, column, one, other):
+    """
+    In whatever form it is written, in one file or two; the same label twice does no harm.
+    """
+    head = f"{column},label\n"
+    both = written(tmp_path / "both.csv", f"{head}{one},1\nx.example,0\n{other},1\n{other},0\n")
+    with pytest.raises(
+        DataError, match=r"both\.csv, line 5: .* has label 0, and 1 in line 2; must"
+    ):
+        list(files.read(both))
+    first = written(tmp_path / "first.csv", f"{head}{one},0\n")
+    second = written(tmp_path / "second.csv", f"{head}y.example,0\n{other},1\n")
+    labels = files.Labels()
+    assert len(list(files.read(first, labels))) == 1
+    with pytest.raises(DataError, match=r"second\.csv, line 3: .*, and 0 in .*first\.csv, line 2,"):
+        list(files.read(second, labels))
+
+
+def test_a_header_cannot_drive_the_terminal(tmp_path):
+    """
+    Escape sequences in it are shown, not sent.
+    """
+    path = written(tmp_path / "a.csv", "\x1b[2J,label\na.example,1\n")
+    with pytest.raises(DataError, match=r"columns '\\x1b\[2J, label'") as caught:
+        files.kind_of(path)
+    assert str(caught.value).isprintable()
+
+
+# -- calls that are refused before anything begins -------------------------------------------------
+
+
+def test_a_version_that_is_there_is_refused_at_once(tmp_path):
+    """
+    Before the data is looked at, with what to do; and nothing is changed.
+    """
+    out = tmp_path / "models"
+    out.mkdir()
+    (out / "url-2026-11-24.txt").write_text("old")
+    arguments = ["train", "--data", ".", "--version", "2026-11-24"]
+    done = urlguard(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "url-2026-11-24.txt is there already; must be another version, such as 2026-11-24.2" in (
+        done.stderr
+    )
+    assert "--force" in done.stderr
+    for more in (["--kind", "name"], ["--force"]):
+        done = urlguard(*arguments, *more, cwd=tmp_path)
+        assert done.returncode == 1
+        assert "train_domains.csv.gz: No such file" in done.stderr
+    assert [path.name for path in out.iterdir()] == ["url-2026-11-24.txt"]
+
+
+def test_a_report_that_cannot_be_written_is_told_at_once(tmp_path):
+    """
+    Also where permissions would allow it; the try leaves nothing behind and changes nothing.
+    """
+    for command in (["train", "--data", "."], ["evaluate", "none.csv"]):
+        done = urlguard(*command, "--report", f"{'x' * 300}.html", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "File name too long; must be a file that can be written" in done.stderr
+        done = urlguard(*command, "--report", "r.html", cwd=tmp_path)
+        assert "No such file" in done.stderr
+        assert not (tmp_path / "r.html").exists()
+        (tmp_path / "old.html").write_text("old")
+        done = urlguard(*command, "--report", "old.html", cwd=tmp_path)
+        assert "No such file" in done.stderr
+        assert (tmp_path / "old.html").read_text() == "old"
+    scores = tmp_path / "scores" / "name-2026-11-24.npz"
+    scores.mkdir(parents=True)
+    done = urlguard(
+        *["train", "--data", ".", "--version", "2026-11-24", "--scores", "scores"], cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert "--scores scores/name-2026-11-24.npz: Is a directory" in done.stderr
+
+
+def test_a_folder_with_any_name_stands_in_the_command_of_the_card():
+    """
+    As a shell reads it, without signs that drive a terminal, and without anybody's path.
+    """
+    from urlguard.cli import learn
+
+    for path, shown in (
+        ("data", "data"),
+        ("/home/me/data", "data"),
+        ("my data", "'my data'"),
+        ("a\x1b[2J", r"'a\x1b[2J'"),
+    ):
+        command = learn._command(Path(path), "url", "2026-11-24")
+        assert command == f"urlguard train --data {shown} --kind url --version 2026-11-24"
+
+
 # -- evaluate --------------------------------------------------------------------------------------
 
 
@@ -367,6 +691,45 @@ def test_evaluate_measures_what_the_model_says(trained, own):
     score = [score for (_, score), _ in judged]
     label = [label for _, label in judged]
     assert said["all"]["auc"] == pytest.approx(measures.roc_auc(label, score), abs=1e-6)
+
+
+def test_evaluate_tells_of_contradictions(trained, tmp_path):
+    """
+    An item with both labels is refused with both places; owners with both are counted.
+    """
+    first = written(tmp_path / "a.csv", "domain,label\na.evil.com,1\nb.evil.com,0\nc.net,0\n")
+    done = urlguard("evaluate", first, "--models", "models", "--json", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "both labels" in line]
+    assert line.startswith("warning: 1 owners ")
+    assert "2 rows in all" in line
+    json.loads(done.stdout)
+    good = written(tmp_path / "c.csv", "domain,label\na.evil.com,1\nb.evil.com,1\nc.net,0\n")
+    done = urlguard("evaluate", good, "--models", "models", cwd=trained)
+    assert "both labels" not in done.stderr
+    second = written(tmp_path / "b.csv", "domain,label\nA.Evil.com,0\n")
+    done = urlguard("evaluate", good, second, "--models", "models", cwd=trained)
+    assert done.returncode == 1
+    assert "b.csv, line 2: 'a.evil.com' has label 0, and 1 in " in done.stderr
+
+
+def test_evaluate_needs_the_prior_of_the_card(trained, own, tmp_path):
+    """
+    A card without it, or with one that is none, is refused with its file.
+    """
+    for change, words in (
+        ({}, "no 'prior'; a card must have it to be measured"),
+        ({"prior": 1}, "prior 1.0; must be above 0 and below 1"),
+    ):
+        for path in (trained / "models").glob(f"{NAME}.*"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        path = tmp_path / f"{NAME}.json"
+        said = json.loads(path.read_text())
+        del said["prior"]
+        path.write_text(json.dumps({**said, **change}))
+        done = urlguard("evaluate", own, "--models", tmp_path, cwd=tmp_path)
+        assert done.returncode == 1
+        assert f"{path}: {words}" in done.stderr
 
 
 def test_evaluate_in_words_and_as_a_page(trained, own, tmp_path):

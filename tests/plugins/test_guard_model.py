@@ -61,8 +61,32 @@ def test_other_types_are_not_judged(models, query, qtype):
     Nobody visits a site by asking for its mail servers.
     """
     plugin = guard(FakeLive(), models)
-    assert plugin.on_query(query(toy.BAD, qtype)) is None
+    for name in (toy.BAD, toy.GREY, toy.GOOD):
+        assert plugin.on_query(query(name, qtype)) is None
     assert not plugin.judge.counters
+
+
+@pytest.mark.parametrize("answer", ["sinkhole", "nxdomain"])
+@pytest.mark.parametrize("qtype", NOT_ASKED)
+def test_of_a_name_that_is_blocked_every_type_is(models, query, qtype, answer):
+    """
+    Once it is known, at no cost, and octet by octet as for a listed name; only where it is blocked.
+    """
+    listed = guard(FakeLive({toy.BAD: ruling()}), models, answer=answer)
+    plugin = guard(FakeLive(), models, answer=answer)
+    for name in (toy.BAD, toy.GREY, toy.GOOD):
+        plugin.on_query(query(name))
+    counted = dict(plugin.judge.counters)
+    one, other = query(toy.BAD, qtype), query(toy.BAD, qtype)
+    assert plugin.on_query(one).wire[2:] == listed.on_query(other).wire[2:]
+    for name in (toy.GREY, toy.GOOD):
+        q = query(name, qtype)
+        assert plugin.on_query(q) is None
+        assert q.ruling is None
+    assert plugin.judge.counters == counted
+    lenient = guard(FakeLive(), models, mode="review")
+    lenient.judge.adopt(plugin.judge)
+    assert lenient.on_query(query(toy.BAD, qtype)) is None
 
 
 def test_rules_come_first(models, query):
@@ -117,7 +141,10 @@ def test_a_paused_server_blocks_nothing(models, query):
     """
     live = FakeLive()
     live.engine.paused = True
-    assert guard(live, models).on_query(query(toy.BAD)) is None
+    plugin = guard(live, models)
+    assert plugin.on_query(query(toy.BAD)) is None
+    # Whoever paused it may want to know.
+    assert [(s.name, s.action) for s in plugin.judge.grey.top()] == [(toy.BAD, "block")]
 
 
 def segment(**keys):
@@ -150,6 +177,52 @@ def test_segments(models, query, keys, mode, action):
     found = plugin.on_query(q)
     assert (found is not None) == (action == "block")
     assert (q.ruling is not None) == (action == "review")
+
+
+@pytest.mark.parametrize(
+    ("keys", "scored"),
+    [
+        ({"filter": False}, False),
+        ({"filter": False, "classify": "block"}, False),
+        ({"categories": ("phishing",)}, False),
+        ({"pass_categories": ("fraud",)}, False),
+        ({"classify": "off"}, False),
+        ({"pass_categories": ("fraud",), "classify": "block"}, True),
+        ({"pass_categories": ("fraud",), "classify": "review"}, True),
+        ({"categories": ("fraud",)}, True),
+        ({"pass_categories": ("phishing",)}, True),
+    ],
+)
+def test_where_its_word_is_not_in_force_no_name_is_scored(models, query, keys, scored):
+    """
+    Unless the segment asks for it by a mode of its own.
+    """
+    own = segment(**keys)
+    plugin = guard(FakeLive(), models, segments=[own])
+    plugin.on_query(query(toy.BAD, who=client(own)))
+    assert bool(plugin.judge.counters) == scored
+
+
+@pytest.mark.parametrize(
+    ("keys", "kept"),
+    [
+        ({"filter": False}, True),
+        ({"pass_categories": ("fraud",)}, True),
+        ({"pass_categories": ("fraud",), "classify": "block"}, True),
+        ({"classify": "off"}, False),
+    ],
+)
+def test_what_is_let_through_is_kept(models, query, keys, kept):
+    """
+    A name that the model is known to block, and that a segment lets pass, is a suspect.
+    """
+    own = segment(**keys)
+    plugin = guard(FakeLive(), models, segments=[own])
+    assert plugin.on_query(query(toy.BAD)) is not None
+    assert len(plugin.judge.grey) == 0
+    assert plugin.on_query(query(toy.BAD, who=client(own))) is None
+    found = [(s.name, s.action, s.asked) for s in plugin.judge.grey.top()]
+    assert found == ([(toy.BAD, "block", 1)] if kept else [])
 
 
 def test_names_that_an_answer_leads_to_are_judged_by_rules_alone(models, query):

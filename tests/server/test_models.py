@@ -1,16 +1,28 @@
 """Models in a running server: they block, give way to people, and are swapped without a pause."""
 
+import asyncio
+import gc
 import json
 import os
+import shutil
 import signal
+import sys
 import threading
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.classify import toy
+from urlguard import config
+from urlguard.classify import brands
+from urlguard.classify.judge import InUse, Judge
+from urlguard.plugins.guard import Guard
+from urlguard.server import process, worker
+from urlguard.server.worker import Orders, Worker
+from urlguard.verdict import Ruling
 
 ROOT = Path(__file__).parents[2]
 LAX = {"block_at": 2.0, "review_at": 0.2}
@@ -79,6 +91,12 @@ def test_a_model_blocks_until_somebody_decides_otherwise(server, tmp_path, featu
     assert suspects[0]["model"].startswith("name-2026-11-24@")
     assert 0.2 < suspects[0]["score"] < 0.9
     assert toy.GREY in running.run("grey", "-n", "1").stdout
+    # What passes during a pause is kept, and marked.
+    running.run("pause")
+    assert not any(running.blocks(toy.BAD) for _ in range(5))
+    lines = running.run("grey").stdout.splitlines()
+    assert ["would block" in line for line in lines] == [True, False]
+    assert toy.BAD in lines[0]
 
 
 def test_a_new_model_comes_without_a_pause(server, tmp_path, features):
@@ -178,3 +196,121 @@ def test_grey_needs_a_server(server):
     done = server().run("grey", check=False)
     assert done.returncode == 1
     assert "no server is running" in done.stderr
+
+
+def a_worker(folder, number=1):
+    """A worker without sockets, with a folder of models."""
+    options = config.Classify(models=folder / "models")
+    settings = config.Config(state_dir=folder, classify=options)
+    return Worker(Orders(settings, number, ()), process.Inbox())
+
+
+def test_models_are_taken_one_after_the_other(tmp_path, monkeypatch):
+    """
+    Two changes at once: never two models are opened at a time, the later configuration wins, and
+    threads take turns as usual afterwards.
+    """
+    found = {}
+    toy.install(found)
+    for name, module in found.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    toy.write(tmp_path / "models")
+    toy.write(tmp_path / "models", "name-2026-12-01")
+    one = a_worker(tmp_path)
+    usual = sys.getswitchinterval()
+    find, under_way, most, turns = one._find_models, [], [], []
+
+    def slowly():
+        under_way.append(1)
+        most.append(len(under_way))
+        turns.append(sys.getswitchinterval())
+        result = find()
+        time.sleep(0.1)
+        under_way.pop()
+        return result
+
+    one._find_models = slowly
+
+    async def run():
+        first = asyncio.create_task(one._take_models())
+        await asyncio.sleep(0.03)
+        named = config.Classify(models=tmp_path / "models", model="name-2026-11-24")
+        one.config = config.Config(state_dir=tmp_path, classify=named)
+        await asyncio.gather(first, one._take_models())
+
+    asyncio.run(run())
+    assert most == [1, 1]
+    assert turns == [pytest.approx(worker.TURNS_S)] * 2
+    assert sys.getswitchinterval() == pytest.approx(usual)
+    assert one.models.name.name == "name-2026-11-24"
+    assert one.models.turn == 3
+
+
+def test_a_model_that_comes_later_hardly_stops_the_loop(tmp_path):
+    """
+    With the shipped model, and the brands not yet read when the worker starts.
+
+    Reading them while queries are answered holds the interpreter's lock for more than 20 ms; the
+    shortest of some rounds counts, because the machine stops the loop as well.
+    """
+    shipped = max((ROOT / "models").glob("name-*.json")).stem
+    longest = []
+
+    async def swap(one):
+        await one._take_models()
+        assert one.models.name is None
+        for end in ("json", "txt", "tables"):
+            shutil.copy(ROOT / "models" / f"{shipped}.{end}", one.config.classify.models)
+        gaps, last = [], time.perf_counter()
+        taking = asyncio.create_task(one._take_models())
+        while not taking.done():
+            await asyncio.sleep(0.001)
+            now = time.perf_counter()
+            gaps.append(now - last - 0.001)
+            last = now
+        assert one.models.name.name == shipped
+        longest.append(max(gaps))
+
+    for number in range(6):
+        folder = tmp_path / str(number)
+        (folder / "models").mkdir(parents=True)
+        brands.Brands.load.__func__.cache_clear()
+        gc.collect()
+        asyncio.run(swap(a_worker(folder)))
+        if min(longest) < 0.015:
+            return
+    raise AssertionError(longest)
+
+
+def test_suspects_are_told_in_pieces(tmp_path):
+    """
+    Between which queries are answered; names that people have decided on meanwhile are left out.
+    """
+    one = a_worker(tmp_path)
+    judge = Judge(InUse())
+    for number in range(600):
+        judge.grey.note(f"suspect-{number}.com", 0.5 + number / 10_000, "review", "m")
+    guard = Guard(one.following.live, config.Guard(), (), judge=judge)
+    one.edge = SimpleNamespace(chain=SimpleNamespace(plugins=[guard]))
+    written, turns = [], []
+
+    async def run():
+        telling = asyncio.create_task(
+            one._grey({"id": 7, "count": 500}, SimpleNamespace(write=written.append))
+        )
+        while not telling.done():
+            turns.append(1)
+            if len(turns) == 3:
+                rule = Ruling("block", "", ("operator",), 1, "subtree", "suspect-100.com")
+                one.following.live.engine.overlay.apply([("subtree suspect-100.com", rule)], 1)
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
+    (line,) = written
+    assert line.endswith(b"}\n")
+    reply = json.loads(line)
+    assert reply["id"] == 7
+    expected = [f"suspect-{n}.com" for n in range(599, 99, -1) if n != 100]
+    assert [row[0] for row in reply["names"]] == expected
+    assert reply["names"][0] == list(judge.grey.top(1)[0])
+    assert len(turns) >= 500 / worker.GREY_ROWS

@@ -204,8 +204,11 @@ class Brands:
 
         Customers' names below a private suffix are not the brand's.
         """
-        suffix, owner = names.split(name)
-        if owner is not None and (brand := self._own.get(owner)) is not None:
+        return self.owner(*names.split(name))
+
+    def owner(self, suffix: str, domain: str | None) -> int | None:
+        """As `own`, of a name that was split: its public suffix and its registrable domain."""
+        if domain is not None and (brand := self._own.get(domain)) is not None:
             return brand
         # A state's agencies have suffixes of their own below its: ``service.gov.uk``.
         if (brand := self._run.get(suffix)) is not None or "." not in suffix:

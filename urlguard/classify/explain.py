@@ -22,7 +22,7 @@ from math import fsum
 from typing import Any, Final
 
 from urlguard import names, urls
-from urlguard.classify import confusables, features, phrases
+from urlguard.classify import confusables, features, phrases, strings
 from urlguard.classify.brands import Brands
 from urlguard.classify.model import DIGITS, Model
 
@@ -115,8 +115,8 @@ def why(model: Model, item: Any, listed: Callable[[str], bool] | None = None) ->
         and ``base``, with no value; if one is found, ``nearest`` with a name, which adds nothing.
         The contributions add up to the raw margin, to `DIGITS` digits.
     """
-    row = model._row(item)
-    parts = model._booster.contributions(row)
+    row = model.row(item)
+    parts = model.contributions(row)
     order = model.card.features
     values = dict(zip(order, map(float, row), strict=True))
     added = dict(zip(order, parts, strict=False))
@@ -134,7 +134,7 @@ def why(model: Model, item: Any, listed: Callable[[str], bool] | None = None) ->
         else:
             told.discard(head)
     base = round(parts[-1], DIGITS)
-    rest = fsum([model._booster.raw(row), -base, *[-entry["contribution"] for entry in found]])
+    rest = fsum([model.margin(row), -base, *[-entry["contribution"] for entry in found]])
     count = sum(len(group) for head, group in groups.items() if head not in told)
     found.append(_sum(OTHERS, count, rest))
     found.append(_sum(BASE, None, base))
@@ -145,8 +145,8 @@ def why(model: Model, item: Any, listed: Callable[[str], bool] | None = None) ->
 
 def contributions(model: Model, item: Any) -> dict[str, tuple[float, float]]:
     """Every feature with its value and what it added, unrounded, and ``base`` with the expected."""
-    row = model._row(item)
-    *parts, base = model._booster.contributions(row)
+    row = model.row(item)
+    *parts, base = model.contributions(row)
     found = {
         feature: (float(value), part)
         for feature, value, part in zip(model.card.features, row, parts, strict=True)
@@ -226,9 +226,9 @@ def _near(name: str, how: str) -> Entry:
 def _pieces(model: Model, item: Any) -> tuple[dict[str, str], frozenset[str]]:
     """What templates quote of an item; and its owner's service, where names are given away."""
     url = None if isinstance(item, str) else item
-    name = item if url is None else features.host_of(url)
+    name = item if url is None else strings.host_of(url)
     shared = _service(model, name)
-    cut = features.pieces(name, shared)
+    cut = strings.pieces(name, shared)
     label = cut.label
     pieces = {
         "label": _short(label),
@@ -239,7 +239,7 @@ def _pieces(model: Model, item: Any) -> tuple[dict[str, str], frozenset[str]]:
         **{f"first{n}": label[:n] for n in (3, 5, 6, 8)},
         **{f"last{n}": label[-n:] for n in (5, 6)},
     }
-    extractor = getattr(model._row, "__self__", None)
+    extractor = getattr(model.row, "__self__", None)
     # A reader of another kind has no tables to quote from.
     if not isinstance(extractor, features.Extractor):
         return pieces, shared
@@ -248,14 +248,14 @@ def _pieces(model: Model, item: Any) -> tuple[dict[str, str], frozenset[str]]:
     weights, mask = tables.weights, len(tables.weights) - 1
     text = f"^{label}$"
     grams = [text[at : at + n] for n in (3, 4, 5, 6) for at in range(len(text) + 1 - n)]
-    said = [weights[h & mask] for h in features.label_grams(label.encode())]
+    said = [weights[h & mask] for h in strings.label_grams(label.encode())]
     for key, found in (("gram_worst", max(said)), ("gram_best", min(said))):
         pieces[key] = _quoted(grams[said.index(found)].strip("^$"))
     for key, text, pick in (
         ("word_worst", label, max),
         ("word_best", label, min),
         ("before_word_worst", cut.before, max),
-        ("words_path_worst", "" if url is None else features.tail(url).path, max),
+        ("words_path_worst", "" if url is None else strings.tail(url).path, max),
     ):
         odds = [(tables.word_odds[number], number) for _, number in tables.cut(text)]
         if odds:
@@ -272,12 +272,12 @@ def _service(model: Model, name: str) -> frozenset[str]:
     return frozenset((domain,)) if model.hosting(name) else frozenset()
 
 
-def _brands(brands: Brands, cut: features.Pieces, url: urls.Url | None) -> dict[str, str]:
+def _brands(brands: Brands, cut: strings.Pieces, url: urls.Url | None) -> dict[str, str]:
     """The brands that the features saw, by name and as they are written, and whose domain it is."""
     pieces = {}
     places = [("brand", "written", cut.label), ("brand_before", "written_before", cut.before)]
     if url is not None:
-        places.append(("brand_path", "written_path", features.tail(url).path))
+        places.append(("brand_path", "written_path", strings.tail(url).path))
     for key, how, text in places:
         if hits := brands.find(text):
             best = min(hits, key=lambda hit: hit.kind)
@@ -335,7 +335,7 @@ def neighbours(name: str, shared: frozenset[str] = frozenset()) -> Iterator[tupl
     Yields:
         A name and what it is: ``above``, ``suffix``, ``series`` or ``edit``.
     """
-    cut = features.pieces(name, shared)
+    cut = strings.pieces(name, shared)
     if not cut.suffix:
         return
     label, suffix = cut.label, cut.suffix

@@ -10,6 +10,10 @@ service's domain is the suffix and the customer's name the label.  Each group of
 pieces in one or two passes; those that were learnt look hashed strings up in `Tables`.  All numbers
 are integers or rounded, so that the same input gives the same list on every machine.
 
+A resolver waits for each new name, so what most names have not (digits, hyphens, anything before
+the domain) costs them a look, what depends on the suffix alone is worked out once for each suffix,
+and loops over signs and n-grams run in C.
+
 The order of the list is that of `NAME` and `URL`; `digest` tells models made for another one.
 """
 
@@ -17,13 +21,33 @@ import hashlib
 import math
 import re
 from functools import cache
+from operator import itemgetter
 from typing import Final, NamedTuple
-from zlib import crc32
 
-from urlguard import names, urls
+from urlguard import urls
 from urlguard.classify import confusables
-from urlguard.classify.brands import Brands
-from urlguard.classify.tables import ODDS_UNIT, WEIGHT_UNIT, Tables, _private
+from urlguard.classify.brands import Brands, Hit
+from urlguard.classify.strings import (
+    IN_PATH,
+    IN_QUERY,
+    SHAPES,
+    Ending,
+    Pieces,
+    Tail,
+    before_grams,
+    brand_key,
+    divide,
+    ending,
+    gram_count,
+    host_of,
+    keys,
+    label_grams,
+    path_keys,
+    pieces,
+    tail,
+    tail_grams,
+)
+from urlguard.classify.tables import ODDS_UNIT, WEIGHT_UNIT, Tables
 
 
 class Feature(NamedTuple):
@@ -161,7 +185,9 @@ _PATH: Final = (
     Feature("grams_path", "n-grams of the path"),
     Feature("grams_query", "n-grams of the query"),
     Feature("gram_path_worst", "the path's n-gram that speaks most for fraud"),
-    Feature("grams_url", "n-grams of host, path and query, weighed together"),
+    Feature(
+        "grams_url", "n-grams of host, path and query, together, by the root of how many"
+    ),
     Feature("words_path", "known words in the path"),
     Feature("words_path_worst", "the word in the path that speaks most for fraud"),
     Feature("words_path_odds", "what the words of the path speak for, together"),
@@ -174,149 +200,44 @@ _PATH: Final = (
 NAME: Final[tuple[Feature, ...]] = _SHAPE + _GRAMS + _WORDS + _BRANDS + _FOREIGN + _MEMORY
 URL: Final[tuple[Feature, ...]] = NAME + _PATH
 
-_BEFORE = 0x5BD1E995  # start of hashes of n-grams before the domain: they mean something else there
-IN_PATH, IN_QUERY = 0x1B873593, 0x38B34AE5
-_MOST_BEFORE, _MOST_PATH, _MOST_QUERY = 100, 200, 120  # signs that are looked at
 
 # entropy: count * log2(count), rounded so that no library's last digit shows.
 _LOG = [0.0] + [round(math.log2(n), 9) for n in range(1, 512)]
 _COUNTED = [round(n * math.log2(n), 9) if n else 0.0 for n in range(512)]
+_counted = _COUNTED.__getitem__
+# What part of a label some of its signs are: by the label's length and their number.  Of nothing it
+# is -1.  Kept, because rounding costs more than all else about a share.
+_SHARES = [[-1.0]]
+_SHARES += [[round(part / whole, 3) for part in range(whole + 1)] for whole in range(1, 64)]
 
-_SHAPES = bytes(48 if 48 <= c < 58 else 97 if 97 <= c < 123 else c for c in range(256))
+# An odds octet as it stands in an entry of the memory of campaigns, in log-odds.
+_ODDS = [(octet - 128) * ODDS_UNIT for octet in range(256)]
+
+_DIGIT = ord("0")  # in a shape
 _digits = re.compile(rb"[0-9]+")
-_vowels = re.compile(rb"[aeiou]").findall
 _consonants = re.compile(rb"[bcdfghjklmnpqrstvwxz]{2,}").findall
 _repeats = re.compile(rb"(.)\1+").finditer
-_runs = re.compile(rb"(a)a+|(0)0+").sub
 _hexadecimal = re.compile(rb"[0-9a-f]{6,}").fullmatch
+# Of finals that begin alike the longest is taken.
 _pinyin = re.compile(
-    rb"(?:(?:[bpmf]|[zcs]h?|[dtnlgkhrjqxyw])"
-    rb"(?:uang|iang|iong|ang|eng|ong|ian|iao|ing|uai|uan|ai|ei|ao|ou|an|en|ia|ie|iu|in|ua|uo|ue|ui"
-    rb"|un|a|o|e|i|u)|ang|ai|an|ao|en|er|ou|a|o|e)+"
+    rb"(?:(?:[zcs]h?|[bpmfdtnlgkhrjqxyw])"
+    rb"(?:a(?:ng?|[io])?|e(?:ng?|i)?|i(?:a(?:ng?|o)?|ong|ng?|[eu])?|o(?:ng|u)?"
+    rb"|u(?:a(?:ng?|i)?|[noei])?)"
+    rb"|a(?:ng?|[io])?|e[nr]?|ou?)+"
 ).findall
 _mixed_run = re.compile(r"(?:[a-z]+[0-9]+|[0-9]+[a-z]+)[a-z0-9]*").findall
 _inner_name = re.compile(r"[a-z0-9-]+\.(?:com|net|org|cn|ru|de|fr|uk|br|info|io|co)\b").search
-_letters = re.compile(r"[a-z]{3,}").findall
-
-
-class Pieces(NamedTuple):
-    """A name cut up; see the module's text."""
-
-    name: str
-    suffix: str
-    label: str
-    before: str
-    hosting: bool
-
-
-def pieces(name: str, shared: frozenset[str]) -> Pieces:
-    """Cut a canonical name; a leading ``www.`` says nothing and is dropped."""
-    if name.startswith("www.") and name.count(".") > 1:
-        name = name[4:]
-    suffix, domain = names.split(name)
-    if domain is None:
-        return Pieces(name, "", name, "", False)
-    if domain in shared and len(domain) < len(name):
-        before, _, label = name[: -len(domain) - 1].rpartition(".")
-        return Pieces(name, domain, label, before[-_MOST_BEFORE:], True)
-    label = domain[: -len(suffix) - 1]
-    return Pieces(name, suffix, label, name[: -len(domain) - 1][-_MOST_BEFORE:], _private(suffix))
-
-
-# -- what is looked up: the same strings for fitting and for serving -------------------------------
-
-
-def label_grams(label: bytes) -> list[int]:
-    """Hashes of the label's n-grams of 3 to 6 signs, its ends marked; the trigrams come first."""
-    text = b"^" + label + b"$"
-    end = len(text) + 1
-    return [crc32(text[at : at + n]) for n in (3, 4, 5, 6) for at in range(end - n)]
-
-
-def before_grams(before: bytes) -> list[int]:
-    """Hashes of n-grams of 3 to 5 signs before the domain; one that says so if nothing is there."""
-    text = b"^" + before + b"$"
-    end = len(text) + 1
-    grams = [crc32(text[at : at + n], _BEFORE) for n in (3, 4, 5) for at in range(end - n)]
-    return grams or [crc32(b"^$", _BEFORE)]
-
-
-def suffix_grams(suffix: str) -> list[int]:
-    """Hashes of the suffix and of the top-level domain."""
-    return [crc32(suffix.encode(), 7), crc32(suffix.rpartition(".")[2].encode(), 8)]
-
-
-def tail_grams(text: str, start: int) -> list[int]:
-    """Hashes of n-grams of 3 to 5 signs of a path or query."""
-    data = b"^" + text.encode(errors="replace") + b"$"
-    end = len(data) + 1
-    return [crc32(data[at : at + n], start) for n in (3, 4, 5) for at in range(end - n)]
-
-
-def keys(suffix: str, label: bytes, before: bytes) -> list[int]:
-    """Hashes of the keys of `_KEYS`, in that order."""
-    below = b"|" + suffix.encode()
-    shape = label.translate(_SHAPES)
-    top = below[below.rfind(b".") + 1 :] if b"." in below else below[1:]
-    return [
-        crc32(b"a" + shape + below),
-        crc32(b"b" + _digits.sub(b"0", label)),
-        crc32(b"c" + label[:5] + below),
-        crc32(b"d" + label[-5:] + below),
-        crc32(b"e" + label[:6]),
-        crc32(b"f" + label[-6:]),
-        crc32(b"g" + label[:8]),
-        crc32(b"h" + _runs(rb"\1\2", shape) + label[:3] + below),
-        crc32(b"i" + _digits.sub(b"0", before)),
-        crc32(b"j" + shape + b"|" + before.translate(_SHAPES) + below),
-        crc32(b"k" + below),
-        crc32(b"l" + top),
-        crc32(b"m" + label),
-    ]
-
-
-def brand_key(brand: int) -> int:
-    """The hash under which a brand's odds stand; by its number in the file of brands."""
-    return crc32(b"n%d" % brand)
-
-
-def path_keys(path: str, query: str) -> list[int]:
-    """Hashes of: file name, file type, first segment, path's shape, path's series, parameters."""
-    segments = path.split("/")
-    last = segments[-1]
-    data = path.encode(errors="replace")
-    series = _digits.sub(b"0", data)
-    parameters = ",".join(sorted([part.partition("=")[0] for part in query.split("&")]))
-    return [
-        crc32(b"o" + _digits.sub(b"0", last.encode(errors="replace"))),
-        crc32(b"p" + (last.rpartition(".")[2] if "." in last else "").encode(errors="replace")),
-        crc32(b"q" + segments[1 if len(segments) > 1 else 0].encode(errors="replace")),
-        crc32(b"r" + _runs(rb"\1\2", data.translate(_SHAPES))),
-        crc32(b"s" + series),
-        crc32(b"t" + _digits.sub(b"0", parameters.encode(errors="replace"))),
-    ]
-
-
-def host_of(url: urls.Url) -> str:
-    """A URL's host as a name; one that can be none, such as an address, counts as one label."""
-    return url.name or url.host.replace(".", "-")[: names.MAX_NAME]
-
-
-class Tail(NamedTuple):
-    """Path and query of a URL, lower case and bounded, and the path as written."""
-
-    path: str
-    query: str
-    written: str
-
-
-def tail(url: urls.Url) -> Tail:
-    """What follows a URL's host."""
-    written = url.path[:_MOST_PATH]
-    return Tail(written.lower(), (url.query or "")[:_MOST_QUERY].lower(), written)
 
 
 # -- reading ---------------------------------------------------------------------------------------
+
+
+def _share(part: int, whole: int) -> float:
+    """What part of a whole something is, to three digits; -1 if the whole is nothing."""
+    return _SHARES[whole][part] if whole < len(_SHARES) else round(part / whole, 3)
+
+
+_plainness = itemgetter(Hit._fields.index("kind"))  # quicker than a lambda
 
 
 class Extractor:
@@ -325,79 +246,104 @@ class Extractor:
     def __init__(self, tables: Tables, brands: Brands | None = None) -> None:
         self.tables = tables
         self.brands = Brands.load() if brands is None else brands
+        self._shared = tables.shared
         self._weights, self._weights_mask = tables.weights, len(tables.weights) - 1
         self._common, self._common_mask = tables.common, len(tables.common) - 1
         self._keys, self._keys_mask = tables.keys, len(tables.keys) - 1
-        self._cut, self._word_odds = tables.cut, tables.word_odds
+        self._cut = tables.cut
+        self._word_odds, self._word_lengths = list(tables.word_odds), list(map(len, tables.words))
+        self._nothing_before = tables.weights[before_grams(b"")[0] & self._weights_mask]
 
     def name(self, name: str) -> list[float]:
         """The features `NAME` of a canonical name."""
-        cut = pieces(name, self.tables.shared)
+        cut, suffix, domain = divide(name, self._shared)
         label, before = cut.label.encode(), cut.before.encode()
-        return (
-            self._shape(cut, label, before)
-            + self._grams(cut, label, before)
-            + self._words(cut, label)
-            + self._brands(cut)
-            + self._foreign(cut.name)
-            + self._remembered(keys(cut.suffix, label, before))
-        )
+        end = ending(cut.suffix)
+        return [
+            *self._shape(cut, end, label, before),
+            *self._grams(end, label, before),
+            *self._words(cut, label),
+            *self._brands(cut, self.brands.owner(suffix, domain) is not None),
+            *(self._foreign(cut.name) if "xn--" in cut.name else (0, 0, 0, 0)),
+            *self._remembered(keys(cut.suffix, label, before)),
+        ]
 
     def url(self, url: urls.Url) -> list[float]:
         """The features `URL` of a URL."""
-        row = self.name(host_of(url))
-        return row + self._path(url, tail(url), row[len(_SHAPE)])
+        name = host_of(url)
+        row = self.name(name)
+        return row + self._path(url, tail(url), row[len(_SHAPE)], gram_count(name, self._shared))
 
-    def _shape(self, cut: Pieces, label: bytes, before: bytes) -> list[float]:
+    def _shape(self, cut: Pieces, end: Ending, label: bytes, before: bytes) -> list[float]:
         size = len(label)
-        digits = _digits.findall(label)
-        lengths = list(map(len, digits))
-        many = sum(lengths)
+        shape = label.translate(SHAPES)
+        digits = shape.count(b"0")
+        runs = longest = 0
+        if digits:
+            found = _digits.findall(label)
+            runs, longest = len(found), max(map(len, found))
         hyphens = label.count(b"-")
-        letters = size - many - hyphens
-        tokens = list(map(len, label.split(b"-"))) if hyphens else (size,)
+        token_longest = token_shortest = size
+        if hyphens:
+            tokens = list(map(len, label.split(b"-")))
+            token_longest, token_shortest = max(tokens), min(tokens)
+        vowels = size - len(label.translate(None, b"aeiou"))
+        consonants = _consonants(label)
+        repeated = [len(run[0]) for run in _repeats(label)]
         signs = set(label)
-        spread = sum([_COUNTED[label.count(sign)] for sign in signs])
-        before_digits = list(map(len, _digits.findall(before))) if before else ()
+        spread = sum(map(_counted, map(label.count, signs)))
+        before_labels = before_digits = before_longest = before_hyphens = before_consonants = 0
+        if before:
+            before_labels = cut.before.count(".") + 1
+            before_hyphens = before.count(b"-")
+            if found := _digits.findall(before):
+                lengths = list(map(len, found))
+                before_digits, before_longest = sum(lengths), max(lengths)
+            if found := _consonants(before):
+                before_consonants = max(map(len, found))
         return [
             len(cut.name),
             size,
             len(before),
-            cut.before.count(".") + 1 if before else 0,
-            cut.suffix.count("."),
-            len(cut.suffix),
+            before_labels,
+            end.labels,
+            end.length,
             cut.hosting,
-            many,
-            len(lengths),
-            max(lengths, default=0),
-            round(many / size, 3),
-            48 <= label[0] < 58,
-            48 <= label[-1] < 58,
+            digits,
+            runs,
+            longest,
+            _share(digits, size),
+            shape[0] == _DIGIT,
+            shape[-1] == _DIGIT,
             hyphens,
-            max(tokens),
-            min(tokens),
-            round(len(_vowels(label)) / letters, 3) if letters else -1,
-            max(map(len, _consonants(label)), default=0),
-            max([m.end() - m.start() for m in _repeats(label)], default=1),
+            token_longest,
+            token_shortest,
+            _share(vowels, size - digits - hyphens),
+            max(map(len, consonants)) if consonants else 0,
+            max(repeated) if repeated else 1,
             round(_LOG[size] - spread / size, 3),
             len(signs),
             _hexadecimal(label) is not None,
-            sum(before_digits),
-            max(before_digits, default=0),
-            before.count(b"-"),
-            max(map(len, _consonants(before)), default=0) if before else 0,
+            before_digits,
+            before_longest,
+            before_hyphens,
+            before_consonants,
         ]
 
-    def _grams(self, cut: Pieces, label: bytes, before: bytes) -> list[float]:
+    def _grams(self, end: Ending, label: bytes, before: bytes) -> list[float]:
         weights, mask = self._weights, self._weights_mask
         hashes = label_grams(label)
         ours = [weights[h & mask] for h in hashes]
-        theirs = [weights[h & mask] for h in before_grams(before)]
-        there = sum([weights[h & mask] for h in suffix_grams(cut.suffix)])
+        suffix, top = end.grams
+        there = weights[suffix & mask] + weights[top & mask]
         common, common_mask = self._common, self._common_mask
         size = len(label)
         known = [common[h & common_mask] for h in hashes[:size]]
-        here, earlier = sum(ours), sum(theirs)
+        here = sum(ours)
+        earlier = worst = self._nothing_before
+        if before:
+            theirs = [weights[h & mask] for h in before_grams(before)]
+            earlier, worst = sum(theirs), max(theirs)
         return [
             (here + earlier + there) * WEIGHT_UNIT,
             here * WEIGHT_UNIT,
@@ -406,61 +352,60 @@ class Extractor:
             round(here / size * WEIGHT_UNIT, 3),
             max(ours) * WEIGHT_UNIT,
             min(ours) * WEIGHT_UNIT,
-            max(theirs) * WEIGHT_UNIT,
+            worst * WEIGHT_UNIT,
             round(sum(known) / size, 2),
             min(known),
         ]
 
     def _words(self, cut: Pieces, label: bytes) -> list[float]:
-        odds, found = self._word_odds, self.tables.words
+        odds, lengths = self._word_odds, self._word_lengths
+        size = len(label)
         at = covered = longest = gap = 0
         said = []
         for last, number in self._cut(cut.label):
-            length = len(found[number])
-            if last + 1 - length - at > gap:
-                gap = last + 1 - length - at
+            length = lengths[number]
+            free = last + 1 - length - at
+            if free > gap:
+                gap = free
             at = last + 1
             covered += length
             if length > longest:
                 longest = length
             said.append(odds[number])
-        if len(label) - at > gap:
-            gap = len(label) - at
-        earlier = [odds[number] for _, number in self._cut(cut.before)] if cut.before else []
-        pinyin = max(map(len, _pinyin(label)), default=0)
+        if size - at > gap:
+            gap = size - at
+        earlier = [odds[number] for _, number in self._cut(cut.before)] if cut.before else ()
+        runs = _pinyin(label)
+        pinyin = max(map(len, runs)) if runs else 0
         return [
             len(said),
-            round(covered / len(label), 3),
+            _share(covered, size),
             longest,
-            max(said, default=0) * ODDS_UNIT,
-            min(said, default=0) * ODDS_UNIT,
+            max(said) * ODDS_UNIT if said else 0,
+            min(said) * ODDS_UNIT if said else 0,
             sum(said) * ODDS_UNIT,
             gap,
             len(earlier),
-            max(earlier, default=0) * ODDS_UNIT,
+            max(earlier) * ODDS_UNIT if earlier else 0,
             sum(earlier) * ODDS_UNIT,
             pinyin,
-            pinyin == len(label),
+            pinyin == size,
         ]
 
-    def _brands(self, cut: Pieces) -> list[float]:
+    def _brands(self, cut: Pieces, own: bool) -> list[float]:
         here = self.brands.find(cut.label)
         earlier = self.brands.find(cut.before) if cut.before else ()
-        if not here and not earlier:
-            return [0, 0, 0, 0, 0, self.brands.own(cut.name) is not None, 0]
-        row: list[float] = [0, 0, 0, 0, 0, self.brands.own(cut.name) is not None]
+        row: list[float] = [0, 0, 0, 0, 0, own, len(here) + len(earlier)]
         if here:
-            best = min(here, key=lambda hit: hit.kind)
+            best = min(here, key=_plainness)
             share = (best.end - best.start) / len(cut.label)
             row[:3] = best.kind + 1, round(share, 2), self._odds(brand_key(best.brand))
         if earlier:
-            best = min(earlier, key=lambda hit: hit.kind)
+            best = min(earlier, key=_plainness)
             row[3:5] = best.kind + 1, self._odds(brand_key(best.brand))
-        return [*row, len(here) + len(earlier)]
+        return row
 
     def _foreign(self, name: str) -> list[float]:
-        if "xn--" not in name:
-            return [0, 0, 0, 0]
         labels = [text for part in name.split(".") if (text := confusables.decode(part))]
         shown = [confusables.skeleton(text) for text in labels]
         alike = sum(
@@ -477,8 +422,9 @@ class Extractor:
         row: list[float] = []
         for h in hashes:
             found = table[h & mask]
-            if found and found >> 16 == h >> 16:
-                row.append(((found >> 8 & 255) - 128) * ODDS_UNIT)
+            # The upper halves are the same, so that these bits are not another key's.
+            if found and found ^ h < 0x10000:
+                row.append(_ODDS[found >> 8 & 255])
                 row.append(found & 255)
             else:
                 row += (0, 0)
@@ -487,7 +433,7 @@ class Extractor:
     def _odds(self, key: int) -> float:
         return self._remembered([key])[0]
 
-    def _path(self, url: urls.Url, after: Tail, host_grams: float) -> list[float]:
+    def _path(self, url: urls.Url, after: Tail, host_grams: float, count: int) -> list[float]:
         path, query, written = after
         segments = path.split("/")
         data = path.encode(errors="replace")
@@ -503,9 +449,10 @@ class Extractor:
         in_path = [weights[h & mask] for h in tail_grams(path, IN_PATH)]
         in_query = [weights[h & mask] for h in tail_grams(query, IN_QUERY)] if query else []
         of_path, of_query = sum(in_path) * WEIGHT_UNIT, sum(in_query) * WEIGHT_UNIT
+        count += len(in_path) + len(in_query)
         words = [self._word_odds[number] for _, number in self._cut(path)]
         brands = self.brands.find(path)
-        best = min(brands, key=lambda hit: hit.kind) if brands else None
+        best = min(brands, key=_plainness) if brands else None
         return [
             size,
             len(segments) - 1,
@@ -538,7 +485,7 @@ class Extractor:
             of_path,
             of_query,
             max(in_path) * WEIGHT_UNIT,
-            host_grams + of_path + of_query,
+            round((host_grams + of_path + of_query) / math.sqrt(count), 4),
             len(words),
             max(words, default=0) * ODDS_UNIT,
             sum(words) * ODDS_UNIT,

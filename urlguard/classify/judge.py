@@ -2,12 +2,14 @@
 From a score to what the resolver does: which names are judged, what becomes of them, who is told.
 
 The engine is asked first; whoever asks here knows that no rule covers the name.  Knows names, the
-popularity table and models; knows no packets, clients or sockets.
+popularity table and models; knows no packets, clients or sockets.  `urlguard check` asks the same
+functions (`Judge.unfit`, `standing`, `bounded`, `under`), so that it says what the resolver does.
 
 How it works.  A name goes through four questions, and the first that is answered ends it:
 
     a name of the public Internet?   an ICANN suffix, ordinary labels, not special-use or forwarded
-    popular?                         never blocked by a model alone; on shared hosting, reviewed
+    popular?                         never blocked by a model alone; a popular service's customers
+                                     are reviewed from ``review_at`` on
     a brand's own domain?            nor this
     the model's score                block from ``block_at``, review from ``review_at``
 
@@ -17,32 +19,45 @@ each carries the number of the model's turn, and one of an earlier turn counts a
 
 What a model suspects and nobody blocked is kept in `Grey`, in memory and without any client: a name
 with its score, and how often and when it was asked for.  People look at it by a command; a queue
-for analysts will drain it.
+for analysts will drain it.  Of too many suspects the least worth looking at go, so that a flood of
+random names drives out its own kind and not what many people ask for or what scores high.
 
 A second model, the shadow, may be scored beside the first on a share of the names.  Only how often
 the two would block is counted; what it says is never acted on.
 """
 
+import contextlib
+import importlib
 import re
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable
-from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from math import log2
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 from urlguard import events, names, wellknown
+from urlguard.classify import booster
 from urlguard.classify.model import Model
 from urlguard.config import Config
+from urlguard.errors import ModelError
 from urlguard.verdict import CLASSIFIER, Ruling
 
 MAX_KNOWN: Final = 65_536  # names whose judgement is remembered in a worker: 10 MB
 MAX_GREY: Final = 4096  # suspects that are kept
 MAX_TOLD: Final = 500  # of them, told at once: finding these takes under a millisecond
+WEEK_S: Final = 7 * 86_400  # in which nobody asks, and a suspect is worth half as much
 
 CATEGORY: Final = "fraud"  # of what a model blocks, for segments that filter by category
 KIND: Final = "model"  # of its ruling; no rule has it
 
 SHADOW: Final = ("both", "champion", "challenger", "neither")
+
+# Why a name or URL is none that a model judges.
+SPELLING, SUFFIX, SPECIAL, OWN_ZONE = "spelling", "suffix", "special", "own_zone"
+
+# What stands at a name before anybody looks at its score; of the first two no model says anything.
+POPULAR, BRAND, CUSTOMER, PLAIN = "popular", "brand", "customer", "plain"
 
 _LOG_EVERY_S: Final = 10.0
 
@@ -97,7 +112,7 @@ class Suspect(NamedTuple):
     asked: int  # times that the resolver was asked; what was answered from memory is not in it
     first: int
     last: int
-    action: str  # by the thresholds: review, or block where the model may only review
+    action: str  # what the model would do: review, or block where it may not
     model: str
 
 
@@ -114,16 +129,44 @@ def merged(found: Iterable[Suspect]) -> list[Suspect]:
     return sorted(whole.values(), key=lambda one: (-one.score, -one.asked, one.name))
 
 
+class _Kept:
+    """A suspect while it is kept."""
+
+    __slots__ = ("action", "asked", "at", "first", "last", "model", "name", "score", "worth")
+
+    def __init__(self, name: str, now: int) -> None:
+        self.name = name
+        self.first = now
+        self.asked = 0
+        self.at = 0  # in the heap
+
+    def note(self, now: int, score: float, action: str, model: str) -> None:
+        """It was asked for."""
+        self.asked += 1
+        self.last, self.score, self.action, self.model = now, score, action, model
+        self.worth = log2(max(score, 1e-6) * self.asked) + now / WEEK_S
+
+
 class Grey:
     """
-    The suspects of one worker; of too many, the one that was asked for longest ago is forgotten.
+    The suspects of one worker; of too many, the one that is worth least is forgotten.
+
+    What one is worth: its score, times how often it was asked for, halved for each week since
+    then.  So neither the names of a flood, which are asked for once each, nor the favourites of
+    last month keep out what people ask for now.
+
+    How it works.  The logarithm of the worth, plus the weeks from 1970 to the last question, does
+    not change while time passes, so suspects stand in a binary heap by it, the least first.  One
+    that is asked for is moved in it: a dozen steps at most, whatever anybody asks.
 
     Args:
+        limit: suspects that are kept.
         clock: seconds since 1970.
     """
 
     def __init__(self, limit: int = MAX_GREY, clock: Callable[[], float] = time.time) -> None:
-        self._found: OrderedDict[str, list[Any]] = OrderedDict()
+        self._found: dict[str, _Kept] = {}
+        self._heap: list[_Kept] = []
         self._limit = limit
         self._clock = clock
 
@@ -133,21 +176,44 @@ class Grey:
     def note(self, name: str, score: float, action: str, model: str) -> None:
         """A suspect was asked for."""
         now = int(self._clock())
-        entry = self._found.get(name)
-        if entry is None:
-            if len(self._found) >= self._limit:
-                self._found.popitem(last=False)
-            self._found[name] = [name, score, 1, now, now, action, model]
-            return
-        self._found.move_to_end(name)
-        entry[1] = score
-        entry[2] += 1
-        entry[4:] = now, action, model
+        kept, heap = self._found.get(name), self._heap
+        if kept is None:
+            kept = self._found[name] = _Kept(name, now)
+            if len(heap) < self._limit:
+                kept.at = len(heap)
+                heap.append(kept)
+            else:
+                del self._found[heap[0].name]
+                heap[0] = kept
+        kept.note(now, score, action, model)
+        self._move(kept)
 
     def top(self, count: int = MAX_TOLD) -> list[Suspect]:
         """The most suspicious, the highest score first; at most `MAX_TOLD`."""
-        rows = sorted(self._found.values(), key=itemgetter(1), reverse=True)
-        return [Suspect(*row) for row in rows[: max(0, min(count, MAX_TOLD))]]
+        most = sorted(self._heap, key=attrgetter("score"), reverse=True)
+        return [
+            Suspect(k.name, k.score, k.asked, k.first, k.last, k.action, k.model)
+            for k in most[: max(0, min(count, MAX_TOLD))]
+        ]
+
+    def _move(self, kept: _Kept) -> None:
+        """Put a suspect where its worth belongs."""
+        heap, at, worth = self._heap, kept.at, kept.worth
+        end = len(heap)
+        while (child := 2 * at + 1) < end:
+            if child + 1 < end and heap[child + 1].worth < heap[child].worth:
+                child += 1
+            if heap[child].worth >= worth:
+                break
+            heap[at] = heap[child]
+            heap[at].at = at
+            at = child
+        while at and heap[parent := (at - 1) // 2].worth > worth:
+            heap[at] = heap[parent]
+            heap[at].at = at
+            at = parent
+        heap[at] = kept
+        kept.at = at
 
 
 class Judge:
@@ -211,10 +277,27 @@ class Judge:
         action = found.action
         if action == "none":
             return None
-        if action == "block" and mode == "block":
+        if under(action, mode) == "block":
             return models.block
         self.grey.note(name, found.score, action, model.ident)
         return models.review
+
+    def remembered(self, name: str) -> Ruling | None:
+        """
+        The ruling to block, if that is what the model in use has said of a name; asks no model.
+
+        For queries that cost no score: so a name that is blocked for one type is for any.
+        """
+        found = self._known.get(name)
+        if found is None or found.action != "block" or found.turn != self.models.turn:
+            return None
+        return self.models.block
+
+    def passed(self, name: str) -> None:
+        """A name that the model blocks was let through: keep it as a suspect."""
+        found, model = self._known.get(name), self.models.name
+        if found is not None and model is not None and found.turn == self.models.turn:
+            self.grey.note(name, found.score, found.action, model.ident)
 
     def adopt(self, old: "Judge") -> None:
         """Go on where the judge of the configuration before stands."""
@@ -222,13 +305,24 @@ class Judge:
         if old._apart == self._apart and old.models is self.models:
             self._known = old._known
 
-    def judged(self, name: str) -> bool:
-        """True if a name is one that models judge: of the public Internet, by its spelling."""
-        return is_public(name) and not self._is_apart(name)
+    def unfit(self, name: str) -> str | None:
+        """
+        Why a name is none that models judge; None if it is one: of the public Internet.
 
-    def _is_apart(self, name: str) -> bool:
+        Returns:
+            `SPELLING`, `SUFFIX`, `SPECIAL` or `OWN_ZONE`.
+        """
+        if "." not in name:
+            return SUFFIX
+        if _ordinary(name) is None or len(name) > names.MAX_NAME:
+            return SPELLING
+        if not names.is_icann(name):
+            return SUFFIX
         apart = self._apart
-        return name in apart or any(map(apart.__contains__, names.parents(name)))
+        if name in apart or any(map(apart.__contains__, names.parents(name))):
+            special = any(zone in _SPECIAL for zone in (name, *names.parents(name)))
+            return SPECIAL if special else OWN_ZONE
+        return None
 
     def _judge(self, name: str, model: Model) -> _Judgement:
         turn = self.models.turn
@@ -249,18 +343,15 @@ class Judge:
         return self._clear
 
     def _scored(self, name: str, model: Model) -> tuple[str, float]:
-        if not self.judged(name):
+        if self.unfit(name):
             return "apart", 0.0
-        if reason := exempt(name, model):
-            if reason == "brand" or not model.hosting(name):
-                return reason, 0.0
-            # A customer of a popular service is not what is popular: people may look at it.
-            action, score = model.judge(name)
-            return ("review" if action == "block" else action), score
+        what = standing(name, model)
+        if what in (POPULAR, BRAND):
+            return what, 0.0
         action, score = model.judge(name)
         if self.models.shadow is not None:
             self._compare(name, action, self.models.shadow)
-        return action, score
+        return bounded(action, what), score
 
     def _compare(self, name: str, action: str, shadow: Model) -> None:
         self._due += self._share
@@ -284,19 +375,56 @@ def apart(config: Config) -> list[str]:
     return [*config.special.forwarded, *config.forward.zones]
 
 
-def is_public(name: str) -> bool:
-    """True for ordinary labels below an ICANN suffix."""
-    return _ordinary(name) is not None and len(name) <= names.MAX_NAME and names.is_icann(name)
+def standing(name: str | None, model: Model) -> str:
+    """
+    What stands at a host name that a model is to judge, or a URL at it: what may be said of it.
 
+    Args:
+        name: a canonical name; None for a URL at an address.
+        model: the one that judges, which knows what is shared hosting.
 
-def exempt(name: str, model: Model) -> str | None:
-    """Why a model must not judge a name: ``popular``, or ``brand`` for its own; None if it may."""
+    Returns:
+        `POPULAR`, one of the popular names; `BRAND`, a brand's own domain; `CUSTOMER`, somebody's
+        place on a popular hosting service; else `PLAIN`.
+    """
+    if name is None:
+        return PLAIN
     if wellknown.popular_rank(name):
-        return "popular"
-    return "brand" if model.own(name) else None
+        # Below a private suffix it is the customer himself who is popular.
+        if model.hosting(name) and not names.is_private_suffix(names.suffix(name)):
+            return CUSTOMER
+        return POPULAR
+    return BRAND if model.own(name) else PLAIN
+
+
+def bounded(action: str, what: str) -> str:
+    """
+    What is left of a model's action at a name with this `standing`.
+
+    No model alone says anything against the popular, nor against a brand's own domain.  A customer
+    of a popular service is not what is popular: people may look at him, but nothing is blocked.
+    """
+    if what in (POPULAR, BRAND):
+        return "none"
+    return "review" if what == CUSTOMER and action == "block" else action
+
+
+def under(action: str, mode: str) -> str:
+    """What is left of an action under ``[classify] mode``, ``block`` or ``review``."""
+    return "review" if action == "block" and mode != "block" else action
 
 
 def prepare() -> None:
-    """Read the tables that judging needs, which takes some 50 ms; not on an event loop."""
+    """
+    Read whatever any model needs: some 150 ms, of which the interpreter's lock is held up to 25.
+
+    Before a worker answers, therefore, and whether or not there is a model yet.
+    """
     wellknown.popular()
     names.is_icann("example.com")
+    # By name, as in `model.reading`: only a process that runs a model pays, and tests have others.
+    importlib.import_module("urlguard.classify.features")
+    importlib.import_module("urlguard.classify.tables")
+    importlib.import_module("urlguard.classify.brands").Brands.load()
+    with contextlib.suppress(ModelError):  # whoever opens a model is told
+        booster._library()

@@ -2,8 +2,8 @@
 Measures of a classifier: ROC, recall at a false-positive rate, slices, calibration.
 
 For training, evaluation and the rivals' benchmark; nothing that serves imports it.  Knows labels
-(1 fraud, 0 benign), scores (higher is worse) and who owns a row; knows no names, no models, no
-files.
+(1 fraud, 0 benign) and scores (higher is worse); knows no owners, no names, no models, no files.
+What draws of owners say of the same measures is in `bootstrap`.
 
 How it works.  **Thresholds.**  A row is called fraud if its score is at least the threshold.  The
 threshold for a false-positive rate is the smallest score in the data at which the share of benign
@@ -12,14 +12,11 @@ score that many share cannot give a flattering figure: with ties the rate is kep
 what is left.  If even the highest score would break the rate, the threshold is infinite and
 nothing is called fraud.
 
-**Two intervals** for the recall at such a threshold, both of 95 %, because they answer two
-questions.  Wilson's takes the threshold as given and each row as a draw of its own: how well is
-this threshold's recall known?  The bootstrap draws owners, with all their rows, and finds the
-threshold again in each draw: how far could the whole measurement have come out otherwise?  At a
-rate of 0.01 % the threshold hangs on a handful of benign rows, and the second is much the wider.
-Fraud owners and benign owners are drawn apart, so that both counts stay as they are.  Equal seeds
-draw equal owners: the replicates of two classifiers on the same rows may be divided by each other,
-and what they have in common falls out of the ratio.
+**Intervals** are of 95 %.  Wilson's takes a threshold as given and each row as a draw of its own:
+how well is this threshold's recall known?  A bootstrap over owners finds the threshold again in
+each draw: how far could the whole measurement have come out otherwise?  At a rate of 0.01 % the
+threshold hangs on a handful of benign rows, and the second is much the wider; a `Point` has room
+for both.
 
 **Shares** of slices carry Wilson's interval and Clopper and Pearson's one-sided bound, which stays
 honest where no hit was seen.  Both take rows as independent.
@@ -29,7 +26,7 @@ the stated prior: a probability means nothing before it is said among what.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +40,7 @@ Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 ROUNDS = 1000  # bootstrap draws
 BINS = 15
 # Rates such as 0.29 are no binary fractions: 0.29 of 100 rows are 29, not 28.
-_SLACK = 1e-9
+SLACK = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +207,7 @@ def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
     Raises:
         ValueError: see `tpr_at_fpr`.
     """
-    fraud, score = _checked(labels, scores)
+    fraud, score = checked(labels, scores)
     _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     ranks = (last - (counts - 1) / 2)[inverse]  # a tie's rows share its mean rank
@@ -226,7 +223,7 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike) -> Curve:
     Raises:
         ValueError: see `tpr_at_fpr`.
     """
-    fraud, score = _checked(labels, scores)
+    fraud, score = checked(labels, scores)
     thresholds, bad, good = _falling(fraud, score)
     return Curve(good / good[-1], bad / bad[-1], thresholds)
 
@@ -248,7 +245,7 @@ def precision_recall(
     Raises:
         ValueError: see `tpr_at_fpr`; a prior outside 0 to 1.
     """
-    fraud, score = _checked(labels, scores)
+    fraud, score = checked(labels, scores)
     thresholds, bad, good = _falling(fraud, score)
     share = bad[-1] / (bad[-1] + good[-1]) if prior is None else _prior(prior)
     recall = bad / bad[-1]
@@ -272,7 +269,7 @@ def threshold_at(labels: ArrayLike, scores: ArrayLike, fpr: float) -> float:
     Raises:
         ValueError: see `tpr_at_fpr`.
     """
-    fraud, score = _checked(labels, scores)
+    fraud, score = checked(labels, scores)
     return _threshold(np.sort(score), np.sort(score[~fraud]), fpr)
 
 
@@ -280,9 +277,7 @@ def tpr_at_fpr(
     labels: ArrayLike,
     scores: ArrayLike,
     fpr: float,
-    owners: Sequence[object] | NDArray[np.generic] | None = None,
-    rounds: int = ROUNDS,
-    seed: int = 0,
+    bootstrap: Interval | None = None,
 ) -> Point:
     """
     The recall at the threshold that allows a false-positive rate.
@@ -291,9 +286,7 @@ def tpr_at_fpr(
         labels: 1 or True for fraud, else benign; there must be rows of both.
         scores: one for each label; higher is worse; finite.
         fpr: the rate allowed, from 0 to 1.
-        owners: who owns each row, for the bootstrap; None leaves it out.
-        rounds: draws of the bootstrap.
-        seed: of the draws; equal seeds draw equal owners from equal rows.
+        bootstrap: the recall's interval, if owners were drawn for it; see `bootstrap.tpr_draws`.
 
     Returns:
         The point with its counts and intervals.
@@ -302,91 +295,10 @@ def tpr_at_fpr(
         ValueError: labels of one kind only, labels and scores of different lengths, a score that
             is not a finite number, or a rate outside 0 to 1.
     """
-    draws = None
-    if owners is not None:
-        draws = replicates(labels, scores, [fpr], owners, rounds, seed)[:, 0]
-    return point(labels, scores, fpr, draws)
-
-
-def point(labels: ArrayLike, scores: ArrayLike, fpr: float, draws: Floats | None = None) -> Point:
-    """
-    As `tpr_at_fpr`, with a bootstrap that was drawn before: a column of `replicates`.
-
-    Raises:
-        ValueError: see `tpr_at_fpr`.
-    """
-    fraud, score = _checked(labels, scores)
+    fraud, score = checked(labels, scores)
     threshold = _threshold(np.sort(score), np.sort(score[~fraud]), fpr)
-    return Point(
-        fpr,
-        threshold,
-        share(score[~fraud], threshold),
-        share(score[fraud], threshold),
-        None if draws is None else percentiles(draws),
-    )
-
-
-def replicates(
-    labels: ArrayLike,
-    scores: ArrayLike,
-    fprs: Sequence[float],
-    owners: Sequence[object] | NDArray[np.generic],
-    rounds: int = ROUNDS,
-    seed: int = 0,
-) -> Floats:
-    """
-    Recalls over draws of owners, with the threshold found anew in each draw.
-
-    Args:
-        labels, scores, owners, rounds, seed: see `tpr_at_fpr`.
-        fprs: the rates allowed, at least one.
-
-    Returns:
-        An array of shape (rounds, len(fprs)).  The rows of two classifiers for the same labels,
-        owners and seed belong together, so their ratio may be taken row by row.
-
-    Raises:
-        ValueError: see `tpr_at_fpr`; owners of another length; no rounds or no rates.
-    """
-    fraud, score = _checked(labels, scores)
-    if len(owners) != score.size:
-        raise ValueError(f"{len(owners)} owners for {score.size} rows")
-    if rounds < 1 or not fprs:
-        raise ValueError(f"{rounds} rounds, {len(fprs)} rates: at least one of each")
-    for fpr in fprs:
-        _rate(fpr)
-    holder = np.asarray(owners)
-    good, good_owner, good_count = _by_falling_score(score[~fraud], holder[~fraud])
-    bad, bad_owner, bad_count = _by_falling_score(score[fraud], holder[fraud])
-    # How many fraud rows score strictly above each benign row: all that a threshold just above
-    # that benign row would catch.  Rows of one score stand together in `good`.
-    above = np.searchsorted(-bad, -good, side="left")
-    first = np.searchsorted(-good, -good, side="left")  # where each benign row's tie begins
-
-    out = np.empty((rounds, len(fprs)))
-    random = np.random.default_rng(seed)
-    for row in out:
-        weight = _drawn(random, good_count)[good_owner]
-        caught = np.concatenate([[0], np.cumsum(_drawn(random, bad_count)[bad_owner])])
-        called = np.cumsum(weight)
-        for place, fpr in enumerate(fprs):
-            # The first benign row with which the rate is broken; its tie goes with it, and the
-            # threshold lies just above that.
-            allowed = math.floor(fpr * called[-1] + _SLACK)
-            broken = int(np.searchsorted(called, allowed, side="right"))
-            hits = caught[-1] if broken == good.size else caught[above[first[broken]]]
-            row[place] = hits / caught[-1] if caught[-1] else 0.0
-    return out
-
-
-def percentiles(draws: Floats) -> Interval:
-    """
-    The middle 95 % of a bootstrap's draws.
-
-    A draw that is not a number, as a ratio of nothing to nothing is, counts for neither end.
-    """
-    low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return Interval(float(low), float(high))
+    benign = share(score[~fraud], threshold)
+    return Point(fpr, threshold, benign, share(score[fraud], threshold), bootstrap)
 
 
 def share(scores: ArrayLike, threshold: float) -> Share:
@@ -432,19 +344,8 @@ def reliability(
     Raises:
         ValueError: see `tpr_at_fpr`; a probability or prior outside 0 to 1; no bins.
     """
-    fraud, chance = _checked(labels, probabilities)
-    if chance.min() < 0 or chance.max() > 1:
-        raise ValueError(f"probabilities from {chance.min()} to {chance.max()}: must be 0 to 1")
-    if bins < 1:
-        raise ValueError(f"{bins} bins: at least 1")
-    own = float(fraud.mean())
-    wanted = own if prior is None else _prior(prior)
-    weight = np.where(fraud, wanted / own, (1 - wanted) / (1 - own)) / fraud.size
-
-    _, inverse = np.unique(chance, return_inverse=True)
-    mass = np.bincount(inverse, weight)
-    # A tie belongs where its middle lies.
-    place = np.minimum(((np.cumsum(mass) - mass / 2) * bins).astype(np.int64), bins - 1)[inverse]
+    fraud, chance = checked(labels, probabilities)
+    weight, place = binned(fraud, chance, prior, bins)
     found = []
     for number in np.unique(place):
         rows = place == number
@@ -463,6 +364,32 @@ def reliability(
     return found
 
 
+def binned(
+    labels: ArrayLike, probabilities: ArrayLike, prior: float | None = None, bins: int = BINS
+) -> tuple[Floats, Ints]:
+    """
+    What `reliability` makes its bins of: the weight of each row, and the number of its bin.
+
+    The weights add up to 1, and those of fraud to the prior; numbers begin at 0.
+
+    Raises:
+        ValueError: see `reliability`.
+    """
+    fraud, chance = checked(labels, probabilities)
+    if chance.min() < 0 or chance.max() > 1:
+        raise ValueError(f"probabilities from {chance.min()} to {chance.max()}: must be 0 to 1")
+    if bins < 1:
+        raise ValueError(f"{bins} bins: at least 1")
+    own = float(fraud.mean())
+    wanted = own if prior is None else _prior(prior)
+    weight = np.where(fraud, wanted / own, (1 - wanted) / (1 - own)) / fraud.size
+    _, inverse = np.unique(chance, return_inverse=True)
+    mass = np.bincount(inverse, weight)
+    # A tie belongs where its middle lies.
+    place = np.minimum(((np.cumsum(mass) - mass / 2) * bins).astype(np.int64), bins - 1)
+    return weight, place[inverse]
+
+
 def calibration_error(bins: Iterable[Bin]) -> float:
     """
     The expected calibration error: the mean distance of promise and outcome, weighted by mass.
@@ -472,8 +399,13 @@ def calibration_error(bins: Iterable[Bin]) -> float:
     return sum(each.mass * abs(each.predicted - each.observed) for each in bins)
 
 
-def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Flags, Floats]:
-    """Labels as flags and scores as numbers, fit for all measures."""
+def checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Flags, Floats]:
+    """
+    Labels as flags and scores as numbers, fit for all measures.
+
+    Raises:
+        ValueError: see `tpr_at_fpr`.
+    """
     fraud = np.asarray(labels).astype(np.bool_)
     score = np.asarray(scores, dtype=np.float64)
     if fraud.shape != score.shape or fraud.ndim != 1:
@@ -490,7 +422,8 @@ def _counts(hits: int, rows: int) -> None:
         raise ValueError(f"{hits} hits in {rows} rows")
 
 
-def _rate(fpr: float) -> None:
+def check_rate(fpr: float) -> None:
+    """Raise a ValueError for a false-positive rate outside 0 to 1."""
     if not 0 <= fpr <= 1:
         raise ValueError(f"a false-positive rate of {fpr}: must be 0 to 1")
 
@@ -503,8 +436,8 @@ def _prior(prior: float) -> float:
 
 def _threshold(scores: Floats, benign: Floats, fpr: float) -> float:
     """See `threshold_at`; both arrays sorted, rising."""
-    _rate(fpr)
-    allowed = math.floor(fpr * benign.size + _SLACK)
+    check_rate(fpr)
+    allowed = math.floor(fpr * benign.size + SLACK)
     if allowed >= benign.size:
         return float(scores[0])
     # The highest benign row that may not be called fraud; the threshold is the next score.
@@ -519,15 +452,3 @@ def _falling(fraud: Flags, score: Floats) -> tuple[Floats, Floats, Floats]:
     last = np.append(np.flatnonzero(np.diff(ordered)), ordered.size - 1)  # of each tie
     bad = np.cumsum(flags, dtype=np.float64)[last]
     return ordered[last], bad, last + 1.0 - bad
-
-
-def _by_falling_score(score: Floats, owners: NDArray[np.generic]) -> tuple[Floats, Ints, int]:
-    """Scores, falling; the number of each row's owner; how many owners there are."""
-    order = np.argsort(-score, kind="stable")
-    kinds, numbers = np.unique(owners, return_inverse=True)
-    return score[order], numbers[order].astype(np.int64), int(kinds.size)
-
-
-def _drawn(random: np.random.Generator, owners: int) -> Ints:
-    """How often each owner was drawn in as many draws as there are owners."""
-    return np.bincount(random.integers(0, owners, owners), minlength=owners)

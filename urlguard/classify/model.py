@@ -29,14 +29,20 @@ from typing import Any, Final, NamedTuple, Self
 from urlguard.classify.booster import Booster
 from urlguard.classify.modelfile import MAX_CARD, MAX_PART, contents
 from urlguard.errors import ModelError
+from urlguard.names import shown
 
 FORMAT: Final = 1
 MAX_MARGIN: Final = 1e6  # of a calibration's knots
+MAX_KNOTS: Final = 4096
+MAX_FEATURES: Final = 4096
 KINDS: Final = ("name", "url")
 DIGITS: Final = 6  # of a score
 
 _NAMED = re.compile(r"(name|url)-[0-9A-Za-z][0-9A-Za-z._-]{0,63}").fullmatch
 _BLOCK = 1 << 20
+# All texts of a card that reach terminals and logs are held to these, and to `_NAMED`.
+_DIGEST = re.compile(r"[0-9a-f]{64}").fullmatch
+_FEATURE = re.compile(r"[a-z][a-z0-9_]{0,63}").fullmatch
 
 
 def folder(configured: Path | None = None) -> Path:
@@ -69,7 +75,12 @@ class Threshold(NamedTuple):
 
 
 class Card(NamedTuple):
-    """What a model's card says that its use needs; the file has more, for people."""
+    """
+    What a model's card says that its use needs; the file has more, for people.
+
+    ``prior`` is the share of fraud that the probabilities are meant for; a card that does not say
+    it can be used, and its model cannot be measured.
+    """
 
     name: str
     kind: str
@@ -81,6 +92,7 @@ class Card(NamedTuple):
     own: Threshold  # for names of their owners
     hosting: Threshold  # for names on shared hosting
     digest: str  # sha256 of the card's file
+    prior: float | None = None
 
     @property
     def ident(self) -> str:
@@ -93,35 +105,44 @@ class Card(NamedTuple):
         The card in a file.
 
         Raises:
-            ModelError: it cannot be read, or is not whole.
+            ModelError: it cannot be read, is not whole, or says something that no card may.
         """
+        data = contents(path, MAX_CARD)
         try:
-            data = contents(path, MAX_CARD)
             card = json.loads(data)
-            if card["format"] != FORMAT:
-                raise ModelError(f"{path}: format {card['format']!r}; this version reads {FORMAT}")
+        except (ValueError, RecursionError) as exc:
+            raise ModelError(f"{path}: not a card: {exc}") from exc
+        try:
+            if not isinstance(card, dict):
+                raise ValueError("not a card: must be an object")
+            if _of(int, card, "format") != FORMAT:
+                raise ValueError(f"format {_said(card['format'])}; this version reads {FORMAT}")
+            thresholds = _of(dict, card, "thresholds")
             made = cls(
-                str(card["name"]),
-                str(card["kind"]),
-                tuple(map(str, card["features"])),
-                str(card["features_digest"]),
-                str(card["booster_sha256"]),
-                str(card["tables_sha256"]),
-                tuple((float(raw), float(p)) for raw, p in card["calibration"]),
-                _threshold(card["thresholds"]["own"]),
-                _threshold(card["thresholds"]["hosting"]),
+                _of(str, card, "name"),
+                _of(str, card, "kind"),
+                _features(card),
+                _digest(card, "features_digest"),
+                _digest(card, "booster_sha256"),
+                _digest(card, "tables_sha256"),
+                _calibration(card),
+                _threshold(_of(dict, thresholds, "own")),
+                _threshold(_of(dict, thresholds, "hosting")),
                 hashlib.sha256(data).hexdigest(),
+                _number(card, "prior") if "prior" in card else None,
             )
         except KeyError as exc:
             raise ModelError(f"{path}: no {exc.args[0]!r}; a card must have it") from exc
-        except (ValueError, TypeError, RecursionError, OverflowError) as exc:
-            raise ModelError(f"{path}: not a card: {exc}") from exc
+        except ValueError as exc:
+            raise ModelError(f"{path}: {exc}") from exc
         made._check(path)
         return made
 
     def _check(self, path: Path) -> None:
         if self.name != path.stem or self.kind not in KINDS or not _NAMED(self.name):
-            raise ModelError(f"{path}: is of {self.kind!r} model {self.name!r}; must fit the file")
+            raise ModelError(
+                f"{path}: is of {_said(self.kind)} model {_said(self.name)}; must fit the file"
+            )
         knots = self.calibration
         if not knots:
             raise ModelError(f"{path}: calibration is empty; must have a knot at least")
@@ -138,10 +159,81 @@ class Card(NamedTuple):
                     f"{path}: review_at {threshold.review_at} and block_at {threshold.block_at}; "
                     "must be above 0, and review_at not above block_at"
                 )
+        if self.prior is not None and not 0 < self.prior < 1:
+            raise ModelError(f"{path}: prior {self.prior}; must be above 0 and below 1")
+
+
+# What a card's fields may be.  Each raises a KeyError for a key that is not there, and otherwise a
+# ValueError with the key, what was found and what is allowed; never with text that a card could
+# have filled with anything.
+
+
+_TYPES: Final[dict[type[Any], str]] = {dict: "an object", list: "a list"}
+_WANTED: Final[dict[type[Any], str]] = _TYPES | {int: "a whole number", str: "text"}
+
+
+def _of(kind: type[Any], said: dict[str, Any], key: str) -> Any:
+    # By the very type: a JSON true is an int to Python.
+    if type(said[key]) is not kind:
+        raise ValueError(f"{key} is {_said(said[key])}; must be {_WANTED[kind]}")
+    return said[key]
+
+
+def _said(value: Any) -> str:
+    """A value of a card as it may stand in a message: ASCII, short, without control characters."""
+    if isinstance(value, str):
+        return shown(value)
+    # What is nested could be deeper than `repr` can go.
+    return _TYPES.get(type(value)) or shown(json.dumps(value))[1:-1]
+
+
+def _number(said: dict[str, Any], key: str) -> float:
+    return _float(said[key], key)
+
+
+def _float(value: Any, what: str) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"{what} is {_said(value)}; must be a number")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{what} is a number of over 300 digits; must be smaller") from None
 
 
 def _threshold(said: dict[str, Any]) -> Threshold:
-    return Threshold(float(said["block_at"]), float(said["review_at"]))
+    return Threshold(_number(said, "block_at"), _number(said, "review_at"))
+
+
+def _digest(said: dict[str, Any], key: str) -> str:
+    found: str = _of(str, said, key)
+    if not _DIGEST(found):
+        raise ValueError(f"{key} {_said(found)}; must be 64 hexadecimal digits in lower case")
+    return found
+
+
+def _features(said: dict[str, Any]) -> tuple[str, ...]:
+    found = _of(list, said, "features")
+    if not 1 <= len(found) <= MAX_FEATURES:
+        raise ValueError(f"features: {len(found)} of them; must be 1 to {MAX_FEATURES}")
+    for name in found:
+        if type(name) is not str or not _FEATURE(name):
+            raise ValueError(
+                f"features: {_said(name)}; must be names of letters, digits and underscores"
+            )
+    return tuple(found)
+
+
+def _calibration(said: dict[str, Any]) -> tuple[tuple[float, float], ...]:
+    found = _of(list, said, "calibration")
+    if len(found) > MAX_KNOTS:
+        raise ValueError(f"calibration has {len(found)} knots; may have {MAX_KNOTS}")
+    knots = []
+    for knot in found:
+        if type(knot) is not list or len(knot) != 2:
+            raise ValueError(f"calibration: {_said(knot)}; must be pairs of margin and probability")
+        raw, p = knot
+        knots.append((_float(raw, "calibration"), _float(p, "calibration")))
+    return tuple(knots)
 
 
 class Reading(NamedTuple):
@@ -189,7 +281,10 @@ class Model:
     """
     One model, ready to score.
 
-    ``ident`` names it in verdicts: the name, and the first digits of its card's digest.
+    ``ident`` names it in verdicts: the name, and the first digits of its card's digest.  ``row``,
+    ``hosting`` and ``own`` are those of its `Reading`; ``margin`` gives the trees' raw margin of
+    such a row, and ``contributions`` what each feature adds to that and, as the last, the margin
+    that is expected of any (`Booster.contributions`; milliseconds).
     """
 
     def __init__(self, card: Card, booster: Booster, reading: Reading) -> None:
@@ -204,8 +299,10 @@ class Model:
         self.ident = card.ident
         self.own = reading.own
         self.hosting = reading.hosting
-        self._row = reading.row
-        self._booster = booster
+        self.row = reading.row
+        self.margin = booster.raw
+        self.contributions = booster.contributions
+        self._margins = booster.raws
         self._raws = [raw for raw, _ in card.calibration]
         self._probabilities = [p for _, p in card.calibration]
 
@@ -261,11 +358,11 @@ class Model:
         Args:
             item: a canonical name, or a `urls.Url`, by the model's kind.
         """
-        return self.probability(self._booster.raw(self._row(item)))
+        return self.probability(self.margin(self.row(item)))
 
     def scores(self, items: Iterable[Any]) -> list[float]:
         """The scores of many items, each the same as from `score`."""
-        return list(map(self.probability, self._booster.raws(list(map(self._row, items)))))
+        return list(map(self.probability, self._margins(list(map(self.row, items)))))
 
     def judge(self, item: Any) -> tuple[str, float]:
         """The action at the model's thresholds (block, review or none), and the score."""

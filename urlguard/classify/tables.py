@@ -23,13 +23,12 @@ import json
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import ahocorasick
 
-from urlguard import names
+from urlguard.classify import strings
 from urlguard.errors import UrlGuardError
 
 MAGIC: Final = b"UGTABLE1"
@@ -154,12 +153,4 @@ class Tables:
 
     def hosting(self, name: str) -> bool:
         """True if a canonical name is somebody's place on shared hosting, not a domain bought."""
-        suffix, domain = names.split(name)
-        return _private(suffix) or (
-            domain is not None and domain in self.shared and len(domain) < len(name)
-        )
-
-
-@lru_cache(4096)
-def _private(suffix: str) -> bool:
-    return names.is_private_suffix(suffix)
+        return strings.on_hosting(name, self.shared)

@@ -5,11 +5,13 @@
 import datetime
 import importlib.util
 import json
+import os
 import re
+import shlex
 import signal
 import sys
-import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +21,13 @@ import click
 
 from urlguard import config as configuration
 from urlguard.cli.base import warn, with_config
-from urlguard.errors import InputError, UrlGuardError
+from urlguard.errors import InputError, ModelError, UrlGuardError
 
 if TYPE_CHECKING:
     from urlguard.classify.training.files import Line
     from urlguard.classify.training.job import Result
     from urlguard.classify.training.outcome import Measured, Scored
+    from urlguard.classify.training.rows import Rows
 
 Say = Callable[[str], None]
 
@@ -56,6 +59,7 @@ _version = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(\.[2-9])?").
     help="Which model.",
 )
 @click.option("--version", metavar="DATE", help="Its name's end; default: today, in UTC.")
+@click.option("--force", is_flag=True, help="Replace a model of that name; otherwise none is.")
 @click.option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -75,6 +79,7 @@ def train(
     out: Path,
     kind: str,
     version: str | None,
+    force: bool,
     report: Path | None,
     scores: Path | None,
 ) -> None:
@@ -91,13 +96,21 @@ def train(
             f"--version {version!r}: must be a date, such as 2026-11-24, or a later one of that "
             "day, such as 2026-11-24.2"
         )
-    _writable(report)
+    kinds = ("name", "url") if kind == "both" else (kind,)
+    _writable("--report", report)
     from urlguard.classify.training import files, job
 
-    kinds = ("name", "url") if kind == "both" else (kind,)
+    for one in kinds:
+        if not force and (there := job.existing(out, f"{one}-{version}")):
+            raise InputError(
+                f"--version {version}: {there[0]} is there already; must be another version, such "
+                f"as {version[:10]}.2, or be replaced by --force"
+            )
     out.mkdir(parents=True, exist_ok=True)
     if scores is not None:
         scores.mkdir(parents=True, exist_ok=True)
+        for one in kinds:
+            _writable("--scores", scores / f"{one}-{version}.npz")
     # What was begun is removed at every end that leaves us the time.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     runs = []
@@ -105,17 +118,17 @@ def train(
         say("looking through the data")
         files.check(data, say)
         for one in kinds:
-            with tempfile.TemporaryDirectory(prefix=".training-", dir=out) as folder:
+            with job.workplace(out, say) as folder:
                 task = job.Task(
                     one,
                     data,
-                    Path(folder),
+                    folder,
                     version,
                     _command(data, one, version),
                     scores and scores / f"{one}-{version}.npz",
                 )
                 result = job.run(task, lambda words, one=one: say(f"{one}: {words}"))  # type: ignore[misc]
-                job.publish(task.folder, out, task.name)
+                job.publish(task.folder, out, task.name, force=force)
             runs.append(result)
     for result in runs:
         _show_made(result, out)
@@ -128,7 +141,7 @@ def train(
 
 def _command(data: Path, kind: str, version: str) -> str:
     """What makes the model again, without the place of anybody's folders."""
-    folder = data.name if data.is_absolute() else data
+    folder = shlex.quote(_printable(data.name if data.is_absolute() else str(data)))
     return f"urlguard train --data {folder} --kind {kind} --version {version}"
 
 
@@ -182,11 +195,11 @@ def evaluate(
     Measure a model on labelled names or URLs of your own.
 
     FILE is CSV, plain or gzip, with the columns domain or url, and label (1 fraud, 0 harmless);
-    category, source and first_seen if you have them.  Rows that trained the model flatter it: its
-    card does not list them, so only you can tell.
+    category, source and first_seen if you have them.  A name or URL may have one label only.  Rows
+    that trained the model flatter it: its card does not list them, so only you can tell.
     """
     _need("numpy", *(["matplotlib"] if report else []))
-    _writable(report)
+    _writable("--report", report)
     from urlguard.classify import model as opening
     from urlguard.classify.training import files, outcome
 
@@ -200,7 +213,12 @@ def evaluate(
     with _steps() as say:
         for kind, here in by_kind.items():
             opened = opening.Model.open(folder, kind, model)
-            lines = [line for path in here for line in files.read(path)]
+            if opened.card.prior is None:
+                raise ModelError(
+                    f"{folder / opened.name}.json: no 'prior'; a card must have it to be measured"
+                )
+            labels = files.Labels()
+            lines = [line for path in here for line in files.read(path, labels)]
             say(f"{len(lines):,} {kind}s to {opened.name}")
             scored = _scored(opened, folder, lines, say)
             say("measuring")
@@ -210,6 +228,7 @@ def evaluate(
             click.echo(json.dumps({"model": ident, **outcome.plain(found)}))
         else:
             _show_measured(ident, scored, found)
+        _warn_of_owners(scored.rows)
     warn("rows whose owners trained the model cannot be told from the others, and flatter it")
     if report is None:
         return
@@ -261,8 +280,22 @@ def _scored(opened: Any, folder: Path, lines: Sequence["Line"], say: Say) -> "Sc
         np.array(scores),
         np.array([tables.hosting(name) for name in hosts], dtype=np.bool_),
         {"own": card.own._asdict(), "hosting": card.hosting._asdict()},
-        json.loads((folder / f"{opened.name}.json").read_bytes())["prior"],
+        card.prior,
     )
+
+
+def _warn_of_owners(rows: "Rows") -> None:
+    """Say how many owners have rows of both labels: no model of their names can be right on all."""
+    labels: dict[str, int] = defaultdict(int)  # a bit for each
+    for who, label in zip(rows.owner, rows.label.tolist(), strict=True):
+        labels[who] |= 1 << label
+    both = {who for who, found in labels.items() if found == 3}
+    if both:
+        count = sum(who in both for who in rows.owner)
+        warn(
+            f"{len(both):,} owners (registrable domains, or customers of shared hosting) have rows "
+            f"of both labels, {count:,} rows in all; one of the labels may be wrong"
+        )
 
 
 def _show_measured(ident: str, scored: "Scored", found: "Measured") -> None:
@@ -322,10 +355,23 @@ def _need(*modules: str) -> None:
         )
 
 
-def _writable(path: Path | None) -> None:
-    """Refuse a file that could not be written at the end."""
-    if path is not None and not path.absolute().parent.is_dir():
-        raise InputError(f"--report {path}: its folder does not exist")
+def _writable(option: str, path: Path | None) -> None:
+    """Refuse a file that could not be written at the end; leaves none behind."""
+    if path is None:
+        return
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{option} {path}: its folder does not exist")
+    fresh = not os.path.lexists(path)
+    try:
+        # Tried, since permissions alone do not tell: of root, of what is mounted for reading only.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+        os.close(os.open(path, flags, 0o666))
+    except OSError as exc:
+        raise InputError(
+            f"{option} {path}: {exc.strerror}; must be a file that can be written"
+        ) from exc
+    if fresh:
+        path.unlink()
 
 
 @contextmanager

@@ -4,8 +4,10 @@
 
 import asyncio
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,9 +15,11 @@ import click
 from urlguard import __version__, events
 from urlguard import config as configuration
 from urlguard.cli.base import warn, with_config
-from urlguard.errors import UrlGuardError
+from urlguard.config.checks import models_folder
+from urlguard.errors import ConfigError, UrlGuardError
 
 if TYPE_CHECKING:
+    from urlguard.classify.model import Model
     from urlguard.engine import Engine
 
 
@@ -25,7 +29,8 @@ def serve(config: configuration.Config) -> None:
     """Start the resolver, and run until Ctrl-C or SIGTERM."""
     from urlguard.server.supervisor import Supervisor
 
-    _examine(config)
+    for warning in _examined(config):
+        warn(warning)
     supervisor = Supervisor(config)
     supervisor.open()
     addresses = ", ".join(str(a) for a in supervisor.addresses)
@@ -53,12 +58,11 @@ def serve(config: configuration.Config) -> None:
         supervisor.close()
 
 
-def _examine(config: configuration.Config) -> None:
-    """Print warnings, and have everybody read the configuration who will have to."""
+def _examined(config: configuration.Config) -> list[str]:
+    """Warnings, after everybody has read the configuration who will have to."""
     from urlguard.server.reload import examine
 
-    for warning in examine(config):
-        warn(warning)
+    return examine(config)
 
 
 def _example(engine: "Engine") -> str | None:
@@ -74,6 +78,87 @@ def _example(engine: "Engine") -> str | None:
 @click.command("check-config")
 @with_config
 def check_config(config: configuration.Config) -> None:
-    """Read the configuration and say everything that is wrong with it."""
-    _examine(config)
+    """
+    Read the configuration and say everything that is wrong with it.
+
+    Opens what it names: certificates, keys, secrets and models.  What is wrong fails the check;
+    what is permitted and probably not meant is only told.
+    """
+    found = _examined(config)
+    wrong, odd = _models(config)
+    for warning in [*(w for w in found if w not in wrong), *odd]:
+        warn(warning)
+    if wrong:
+        where = config.path.name if config.path else "built-in defaults"
+        raise ConfigError([f"{where}: {problem}" for problem in wrong])
     click.echo(f"{config.path or 'built-in defaults'}: ok; state in {config.state_dir}")
+
+
+def _models(config: configuration.Config) -> tuple[list[str], list[str]]:
+    """
+    What a server would find wrong with the models, and what is only odd.
+
+    A server would go on with other models or none.  So wrong is what the configuration names and
+    nobody could use; of what it leaves to us, the rest is told.
+    """
+    from urlguard.classify import model
+
+    options = config.classify
+    if {options.mode, *(segment.classify for segment in config.segment)} <= {"off", None}:
+        return [], []
+    if (problem := models_folder(config)) is not None:
+        return [problem], []
+    folder = model.folder(options.models)
+    wrong: list[str] = []
+    odd: list[str] = []
+    name, refused = model.find(folder, "name", named=options.model, besides=options.shadow)
+    if options.model is not None and refused:
+        wrong += _unusable("model", options.model, folder, refused)
+    elif name is None and options.shadow in model.names(folder, "name"):
+        wrong.append(
+            f"[classify] shadow = {options.shadow!r}: no other model in {folder} can be used; "
+            "must run beside one"
+        )
+    else:
+        odd += _fallback("name", folder, name, refused)
+    if options.shadow is not None and name is not None:
+        shadow, refused = model.find(folder, "name", named=options.shadow)
+        wrong += _unusable("shadow", options.shadow, folder, refused)
+        if shadow is not None and _alike(shadow, name):
+            odd.append(
+                f"[classify] shadow = {options.shadow!r}: judges as {name.name} does, the model "
+                "beside it; should be another"
+            )
+    odd += _fallback("url", folder, *model.find(folder, "url"))
+    return wrong, odd
+
+
+def _unusable(
+    key: str, named: str, folder: Path, refused: Sequence[UrlGuardError]
+) -> Iterator[str]:
+    """What is told of a model that a key names."""
+    from urlguard.classify import model
+
+    there = model.names(folder, "name")
+    some = f"; must be one of {', '.join(there[:5])}" if there and named not in there else ""
+    for problem in refused:
+        yield f"[classify] {key} = {named!r}: {problem}{some}"
+
+
+def _fallback(
+    kind: str, folder: Path, found: "Model | None", refused: Sequence[UrlGuardError]
+) -> Iterator[str]:
+    """What is told of a kind whose model nobody named."""
+    using = f"{found.name} is used instead" if found else "none is used"
+    for problem in refused:
+        yield f"[classify] models: {problem}; {using}"
+    if found is None and not refused:
+        yield f"[classify] models: {folder}: no card {kind}-*.json; should have one, none is used"
+
+
+def _alike(one: "Model", other: "Model") -> bool:
+    """Whether two models give the same answers: all that their cards say of it is the same."""
+    ours, theirs = (
+        card._replace(name="", digest="", prior=None) for card in (one.card, other.card)
+    )
+    return ours == theirs

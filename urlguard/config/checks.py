@@ -33,13 +33,40 @@ def warnings(config: Config) -> list[str]:
                     f"[server] {key}: {network}: everybody counts as a front end, has no limits "
                     "and may ask in anyone's name; name the front ends alone"
                 )
-    if config.classify.models is not None and not config.classify.models.is_dir():
-        found.append(
-            f"[classify] models: no model runs; folder {config.classify.models}: not there"
-        )
+    if (problem := models_folder(config)) is not None:
+        found.append(problem)
     if config.api.metrics_token_file is not None:
         found += _secret("[api] metrics_token_file", config.api.metrics_token_file)
+    if config.api.tls_key is not None:
+        found += _secret("[api] tls_key", config.api.tls_key)
+    if not config.api.listen.loopback and config.api.tls_cert is None:
+        found.append(
+            f"[api] listen = {config.api.listen}: other machines reach it, and tokens travel "
+            "unencrypted; set tls_cert and tls_key, or put a TLS proxy before it"
+        )
+    for network in config.api.proxy_from:
+        if network.prefixlen == 0:
+            found.append(
+                f"[api] proxy_from: {network}: everybody counts as a proxy and chooses the address "
+                "that limits go by; name the proxies alone"
+            )
     return found
+
+
+def models_folder(config: Config) -> str | None:
+    """What is wrong with the folder of models that the configuration names; None if nothing is."""
+    folder = config.classify.models
+    if folder is None:
+        return None
+    try:
+        if stat.S_ISDIR(folder.stat().st_mode):
+            return None
+        state = "is no folder"
+    except OSError as exc:
+        state = "not there" if isinstance(exc, FileNotFoundError) else str(exc.strerror)
+    return (
+        f"[classify] models: must be a folder of models, without which none runs; {folder}: {state}"
+    )
 
 
 def across(config: Config, reader: Reader) -> None:
@@ -74,6 +101,8 @@ def across(config: Config, reader: Reader) -> None:
             "[classify] ",
             f"shadow = {config.classify.shadow!r}: must not be model, beside which it runs",
         )
+    if (config.api.tls_cert is None) != (config.api.tls_key is None):
+        reader.problem("[api] ", "must have both tls_cert and tls_key, or neither")
     if config.bus.url != "memory:":
         reader.problem("[bus] ", f'url = {config.bus.url!r}: this version knows "memory:" only')
     _order(config.plugins, reader)

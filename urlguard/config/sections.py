@@ -305,9 +305,20 @@ class Feed:
 
 @dataclass(frozen=True)
 class Api:
-    """``[api]``: HTTP for machines: metrics and health (API and console: not in this version)."""
+    """``[api]``: the HTTP API, metrics and health (console: not in this version)."""
 
-    listen: Endpoint = _key(Endpoint("127.0.0.1", 8530), "address of metrics, API and console")
+    listen: Endpoint = _key(Endpoint("127.0.0.1", 8530), "address of the API, metrics and health")
+    hosts: tuple[str, ...] = _key(
+        (),
+        "names under which it is reached; IP addresses and localhost always are",
+        pattern=r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*",
+    )
+    tls_cert: Path | None = _key(None, "certificate chain, PEM; with it, HTTPS and no HTTP")
+    tls_key: Path | None = _key(None, "the certificate's key, PEM, without a passphrase")
+    proxy_from: tuple[Network, ...] = _key(
+        (), "reverse proxies whose X-Forwarded-For is believed; it counts for limits on guessing"
+    )
+    connections: int = _key(64, "connections served at once", low=1, high=10_000)
     metrics_token_file: Path | None = _key(
         None, "a file with the bearer token for /metrics; without it, loopback only"
     )

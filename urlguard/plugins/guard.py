@@ -11,6 +11,9 @@ gets the same answer as a listed name, from the same code.  It is asked about no
 leads to: these are mostly those of content networks, which look like nothing that a person reads,
 so that a score would say little, cost as much as the answer, and break sites that nobody accused.
 
+What clients ask for beside a site's address, such as MX or TXT, costs no score.  But of a name that
+the model is known to block every type is, as of a listed name.
+
 What a blocked name gets, by ``[guard] answer``, or the client's segment's, and the query's type:
 
     mode       A, ANY         AAAA           SOA      any other type
@@ -29,7 +32,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from urlguard import config
-from urlguard.classify.judge import InUse, Judge, apart
+from urlguard.classify.judge import CATEGORY, KIND, InUse, Judge, apart
 from urlguard.plugins.base import Answer, Local, Parts
 from urlguard.verdict import FEED, Ruling
 from urlguard.wire import answer
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 
 CANARY: Final = "canary"  # the category of the name that is always blocked
 
-# Types by which somebody goes to a site; about any other the model is not asked.
+# Types by which somebody goes to a site; a query for any other costs no score.
 CNAME, SVCB, HTTPS = 5, 64, 65
 MODELLED: Final = frozenset((A, AAAA, CNAME, SVCB, HTTPS, ANY))
 
@@ -115,7 +118,7 @@ class Guard(Local):
         if name == self.canary:
             ruling = self._canary_ruling  # after the engine was asked: it must be able to answer
         if ruling is None:
-            if self.judge is None or q.qtype not in MODELLED:
+            if self.judge is None:
                 return None
             ruling = self._modelled(self.judge, q)
             if ruling is None:
@@ -126,6 +129,8 @@ class Guard(Local):
             manner = self._usual if segment is None else self._manners[segment.name]
             if (manner.blocks(ruling) and not engine.paused) or ruling is self._canary_ruling:
                 return Answer(manner.wire(q, ruling), "guard", ruling)
+            if ruling.kind == KIND and self.judge is not None:
+                self.judge.passed(name)
             return None
         q.ruling = ruling
         return None
@@ -162,7 +167,10 @@ class Guard(Local):
         segment = None if q.who is None else q.who.segment
         manner = self._usual if segment is None else self._manners[segment.name]
         mode = manner.classify
-        return None if mode == "off" else judge.ruling(q.name, mode)
+        if mode in ("block", "review") and q.qtype in MODELLED:
+            return judge.ruling(q.name, mode)
+        # What the model has said of the name before costs nothing.
+        return judge.remembered(q.name) if mode in ("block", "pass") else None
 
     def _changed(self, names: Collection[str] | None = None) -> None:
         self._policy = object()
@@ -208,8 +216,6 @@ class _Manner:
         segment: config.Segment | None = None,
     ) -> None:
         own = segment or config.Segment()
-        # Where nothing is blocked there is nothing for a model to do.
-        self.classify = (own.classify or mode) if own.filter else "off"
         self._mode = own.answer or options.answer
         self._ttl = options.block_ttl_s if own.block_ttl_s is None else own.block_ttl_s
         self._regulators = regulators
@@ -217,6 +223,12 @@ class _Manner:
         self._only = frozenset(own.categories)
         self._never = frozenset(own.pass_categories)
         self._all = own.filter and not self._only and not self._never
+        # What the model may do: block, review or nothing (off).  Where its word is not in force no
+        # name is scored, unless the segment asks for it (pass).
+        self.classify = own.classify or mode
+        idle = not own.filter or (own.classify is None and not self._in_force(CATEGORY))
+        if idle and self.classify != "off":
+            self.classify = "pass"
         self._forged: dict[int, list[bytes]] = {}
         if self._mode in ("sinkhole", "zero"):
             zero = self._mode == "zero"
@@ -227,11 +239,11 @@ class _Manner:
 
     def blocks(self, ruling: Ruling) -> bool:
         """True if a rule that blocks is in force for these clients."""
-        if self._all:
-            return True
+        return self._all or self._in_force(ruling.category)
+
+    def _in_force(self, category: str) -> bool:
         if not self._filter:
             return False
-        category = ruling.category
         return category not in self._never and (not self._only or category in self._only)
 
     def wire(self, q: Query, ruling: Ruling) -> bytes:

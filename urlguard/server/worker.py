@@ -4,16 +4,20 @@ A resolver worker: one process, one event loop, its own sockets on every address
 Its policy comes from `Following`; only a start waits for the control process, and not for long: a
 decision that a command confirmed before a restart must be in force after it.  A reload puts a chain
 for the new configuration in place of the old one, between two queries, and then looks for a new
-model: that is opened in a thread, and the one in use goes on until it is there.
+model: that is opened in a thread, and the one in use goes on until it is there.  What every model
+needs, the brands above all, is read before the first query, because it holds the interpreter's lock
+for longer than a query should wait.
 """
 
 import asyncio
 import gc
+import json
 import socket
 import sys
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from urlguard import events
 from urlguard.classify import judge, model
@@ -41,7 +45,9 @@ WAIT_S = 3.0  # for the control process's word, when there is a snapshot to begi
 FIRST_POLICY_S = 600.0  # when there is none, or it says so: the first import has to end
 DRAIN_S = 5.0
 MODELS_S = 5.0  # at the start, for models to be opened; later they come when they come
-TURNS_S = 0.0005  # between threads while one opens a model, so that queries hardly wait for it
+TURNS_S: Final = 0.0001  # between threads while one opens a model: queries hardly wait for it
+USUAL_TURNS_S: Final = sys.getswitchinterval()  # before anybody changed it
+GREY_ROWS: Final = 50  # suspects that are looked at between two looks at the sockets
 COOKIES_S = 3600.0  # between two looks at the cookies' secret
 
 
@@ -64,6 +70,7 @@ class Worker:
         self.inbox = inbox
         self.following = Following(self.config.state_dir, self.number)
         self.models = InUse()
+        self._taking = asyncio.Lock()  # models, one change after the other
         self.pseudonyms = Pseudonyms()
         self.stats = Stats()
         self.listeners: list[UdpListener | TcpListener] = []
@@ -200,16 +207,21 @@ class Worker:
 
     async def _take_models(self) -> None:
         """Use the newest model of the folder; one that is refused leaves the one in use."""
+        # A reload may come while the start, or the reload before, still opens one: what either
+        # finds must not be put in the other's place.
+        async with self._taking:
+            await self._take_newest()
+
+    async def _take_newest(self) -> None:
         wanted = {self.config.classify.mode, *(s.classify for s in self.config.segment)}
         if wanted <= {"off", None}:
             return
         started = time.perf_counter()
-        turns = sys.getswitchinterval()
         sys.setswitchinterval(TURNS_S)
         try:
             name, shadow = await asyncio.to_thread(self._find_models)
         finally:
-            sys.setswitchinterval(turns)
+            sys.setswitchinterval(USUAL_TURNS_S)
         models = self.models
         if name is None and self.number == 0:
             folder = str(model.folder(self.config.classify.models))
@@ -317,9 +329,16 @@ class Worker:
         for plugin in self.edge.chain.plugins if self.edge else ():
             if isinstance(plugin, Guard) and plugin.judge is not None:
                 found += plugin.judge.grey.top(int(message["count"]))
-        decide = self.following.live.engine.decide
-        found = [one for one in found if decide(one.name) is None]  # people have not spoken since
-        writer.write(channel.encode({"id": message["id"], "names": found}))
+        rows: list[str] = []
+        for at in range(0, len(found), GREY_ROWS):
+            await asyncio.sleep(0)  # queries are answered between the pieces
+            decide = self.following.live.engine.decide
+            # People have not spoken since.
+            piece = [one for one in found[at : at + GREY_ROWS] if decide(one.name) is None]
+            rows += map(_as_json, piece)
+        # In one piece, for others write here too.
+        head = f'{{"id":{json.dumps(message["id"])},"names":['
+        writer.write(f"{head}{','.join(rows)}]}}\n".encode())
 
     async def _hit_key(self, message: Message, writer: asyncio.StreamWriter) -> None:
         self.pseudonyms.take(message)
@@ -332,6 +351,9 @@ class Worker:
                 continue
             await edge.hits.run(writer)
             await asyncio.sleep(1.0)
+
+
+_as_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def main() -> None:

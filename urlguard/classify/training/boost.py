@@ -11,7 +11,7 @@ from urlguard.classify.training.matrix import Matrix
 # Few, broad leaves: what must hold for campaigns to come should rest on many names.
 PARAMETERS: dict[str, object] = {
     "objective": "binary",
-    "num_leaves": 63,
+    "num_leaves": 31,
     "learning_rate": 0.1,
     "min_data_in_leaf": 100,
     "feature_fraction": 0.5,
@@ -26,7 +26,7 @@ PARAMETERS: dict[str, object] = {
     "num_threads": 2,
     "verbose": -1,
 }
-ROUNDS = 150
+ROUNDS = 120
 
 Floats = npt.NDArray[np.float64]
 

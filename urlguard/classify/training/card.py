@@ -6,6 +6,7 @@ and what features catch.  The same card gives the same page.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 from urlguard.classify import features
@@ -43,6 +44,9 @@ def readable(card: Json) -> str:
         f"{card['prior']:.0%} of fraud among what is asked, and is rounded to six digits. The "
         f"figures below are also in `{card['name']}.json`.",
         _table(["", ""], _facts(card)),
+        "## What was asked",
+        _targets(card["metrics"]["targets"]),
+        _rivals(card["metrics"].get("rivals")),
         "## How it was measured",
         _measured(card),
         "## Fraud found at a false-positive rate",
@@ -50,6 +54,7 @@ def readable(card: Json) -> str:
         "95 % with the threshold as it is; in round ones that of a bootstrap over owners, which "
         "finds the threshold anew in each draw.",
         _ranking(trial),
+        *_undated(card),
         "## Thresholds",
         _thresholds(card),
         "## Harmless slices: false positives",
@@ -64,12 +69,13 @@ def readable(card: Json) -> str:
         "## Fraud by month of first_seen",
         _lines(trial["months"], "month", "blocked", "for review"),
         "## DGA families",
-        _families(trial["families"]),
+        _families(card["metrics"].get("shipped", trial)["families"]),
         "## Hostile mutations",
         _mutations(trial["mutations"], trial["mutations_unhardened"]),
         "## Calibration",
         f"Expected calibration error at the prior of {card['prior']:.0%}: "
-        f"{_number(trial['calibration_error'], 4)}.",
+        f"{_number(trial['calibration_error'], 4)}"
+        f"{_drawn(trial.get('calibration_error_drawn'), 4)}.",
         "## Sources",
         _left_out(card),
         _added(card["metrics"].get("added")),
@@ -90,6 +96,8 @@ def metrics(
     trial: outcome.Measured,
     mutated: outcome.Mutated,
     unhardened: outcome.Mutated | None = None,
+    thresholds: outcome.Thresholds | None = None,
+    undated: outcome.Measured | None = None,
     shipped: outcome.Measured | None = None,
     popular: Share | None = None,
     added: Mapping[str, Any] | None = None,
@@ -100,18 +108,26 @@ def metrics(
     Args:
         trial: of the test rows, by a model that knows neither their owners nor their time.
         mutated, unhardened: see `outcome.plain`.
+        thresholds: the trial's.
+        undated: of fraud without a day among the test's harmless rows, by the same model.
         shipped: of rows by trees of the recipe that ships which have not seen them; its thresholds
             were chosen on these rows.
         popular: blocked names of the most popular ones, likewise.
         added: rankings of the same rows ``without`` sources under non-commercial licences and
             ``beside`` them, of `outcome.ranking`.
     """
-    found: dict[str, Any] = {"trial": outcome.plain(trial, mutated, unhardened)}
+    found: dict[str, Any] = {
+        "targets": [asdict(each) for each in outcome.targets(trial, mutated, popular)],
+        "trial": outcome.plain(trial, mutated, unhardened),
+    }
+    found["trial"]["thresholds"] = thresholds
+    if undated is not None and undated.everything.fraud:
+        said = outcome.plain(undated)
+        found["undated"] = {key: said[key] for key in ("all", "commercial", "sources")}
     if shipped is not None:
         said = outcome.plain(shipped)
-        found["shipped"] = {
-            key: said[key] for key in ("block_at", "review_at", "calibration_error", "slices")
-        }
+        kept = ("block_at", "review_at", "calibration_error", "slices", "families")
+        found["shipped"] = {key: said[key] for key in kept}
         if popular is not None:
             found["shipped"]["popular_blocked"] = outcome.share(popular)
     if added is not None:
@@ -141,9 +157,14 @@ def _measured(card: Json) -> str:
     lines = [
         "A trial of the same recipe was measured, on rows whose owners it does not know and whose "
         f"fraud is newer: fraud first seen before {split['calibrate_from']} trains, from "
-        f"{split['test_from']} on it tests, and what lies between calibrates. An owner is a "
-        "registrable domain, or a customer's name on shared hosting. The model that ships was then "
-        "trained on all rows that may train."
+        f"{split['test_from']} on it tests, and what lies between helps to calibrate. An owner is "
+        "a registrable domain, or a customer's name on shared hosting. Fraud whose only date is "
+        "that of an import, on a day after the training's, may be older than it is said to be; it "
+        "is undated, trains nothing and is measured apart. Of the DGA families half are undated, "
+        "half train. The model that ships was then trained on all rows that may train.",
+        "Curve and thresholds come about as those of the model that ships: the rows that train are "
+        "scored by tables and trees without their fifth, in which fraud stands by its month and "
+        "harmless rows by their owner, and rows that train nothing by the whole.",
     ]
     rows = [
         [name, _PARTS[name], f"{counts['fraud']:,}", f"{counts['harmless']:,}"]
@@ -152,16 +173,67 @@ def _measured(card: Json) -> str:
     return "\n\n".join([*lines, _table(["part", "", "fraud", "harmless"], rows, right=(2, 3))])
 
 
-def _ranking(trial: Json) -> str:
+def _targets(found: Sequence[Json]) -> str:
+    rows = [
+        [
+            each["what"],
+            each["must"],
+            each["aim"],
+            each["measured"],
+            "met" if each["met"] else "**missed**",
+        ]
+        for each in found
+    ]
+    return _table(["figure", "must", "aim", "measured", ""], rows)
+
+
+def _rivals(found: Json | None) -> str:
+    if found is None:
+        return ""
+    rows = []
+    for name, one in found.items():
+        if name == "command":
+            continue
+        row = [name, _number(one["auc"], 4), *map(_share, one["tpr"])]
+        for ratio in one["ratio"]:
+            ends = f"[{_number(ratio['low'], 2)}, {_number(ratio['high'], 2)}]"
+            row.append(f"{_number(ratio['value'], 2)} {ends}")
+        rows.append(row)
+    if not rows:
+        return ""
+    rates = [f"{point['fpr'] * 100:g} %" for point in next(iter(found.values()))["tpr"]]
+    head = ["rival", "ROC-AUC", *(f"TPR at {rate}" for rate in rates)]
+    head += [f"this model ÷ it at {rate}" for rate in rates]
+    words = f"Rivals on the same rows, the trial against each (`{found['command']}`):"
+    return f"{words}\n\n{_table(head, rows, right=range(1, len(head)))}"
+
+
+def _ranking(found: Json) -> str:
     head = ["rows", "fraud", "harmless", "ROC-AUC"]
     said = [("all", "all test rows"), ("commercial", "sources that may train, alone")]
-    head += [f"TPR at {point['fpr'] * 100:g} %" for point in trial["all"]["tpr"]]
+    head += [f"TPR at {point['fpr'] * 100:g} %" for point in found["all"]["tpr"]]
     rows = []
     for key, words in said:
-        found = trial[key]
-        row = [words, f"{found['fraud']:,}", f"{found['harmless']:,}", _number(found["auc"], 4)]
-        rows.append([*row, *map(_point, found["tpr"])])
+        one = found[key]
+        auc = _number(one["auc"], 4) + _drawn(one.get("auc_drawn"), 4)
+        row = [words, f"{one['fraud']:,}", f"{one['harmless']:,}", auc]
+        rows.append([*row, *map(_point, one["tpr"])])
     return _table(head, rows, right=range(1, len(head)))
+
+
+def _undated(card: Json) -> Iterable[str]:
+    found = card["metrics"].get("undated")
+    if found is None:
+        return
+    yield (
+        "Undated fraud among the same harmless rows, by the same trial; sources at its thresholds:"
+    )
+    yield _ranking(found)
+    yield _lines(found["sources"], "source", "blocked", "for review", mark=NONCOMMERCIAL)
+
+
+def _drawn(found: Sequence[float] | None, digits: int) -> str:
+    return "" if found is None else f" ({found[0]:.{digits}f} to {found[1]:.{digits}f})"
 
 
 def _point(found: Json) -> str:
@@ -172,14 +244,22 @@ def _point(found: Json) -> str:
 
 
 def _thresholds(card: Json) -> str:
-    rows = [
-        [words, f"{found['block_at']:.6f}", f"{found['review_at']:.6f}"]
-        for words, found in (
-            ("domains of their own", card["thresholds"]["own"]),
-            ("shared hosting", card["thresholds"]["hosting"]),
-        )
-    ]
-    return _table(["", "block_at", "review_at"], rows, right=(1, 2))
+    rows = []
+    for whose, limits in (
+        ("of this model", card["thresholds"]),
+        ("of the trial", card["metrics"]["trial"].get("thresholds")),
+    ):
+        for words, where in (("domains of their own", "own"), ("shared hosting", "hosting")):
+            if limits is not None:
+                one = limits[where]
+                row = [f"{words}, {whose}", f"{one['block_at']:.6f}", f"{one['review_at']:.6f}"]
+                rows.append(row)
+    words = (
+        "The trial's belong to the figures on this page. They are chosen together, for the most "
+        "fraud within the bounds on harmless rows of all sources, those that may not train too; "
+        "one above 1 lets everything through."
+    )
+    return f"{words}\n\n{_table(['', 'block_at', 'review_at'], rows, right=(1, 2))}"
 
 
 def _shipped(card: Json) -> Iterable[str]:
@@ -230,8 +310,9 @@ def _families(found: Json) -> str:
         for name, one in sorted(found.items(), key=lambda item: (item[1]["made_of"], item[0]))
     ]
     words = (
-        f"Recall at a false-positive rate of {outcome.FAMILY_FPR * 100:g} %. The trial has seen no "
-        "name of any of them."
+        f"Recall at a false-positive rate of {outcome.FAMILY_FPR * 100:g} %, each family held out "
+        "whole: the model that ships, scored by tables and trees without the fifth that it is in. "
+        "Random letters of one family are much like another's; words are like nothing but words."
     )
     return f"{words}\n\n{_table(['family', 'made of', 'names', 'recall'], rows, right=(2, 3))}"
 
@@ -282,7 +363,8 @@ def _left_out(card: Json) -> str:
         return "All sources train."
     return (
         f"Not trained on, for their licences are non-commercial: {', '.join(out)}. Their harmless "
-        "rows calibrate and test, their fraud tests."
+        "rows help to calibrate and to choose thresholds, and test; what fraud of theirs is new "
+        "enough tests."
     )
 
 

@@ -23,15 +23,17 @@ import scipy.sparse as sparse
 from sklearn.linear_model import LogisticRegression
 
 from urlguard import urls
-from urlguard.classify import features
+from urlguard.classify import strings
 from urlguard.classify.brands import Brands
 from urlguard.classify.tables import ODDS_UNIT, WEIGHT_UNIT, Tables
 from urlguard.classify.training.rows import Ints
 
-WEIGHT_BITS: Final = {"name": 22, "url": 22}  # places for n-grams
+WEIGHT_BITS: Final = 20  # places for n-grams
 KEY_BITS: Final = 21
 COMMON_BITS: Final = 17
-REGULARISATION: Final = 0.05  # scikit-learn's C
+# scikit-learn's C.  A URL's n-grams are scaled to length 1, for one has many times those of another
+# URL; see `features.Extractor.url`.
+REGULARISATION: Final = {"name": 0.05, "url": 3.0}
 STEPS: Final = 40  # of the solver
 SMOOTHING: Final = 2.0  # rows that every key is taken to have had before, at the common rate
 LEAST: Final = 2  # rows with a key, for it to be remembered
@@ -94,28 +96,30 @@ def hashed(kind: str, texts: list[str], words: list[str], shared: frozenset[str]
     for text in texts:
         if kind == "url":
             url = url_of(text)
-            name = features.host_of(url)
+            name = strings.host_of(url)
         else:
             name = text
-        piece = features.pieces(name, shared)
+        piece = strings.pieces(name, shared)
         label, before = piece.label.encode(), piece.before.encode()
-        here = features.label_grams(label)
+        here = strings.label_grams(label)
         common.extend(here[: len(label)])
         grams.extend(here)
-        grams.extend(features.before_grams(before))
-        grams.extend(features.suffix_grams(piece.suffix))
-        keys.extend(features.keys(piece.suffix, label, before))
+        grams.extend(strings.before_grams(before))
+        grams.extend(strings.suffix_grams(piece.suffix))
+        keys.extend(strings.keys(piece.suffix, label, before))
         seen = {number for part in (piece.label, piece.before) for _, number in cut(part)}
         hits = brands.find(piece.label) or brands.find(piece.before)
         if kind == "url":
-            path, query, _ = features.tail(url)
-            grams.extend(features.tail_grams(path, features.IN_PATH))
+            path, query, _ = strings.tail(url)
+            grams.extend(strings.tail_grams(path, strings.IN_PATH))
             if query:
-                grams.extend(features.tail_grams(query, features.IN_QUERY))
-            keys.extend(features.path_keys(path, query))
+                grams.extend(strings.tail_grams(query, strings.IN_QUERY))
+            keys.extend(strings.path_keys(path, query))
             seen.update(number for _, number in cut(path))
             hits = hits or brands.find(path)
-        keys.append(features.brand_key(hits[0].brand) if hits else 0)
+        # The plainest, as `features` takes it.
+        best = min(hits, key=lambda hit: hit.kind) if hits else None
+        keys.append(strings.brand_key(best.brand) if best else 0)
         numbers.extend(seen)
         starts.append(len(grams))
         common_starts.append(len(common))
@@ -198,19 +202,20 @@ def _gather(values: npt.NDArray[np.uint32], starts: Ints, chosen: Ints) -> tuple
 def _weights(
     rows: Hashed, truth: npt.NDArray[np.int8], chosen: Ints, mass: npt.NDArray[np.float64]
 ) -> "array[int]":
-    size = 1 << WEIGHT_BITS[rows.kind]
+    size = 1 << WEIGHT_BITS
     grams, sizes = _gather(rows.grams, rows.starts, chosen)
     columns, inverse = np.unique(grams & (size - 1), return_inverse=True)
+    scale = 1 / np.sqrt(sizes) if rows.kind == "url" else np.ones(len(sizes))
     matrix = sparse.csr_matrix(
         (
-            np.ones(len(grams), np.float32),
+            np.repeat(scale.astype(np.float32), sizes),
             inverse.astype(np.int32),
             np.concatenate([[0], sizes.cumsum()]),
         ),
         shape=(len(chosen), len(columns)),
     )
     # The tolerance is never met: the number of steps bounds the work, and is part of the recipe.
-    model = LogisticRegression(C=REGULARISATION, max_iter=STEPS, tol=0.0)
+    model = LogisticRegression(C=REGULARISATION[rows.kind], max_iter=STEPS, tol=0.0)
     model.fit(matrix, truth, sample_weight=mass)
     weights = np.zeros(size, np.int8)
     weights[columns] = np.clip(np.rint(model.coef_[0] / WEIGHT_UNIT), -127, 127)

@@ -8,13 +8,20 @@ How it works.  Each model is trained in a fresh process: LightGBM's threads do n
 and what one kind took of memory is given back before the next begins.  All files are written to a
 folder of their own beside the final place and then renamed, the JSON card last.  Whoever reads a
 model begins with that card and compares digests, so between two renames nobody takes half a model
-for a whole one.
+for a whole one; and if one of them fails, what was there before is put back.
+
+The folder holds a locked file as long as its training lives.  A training that was killed leaves the
+folder and no lock, by which the next one knows what it may remove.
 """
 
+import fcntl
 import multiprocessing
 import os
+import shutil
 import signal
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,6 +34,8 @@ from urlguard.classify.training import card, orphans, outcome, recipe
 from urlguard.errors import UrlGuardError
 
 SUFFIXES: Final = (".tables", ".txt", ".md", ".json")  # in the order of publication
+
+_PREFIX, _LOCK = ".training-", "lock"  # of the folder of one training, and the file in it
 
 # Read by libraries when they are loaded.  Threads that wait by spinning starve each other where
 # cores are shared; and sums in one thread come out the same however many cores there are.
@@ -48,9 +57,9 @@ class Task:
     """
     What is to be made.
 
-    ``folder`` is where the files are written, empty; ``command`` is what the card says makes them
-    again; ``scores`` a file for the scores of the test rows, as `benchmarks.classify` reads them;
-    ``rounds`` the draws for intervals.
+    ``folder`` is where the files are written, see `workplace`; ``command`` is what the card says
+    makes them again; ``scores`` a file for the scores of the test rows, as `benchmarks.classify`
+    reads them; ``rounds`` the draws for intervals.
     """
 
     kind: str
@@ -84,28 +93,26 @@ def make(task: Task, say: Say) -> Result:
         DataError: the data is not what it should be.
     """
     made = recipe.train(task.kind, task.data, task.folder, task.version, task.command, say)
-    trial, shipped = made.trial, made.shipped
+    trial, judged, added = made.trial, made.shipped.judged, made.added
     prior = made.card["prior"]
     tested = outcome.Scored(
         trial.rows, trial.test, trial.score, trial.hosting, trial.thresholds, prior
     )
     fitted = outcome.Scored(
-        trial.rows,
-        shipped.chosen,
-        shipped.score,
-        shipped.hosting,
-        made.card["thresholds"],
-        prior,
+        trial.rows, judged.chosen, judged.score, judged.hosting, judged.limits, prior
     )
     found = outcome.measure(tested, task.rounds)
-    popular = measures.Share(*shipped.popular_blocked)
+    beside = outcome.measure(_undated(trial, prior), task.rounds)
+    shipped = outcome.measure(fitted, rounds=0)
+    popular = measures.Share(*made.shipped.popular_blocked)
     say("measured")
-    added = made.added
     made.card["metrics"] = card.metrics(
         found,
         trial.mutated,
         trial.unhardened,
-        outcome.measure(fitted, rounds=0),
+        trial.thresholds,
+        beside,
+        shipped,
         popular,
         {
             "without": outcome.ranking(added.label, added.without),
@@ -126,8 +133,22 @@ def make(task: Task, say: Say) -> Result:
         trial.mutated,
         trial.unhardened,
         popular,
+        shipped.families,
     )
     return Result(made.card, list(run.targets), run)
+
+
+def _undated(trial: recipe.Trial, prior: float) -> outcome.Scored:
+    """Fraud of which no day is known, among the harmless rows of the test."""
+    harmless = np.flatnonzero(trial.label == 0)
+    return outcome.Scored(
+        trial.rows,
+        np.concatenate([trial.test[harmless], trial.split.undated]),
+        np.concatenate([trial.score[harmless], trial.undated_score]),
+        np.concatenate([trial.hosting[harmless], trial.undated_hosting]),
+        trial.thresholds,
+        prior,
+    )
 
 
 def gains(kind: str, found: list[tuple[str, float]]) -> list[report.Gain]:
@@ -208,21 +229,115 @@ def _child(task: Task, answers: Connection) -> None:
     answers.send(answer)
 
 
-def publish(folder: Path, to: Path, name: str) -> None:
+@contextmanager
+def workplace(out: Path, say: Say) -> Iterator[Path]:
     """
-    Give a model's files their final place; those of that name are replaced.
+    A folder for the files of one training, below the folder of models; removed at the end.
+
+    Removes first what trainings that were killed have left there.
+    """
+    _sweep(out, say)
+    folder, lock = _claimed(out)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _claimed(out: Path) -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=out))
+        # Somebody who sweeps may take it for a leftover before it has its lock.
+        if (lock := _locked(folder, os.O_CREAT)) is not None:
+            return folder, lock
+
+
+def _locked(folder: Path, flags: int = 0) -> int | None:
+    """The open and locked lock of a folder; None if another holds it, or there is none."""
+    path = folder / _LOCK
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between the two steps whoever held it may have removed it.
+        if os.path.samestat(os.fstat(lock), path.stat()):
+            return lock
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(lock)
+        raise
+    os.close(lock)
+    return None
+
+
+def _sweep(out: Path, say: Say) -> None:
+    for folder in out.glob(f"{_PREFIX}*"):
+        if folder.is_symlink() or not folder.is_dir():
+            continue
+        try:
+            lock = _locked(folder)
+        except OSError:  # somebody else's, who will have to remove it
+            continue
+        if lock is None:
+            # Of one that lives; or of one that was killed before it had a lock, and is empty.
+            # What else has no lock is none of ours, whatever its name.
+            with suppress(OSError):
+                folder.rmdir()
+            continue
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
+        say(f"removed {folder.name}, which a training that was killed had left")
+
+
+def existing(to: Path, name: str) -> list[Path]:
+    """Those of a model's files that are in a folder already, the card first."""
+    paths = [to / f"{name}{suffix}" for suffix in reversed(SUFFIXES)]
+    return [path for path in paths if os.path.lexists(path)]
+
+
+def publish(folder: Path, to: Path, name: str, *, force: bool = False) -> None:
+    """
+    Give a model's files their final place: all of them, or none.
 
     Args:
         folder: where they are, on the same file system.
         to: the folder of models.
         name: of the model.
+        force: replace the files of that name.
+
+    Raises:
+        TrainingError: there are such files, and they must not be replaced.
+        OSError: a file is not there or cannot be placed; what was in the place before is there
+            again.
     """
     paths = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
     for path in paths:
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    for path in paths:
-        path.replace(to / path.name)
+    there = existing(to, name)
+    if there and not force:
+        raise TrainingError(f"{there[0]}: is there already; must not be replaced without --force")
+    before = Path(tempfile.mkdtemp(prefix="before-", dir=folder))
+    for path in there:
+        shutil.copy2(path, before)
+    try:
+        for path in paths:
+            path.replace(to / path.name)
+    except BaseException:
+        # Ctrl-C and SIGTERM come here too.  The card is last again.
+        for path in paths:
+            kept = before / path.name
+            if kept.exists():
+                kept.replace(to / path.name)
+            else:
+                (to / path.name).unlink(missing_ok=True)
+        raise
     place = os.open(to, os.O_RDONLY)
     try:
         os.fsync(place)

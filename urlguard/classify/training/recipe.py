@@ -5,11 +5,15 @@ Knows every step and their order; prints nothing itself.
 
 How it works.  Thrice the same steps, see `grow.fitted`:
 
-    trial   on the rows that train (`rows.split`): its calibration comes from the rows that
-            calibrate and its figures from the rows that test, which are newer and of other owners
+    trial   on the rows that train (`rows.split`), measured on those that test, which are newer and
+            of other owners
     added   the same with the rows that may not train, to say what they would add; thrown away
-    final   on every row that may train: this ships.  Each fold's rows are scored by trees without
-            it, so that the curve and the thresholds rest on every harmless row instead of a few
+    final   on every row that may train: this ships
+
+Curve and thresholds of trial and final model come about in the same way, so that the trial's
+figures speak for what ships (`_judged`): each fold's rows are scored by tables and trees without
+it, and beside them rows that train nothing: in the trial those that calibrate, and in the end the
+harmless ones under non-commercial licences.
 """
 
 import hashlib
@@ -42,7 +46,6 @@ from urlguard.classify.training.slices import slices
 Floats = npt.NDArray[np.float64]
 
 MUTATED_SAMPLE: Final = 8000  # fraud rows of the test that are mutated in each way
-TOP: Final = 10_000  # popular names that the shipped model is tried on
 
 Mutated = dict[str, tuple[int, int, int]]
 
@@ -61,6 +64,17 @@ class Added:
 
 
 @dataclass
+class Judged:
+    """Rows that what scored them has not seen, and the curve and thresholds chosen on them."""
+
+    chosen: Ints
+    score: Floats
+    hosting: npt.NDArray[np.bool_]
+    curve: thresholds.Knots
+    limits: dict[str, dict[str, float]]
+
+
+@dataclass
 class Trial:
     """What the test rows say of the recipe; arrays are in the order of ``test``."""
 
@@ -72,6 +86,8 @@ class Trial:
     score: Floats
     hosting: npt.NDArray[np.bool_]
     thresholds: dict[str, dict[str, float]]
+    undated_score: Floats  # of the split's undated rows
+    undated_hosting: npt.NDArray[np.bool_]
     gain: list[tuple[str, float]]
     # For each mutation: rows of fraud, how many are found at FPR 0.1 %, and how many mutated.
     mutated: Mutated
@@ -80,11 +96,9 @@ class Trial:
 
 @dataclass
 class Shipped:
-    """The model that ships, and the scores of rows by trees that have not seen them."""
+    """The model that ships, and rows by trees that have not seen them."""
 
-    chosen: Ints  # row numbers of ``score``
-    score: Floats
-    hosting: npt.NDArray[np.bool_]
+    judged: Judged
     popular_blocked: tuple[int, int]  # of the most popular names, at ``block_at``; of how many
     gain: list[tuple[str, float]]
 
@@ -131,8 +145,7 @@ def train(kind: str, data: Path, folder: Path, version: str, command: str, say: 
         steps = [partial(_prefixed, say, one.name) for one in folders]
         trial = _trial(found, other, trial_folder, workers, steps[0])
         added = _added(found, other, trial, added_folder, workers, steps[1])
-        made = _final(found, other, final_folder, workers, steps[2])
-        fitted, curve, limits, shipped = made
+        fitted, shipped = _final(found, other, final_folder, workers, steps[2])
         name = f"{kind}-{version}"
         (folder / f"{name}.tables").write_bytes(fitted.whole.read_bytes())
         (folder / f"{name}.txt").write_text(fitted.booster.model_to_string(), "utf-8")
@@ -146,8 +159,8 @@ def train(kind: str, data: Path, folder: Path, version: str, command: str, say: 
         "features_digest": features.digest(kind),
         "booster_sha256": _sha256(folder / f"{name}.txt"),
         "tables_sha256": _sha256(folder / f"{name}.tables"),
-        "calibration": curve,
-        "thresholds": limits,
+        "calibration": shipped.judged.curve,
+        "thresholds": shipped.judged.limits,
         "prior": thresholds.PRIOR,
         "sources": _sources(found),
         "split": _said(found, trial.split),
@@ -169,25 +182,14 @@ def write_card(made: Made) -> Path:
 def _trial(found: Rows, other: Rows, folder: Path, workers: ProcessPoolExecutor, say: Say) -> Trial:
     parts = rows.split(found)
     _check(found, parts)
-    hidden = {found.owner[n] for part in parts[1:] for n in part}
-    words = _vocabulary(found, parts.train, other, hidden)
-    fitted = grow.fitted(found, parts.train, words, folder, workers, say)
-    raw = {
-        name: boost.raw(fitted.booster, _whole(found, part, fitted, workers))
-        for name, part in (("calibrate", parts.calibrate), ("test", parts.test))
-    }
-    curve = thresholds.calibrated(raw["calibrate"], found.label[parts.calibrate])
+    fitted = _tried(found, parts, other, limited=False, folder=folder, workers=workers, say=say)
+    judged = _judged(found, fitted, parts.calibrate, workers, say)
     known = Tables.open(fitted.whole)
-    score = {name: thresholds.probabilities(values, curve) for name, values in raw.items()}
-    hosting = {name: _hosting(known, found, part) for name, part in parts._asdict().items()}
-    limits = thresholds.chosen(
-        score["calibrate"],
-        found.label[parts.calibrate] == 0,
-        hosting["calibrate"],
-        _groups(found, parts.calibrate),
+    raw, undated = (
+        boost.raw(fitted.booster, _whole(found, part, fitted, workers))
+        for part in (parts.test, parts.undated)
     )
-    say("calibrated and tested")
-    label = found.label[parts.test]
+    say("tested")
     every = np.ones(len(fitted.chosen), bool)
     plain = grow.grown(found, fitted, every, np.zeros(len(fitted.copied), bool))
     mutated, unhardened = _mutated(found, parts.test, fitted, [fitted.booster, plain], workers)
@@ -196,19 +198,62 @@ def _trial(found: Rows, other: Rows, folder: Path, workers: ProcessPoolExecutor,
         found,
         parts,
         parts.test,
-        label,
-        raw["test"],
-        score["test"],
-        hosting["test"],
-        limits,
+        found.label[parts.test],
+        raw,
+        thresholds.probabilities(raw, judged.curve),
+        _hosting(known, found, parts.test),
+        judged.limits,
+        thresholds.probabilities(undated, judged.curve),
+        _hosting(known, found, parts.undated),
         boost.gain(fitted.booster),
         mutated,
         unhardened,
     )
 
 
+def _tried(
+    found: Rows,
+    parts: Split,
+    other: Rows,
+    *,
+    limited: bool,
+    folder: Path,
+    workers: ProcessPoolExecutor,
+    say: Say,
+) -> Fitted:
+    """Fit on the rows that train, and on words that these know or the other kind's of the time."""
+    hidden = {found.owner[n] for part in parts[1:] for n in part}
+    beside = rows.split(other, limited=limited).train
+    words = fit.vocabulary(
+        [found.text[n] for n in parts.train]
+        + [other.text[n] for n in beside if other.owner[n] not in hidden]
+    )
+    return grow.fitted(found, parts.train, words, folder, workers, say)
+
+
+def _judged(
+    found: Rows, fitted: Fitted, beside: Ints, workers: ProcessPoolExecutor, say: Say
+) -> Judged:
+    """Score what the trees grew from, each fold without itself, and other rows `beside`."""
+    raw = np.zeros(len(fitted.chosen))
+    for number in range(FOLDS):
+        here = fitted.fold == number
+        raw[here] = boost.raw(fitted.without(found, number), fitted.features[here])
+        say(f"trees without fold {number + 1} of {FOLDS}")
+    every = np.concatenate([fitted.chosen, beside])
+    raw = np.concatenate([raw, boost.raw(fitted.booster, _whole(found, beside, fitted, workers))])
+    label = found.label[every]
+    curve = thresholds.calibrated(raw, label)
+    score = thresholds.probabilities(raw, curve)
+    hosting = _hosting(Tables.open(fitted.whole), found, every)
+    groups = {name: flags[every] for name, flags in slices(found).items()}
+    limits = thresholds.chosen(score, label == 0, hosting, groups)
+    return Judged(every, score, hosting, curve, limits)
+
+
 def _check(found: Rows, parts: Split) -> None:
-    for name, part in parts._asdict().items():
+    for name in ("train", "calibrate", "test"):
+        part = getattr(parts, name)
         for label, what in ((1, "fraud"), (0, "harmless names")):
             if not (found.label[part] == label).any():
                 raise DataError(
@@ -228,9 +273,7 @@ def _added(
 ) -> Added:
     """Train once more, with the rows that may not, and throw the model away."""
     parts = rows.split(found, limited=True)
-    hidden = {found.owner[n] for part in parts[1:] for n in part}
-    words = _vocabulary(found, parts.train, other, hidden)
-    fitted = grow.fitted(found, parts.train, words, folder, workers, say)
+    fitted = _tried(found, parts, other, limited=True, folder=folder, workers=workers, say=say)
     both, here, _ = np.intersect1d(trial.test, parts.test, return_indices=True)
     raw = boost.raw(fitted.booster, _whole(found, both, fitted, workers))
     return Added(found.label[both], trial.raw[here], raw)
@@ -265,53 +308,21 @@ def _mutated(
 
 def _final(
     found: Rows, other: Rows, folder: Path, workers: ProcessPoolExecutor, say: Say
-) -> tuple[Fitted, thresholds.Knots, dict[str, dict[str, float]], Shipped]:
+) -> tuple[Fitted, Shipped]:
     limited = found.noncommercial
     learnt = np.flatnonzero(~limited)
-    words = _vocabulary(found, learnt, other, set())
+    beside = np.flatnonzero(~other.noncommercial)
+    words = fit.vocabulary([found.text[n] for n in learnt] + [other.text[n] for n in beside])
     fitted = grow.fitted(found, learnt, words, folder, workers, say)
-    chosen = fitted.chosen
-    raw = np.zeros(len(chosen))
-    for number in range(FOLDS):
-        here = fitted.fold == number
-        raw[here] = boost.raw(fitted.without(found, number), fitted.features[here])
-        say(f"trees without fold {number + 1} of {FOLDS}")
     # Harmless rows that may not train are new to the model as they are, unless it knows the owner.
     owners = {found.owner[n] for n in learnt}
-    beside = np.array(
-        [n for n in np.flatnonzero(limited & (found.label == 0)) if found.owner[n] not in owners],
-        dtype=np.int64,
-    )
-    every = np.concatenate([chosen, beside])
-    raw = np.concatenate([raw, boost.raw(fitted.booster, _whole(found, beside, fitted, workers))])
-    label = found.label[every]
-    curve = thresholds.calibrated(raw, label)
-    score = thresholds.probabilities(raw, curve)
-    hosting = _hosting(Tables.open(fitted.whole), found, every)
-    limits = thresholds.chosen(score, label == 0, hosting, _groups(found, every))
-    popular = rows.most_popular(found, every, TOP)
-    blocked = np.where(hosting, limits["hosting"]["block_at"], limits["own"]["block_at"]) <= score
-    shipped = Shipped(
-        every,
-        score,
-        hosting,
-        (int(blocked[popular].sum()), len(popular)),
-        boost.gain(fitted.booster),
-    )
-    return fitted, curve, limits, shipped
-
-
-def _groups(found: Rows, part: Ints) -> dict[str, npt.NDArray[np.bool_]]:
-    return {name: flags[part] for name, flags in slices(found).items()}
-
-
-def _vocabulary(found: Rows, chosen: Ints, other: Rows, hidden: set[str]) -> list[str]:
-    """Words of the chosen rows, and of the other kind's rows that may train and are not hidden."""
-    texts = [found.text[n] for n in chosen]
-    texts += [
-        other.text[n] for n in np.flatnonzero(~other.noncommercial) if other.owner[n] not in hidden
-    ]
-    return fit.vocabulary(texts)
+    new = [n for n in np.flatnonzero(limited & (found.label == 0)) if found.owner[n] not in owners]
+    judged = _judged(found, fitted, np.array(new, dtype=np.int64), workers, say)
+    popular = rows.most_popular(found, judged.chosen)
+    block_at = [judged.limits[where]["block_at"] for where in ("own", "hosting")]
+    blocked = judged.score >= np.where(judged.hosting, block_at[1], block_at[0])
+    counts = (int(blocked[popular].sum()), len(popular))
+    return fitted, Shipped(judged, counts, boost.gain(fitted.booster))
 
 
 def _whole(found: Rows, part: Ints, fitted: Fitted, workers: ProcessPoolExecutor) -> Matrix:

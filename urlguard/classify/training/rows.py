@@ -9,6 +9,11 @@ the fraud as well: what was first seen before `CALIBRATE_FROM` trains, what was 
 `TEST_FROM` on tests, as a model meets fraud that is newer than itself.  Dates of harmless rows are
 those of somebody's snapshot and say nothing, so these are parted by the owner's hash alone.
 
+Some dates of fraud are days on which a whole list was imported; what is listed may be years older.
+Such a day is an upper bound.  One before `CALIBRATE_FROM` proves that a row may train; a later one
+proves nothing, and these rows are a part of their own, *undated*, measured beside the test.  So are
+names of domain generation algorithms: half of the families train, the others are undated.
+
 Rows of sources with a non-commercial licence never train.  They are measured on: the harmless ones
 calibrate and test, the fraud tests, and so stands for feeds that the model has never seen.
 """
@@ -26,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from urlguard import names
+from urlguard.classify.training.sources import family
 from urlguard.errors import UrlGuardError
 
 CALIBRATE_FROM: Final = "2025-07-01"
@@ -44,10 +50,16 @@ NONCOMMERCIAL: Final = frozenset(
         "phishing.army-2023",
     }
 )
-UNUSED: Final = 255
+# Lists whose dates, and days on which all the lists, are those of an import; see the data's README.
+UNDATED_SOURCES: Final = frozenset({"blocklistproject", "maltrail"})
+IMPORT_DAYS: Final = frozenset({"2023-01-12", "2025-06-14", "2025-12-22"})
 
-# More hosts than the data admits for one owner: what is below must have owners of its own.
-_MOST_OF_AN_OWNER = 4
+TOP: Final = 10_000  # popular names that are looked at apart
+
+# The data admits two names of fraud for one owner: a domain with more of them has customers.
+_MOST_OF_AN_OWNER = 2
+
+TRAIN, CALIBRATE, TEST, UNDATED, UNUSED = range(5)
 
 Ints = npt.NDArray[np.int64]
 
@@ -62,8 +74,8 @@ class Rows:
     Labelled names or URLs; arrays and lists of the same length.
 
     ``text`` is a canonical name, or a URL without scheme; ``label`` is 1 for fraud; ``first_seen``
-    a day as text; ``shared`` the domains below which each name is somebody else's; ``rank`` the
-    popularity of names.
+    a day as text; ``shared`` the domains below which each name is somebody else's, as the rows that
+    may train tell; ``rank`` the popularity of names.
     """
 
     kind: str
@@ -91,11 +103,12 @@ class Rows:
 
 
 class Split(NamedTuple):
-    """Row numbers of each part; some rows are in none."""
+    """Row numbers of each part; some rows are in none.  All that are undated are fraud."""
 
     train: Ints
     calibrate: Ints
     test: Ints
+    undated: Ints
 
 
 def load(folder: Path, kind: str) -> Rows:
@@ -110,7 +123,10 @@ def load(folder: Path, kind: str) -> Rows:
         DataError: a file is missing, its header is another, or a label is neither 0 nor 1.
     """
     found = list(_read(folder / "train_domains.csv.gz", "domain"))
-    shared = shared_hosting(row[0] for row in found)
+    fraud = [(row[0], row[3]) for row in found if row[1]]
+    shared = shared_hosting(name for name, source in fraud if source not in NONCOMMERCIAL)
+    # Whose a name is does not change with what may train.
+    parted = shared_hosting(name for name, _ in fraud)
     rank: dict[str, int] = {}
     known = {row[0] for row in found}
     for line in _lines(folder / "popular_fqdns.csv.gz", "fqdn"):
@@ -122,7 +138,7 @@ def load(folder: Path, kind: str) -> Rows:
     if kind == "url":
         found = list(_read(folder / "train_urls.csv.gz", "url"))
     text, label, category, source, first_seen = map(list, zip(*found, strict=True))
-    owners = [owner(host(item), shared) for item in text]
+    owners = [owner(host(item), parted) for item in text]
     labels = np.array(label, dtype=np.int8)
     return Rows(kind, text, labels, category, source, first_seen, owners, shared, rank)
 
@@ -161,9 +177,16 @@ def host(item: str) -> str:
     return item.partition("/")[0].partition("?")[0]
 
 
-def shared_hosting(hosts: Iterable[str]) -> frozenset[str]:
-    """Domains with more hosts than one owner may have in the data: their customers own them."""
-    counts = Counter(names.registrable(name) or name for name in hosts)
+def shared_hosting(fraud: Iterable[str]) -> frozenset[str]:
+    """
+    Domains whose customers own what is below them, as names of fraud tell.
+
+    A domain that only harmless names have in common may be a large company's: its names are its
+    own, and what is known of the company holds for each of them.
+    """
+    counts = Counter(
+        domain for name in fraud if (domain := names.registrable(name)) and domain != name
+    )
     return frozenset(name for name, count in counts.items() if count > _MOST_OF_AN_OWNER)
 
 
@@ -178,14 +201,14 @@ def owner(name: str, shared: frozenset[str]) -> str:
     return f"{below}.{domain}"
 
 
-def most_popular(rows: Rows, chosen: Ints, count: int) -> Ints:
-    """Places in `chosen` of the most popular harmless names, at most `count`."""
+def most_popular(rows: Rows, chosen: Ints) -> Ints:
+    """Places in `chosen` of the most popular harmless names, at most `TOP`."""
     ranked = [
         (rows.rank[rows.text[n]], place)
         for place, n in enumerate(chosen)
         if not rows.label[n] and rows.text[n] in rows.rank
     ]
-    return np.array([place for _, place in sorted(ranked)[:count]], dtype=np.int64)
+    return np.array([place for _, place in sorted(ranked)[:TOP]], dtype=np.int64)
 
 
 def position(text: str) -> float:
@@ -208,25 +231,21 @@ def split(rows: Rows, *, limited: bool = False) -> Split:
 
 
 def _split(rows: Rows, limited: npt.NDArray[np.bool_]) -> Split:
+    first, undated = _first_seen(rows)
     part = np.full(len(rows), UNUSED, dtype=np.uint8)
-    first: dict[str, str] = {}
-    for who, day, label in zip(rows.owner, rows.first_seen, rows.label, strict=True):
-        if label and day < first.get(who, "9"):
-            first[who] = day
     trains = set()
     for n, (who, label) in enumerate(zip(rows.owner, rows.label, strict=True)):
         if label:
-            day = first[who]
-            part[n] = 0 if day < CALIBRATE_FROM else 1 if day < TEST_FROM else 2
-            if limited[n]:
-                part[n] = 2 if part[n] == 2 else UNUSED
-        else:
+            part[n] = _part_of_fraud(rows.source[n], first[who], who in undated)
+            if limited[n] and part[n] in (TRAIN, CALIBRATE):
+                part[n] = UNUSED
+        elif who not in first:
             place = position(who)
             if limited[n]:
-                part[n] = 1 if place * 1000 % 1 < 0.5 else 2
+                part[n] = CALIBRATE if place * 1000 % 1 < 0.5 else TEST
             else:
-                part[n] = 0 if place < 0.7 else 1 if place < 0.85 else 2
-        if part[n] == 0:
+                part[n] = TRAIN if place < 0.7 else CALIBRATE if place < 0.85 else TEST
+        if part[n] == TRAIN:
             trains.add(who)
     # An owner of a limited row may own rows that train.
     for n in np.flatnonzero(limited & (part != UNUSED)).tolist():
@@ -235,8 +254,31 @@ def _split(rows: Rows, limited: npt.NDArray[np.bool_]) -> Split:
         if who in trains:
             part[n] = UNUSED
         elif not rows.label[n] and place >= 0.7:
-            part[n] = 1 if place < 0.85 else 2
-    return Split(*(np.flatnonzero(part == value) for value in range(3)))
+            part[n] = CALIBRATE if place < 0.85 else TEST
+    return Split(*(np.flatnonzero(part == value) for value in range(UNUSED)))
+
+
+def _first_seen(rows: Rows) -> tuple[dict[str, str], set[str]]:
+    """When each owner of fraud was first seen, and of whom that is a day of import."""
+    first: dict[str, str] = {}
+    undated = set()
+    for who, day, label, source in zip(
+        rows.owner, rows.first_seen, rows.label, rows.source, strict=True
+    ):
+        if label:
+            if day < first.get(who, "9"):
+                first[who] = day
+            if source in UNDATED_SOURCES or day in IMPORT_DAYS:
+                undated.add(who)
+    return first, undated
+
+
+def _part_of_fraud(source: str, day: str, undated: bool) -> int:
+    if which := family(source):
+        return TRAIN if position("family " + which) < 0.5 else UNDATED
+    if day < CALIBRATE_FROM:
+        return TRAIN
+    return UNDATED if undated else CALIBRATE if day < TEST_FROM else TEST
 
 
 def folds(rows: Rows, chosen: Ints) -> npt.NDArray[np.int8]:
@@ -245,27 +287,26 @@ def folds(rows: Rows, chosen: Ints) -> npt.NDArray[np.int8]:
 
     Harmless rows go by owner.  Fraud goes by the month in which its owner was first seen: campaigns
     register hundreds of sister names at once, and a fold that held half of them would promise more
-    of memory than it can keep on the day when the next campaign begins.
+    of memory than it can keep on the day when the next campaign begins.  Names of domain generation
+    algorithms go by their family, whose month is that of a collection.
     """
-    months: Counter[str] = Counter()
-    first: dict[str, str] = {}
+    flock: dict[str, str] = {}  # of each owner of fraud: a month, or a family
     for n in chosen:
         if rows.label[n]:
-            who, month = rows.owner[n], rows.first_seen[n][:7]
-            if month < first.get(who, "9"):
-                first[who] = month
-    for month in first.values():
-        months[month] += 1
+            who, like = rows.owner[n], family(rows.source[n]) or rows.first_seen[n][:7]
+            if like < flock.get(who, "~"):
+                flock[who] = like
+    sizes = Counter(flock.values())
     load_of = [0] * FOLDS
     fold_of: dict[str, int] = {}
-    for month, count in sorted(months.items(), key=lambda item: (-item[1], item[0])):
-        fold_of[month] = min(range(FOLDS), key=load_of.__getitem__)
-        load_of[fold_of[month]] += count
+    for like, count in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
+        fold_of[like] = min(range(FOLDS), key=load_of.__getitem__)
+        load_of[fold_of[like]] += count
     return np.array(
         [
-            fold_of[first[rows.owner[n]]]
-            if rows.label[n]
-            else int(position("fold " + rows.owner[n]) * FOLDS)
+            fold_of[flock[who]]
+            if (who := rows.owner[n]) in flock
+            else int(position("fold " + who) * FOLDS)
             for n in chosen
         ],
         dtype=np.int8,

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from urlguard import names
+from urlguard.classify import strings
 from urlguard.classify.training.rows import Ints, Rows, host
 
 LEAST: Final = 6_000  # rows, for a slice to bind the threshold; a smaller one reports its bound
@@ -86,7 +87,7 @@ def slices(rows: Rows, chosen: Ints | None = None) -> dict[str, Flags]:
         name = host(rows.text[numbers[place]])
         for kind in _kinds(names.split(name)[0]):
             found[kind][place] = True
-        if on_hosting(name, rows.shared):
+        if strings.on_hosting(name, rows.shared):
             found[HOSTING][place] = True
     placed = np.zeros(len(numbers), dtype=np.bool_)
     for flags in found.values():
@@ -94,17 +95,6 @@ def slices(rows: Rows, chosen: Ints | None = None) -> dict[str, Flags]:
         placed |= flags
     found[OTHER] = harmless & ~placed
     return {name: flags for name, flags in found.items() if flags.any()}
-
-
-def on_hosting(name: str, shared: frozenset[str]) -> bool:
-    """As `Tables.hosting`, for the domains that `shared` names."""
-    suffix, domain = names.split(name)
-    return _private(suffix) or (domain is not None and domain in shared and domain != name)
-
-
-@lru_cache(4096)
-def _private(suffix: str) -> bool:
-    return names.is_private_suffix(suffix)
 
 
 @lru_cache(16384)

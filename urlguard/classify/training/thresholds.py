@@ -5,9 +5,13 @@ Knows margins, labels and groups of harmless rows; knows neither strings nor tre
 
 How it works.  A logistic curve maps margins to probabilities at a stated prior, as rows count so
 much that fraud has the prior's share.  A curve of two numbers keeps the order of all margins, also
-of the highest, where steps would throw thousands of names together.  A threshold is the lowest
-probability that keeps the wrong blocks of all harmless rows, and of each large group of them, below
-what an operator can answer for.
+of the highest, where steps would throw thousands of names together.
+
+Domains of their own and shared hosting have a threshold each if each has harmless rows enough to
+tell.  They are chosen together: of all pairs that keep the wrong blocks of all harmless rows, and
+of each large group of them, below what an operator can answer for, the one that finds the most
+fraud.  One threshold for both is such a pair, so two are not worse.  A threshold above 1 lets
+everything through.
 """
 
 from collections.abc import Mapping
@@ -17,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
+from urlguard.classify.training.slices import LEAST
+
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Knots = list[tuple[float, float]]
@@ -24,11 +30,14 @@ Knots = list[tuple[float, float]]
 PRIOR: Final = 0.05  # share of fraud among names that no rule knows, as analysts meet them
 BLOCK_FPR, BLOCK_SLICE_FPR = 0.0001, 0.0005
 REVIEW_FPR = 0.005
-SLICE_ROWS: Final = 6000  # harmless rows that a group must have to be held to its own rate
 # A threshold that just keeps a rate here will not keep it on the next rows.
 MARGIN: Final = 0.75
 
 _SPAN, _STEP = 24.0, 0.25  # of the margins that the curve's knots cover
+_STEP_OF_SCORE: Final = 1e-6
+NEVER: Final = 1.0 + _STEP_OF_SCORE  # a threshold that no score reaches
+# One kind may be wronged more often than all rows are, but not by more than this.
+UNEVEN: Final = 10
 
 
 def calibrated(raw: Floats, label: npt.NDArray[np.int8], prior: float = PRIOR) -> Knots:
@@ -49,14 +58,37 @@ def probabilities(raw: Floats, knots: Knots) -> Floats:
     return np.round(np.interp(raw, [m for m, _ in knots], [p for _, p in knots]), 6)
 
 
-def lowest(harmless: Floats, rate: float) -> float:
-    """The lowest probability that at most `rate` of the harmless rows reach."""
-    allowed = int(rate * len(harmless))
-    if not len(harmless):
-        return 1.0
-    # What may not be reached any more is the score just behind the allowed ones.
-    worst = np.sort(harmless)[::-1][min(allowed, len(harmless) - 1)]
-    return min(round(float(worst) + 1e-6, 6), 1.0)
+class _Side:
+    """The harmless rows and the fraud of one kind, by falling score."""
+
+    def __init__(self, score: Floats, harmless: Mask, groups: Mapping[str, Mask]) -> None:
+        self._fraud = np.sort(score[~harmless])
+        self._harmless = np.sort(score[harmless])
+        self._groups = {name: np.sort(score[group & harmless]) for name, group in groups.items()}
+
+    @property
+    def rows(self) -> int:
+        """Harmless ones."""
+        return len(self._harmless)
+
+    def steps(self, most: int) -> list[float]:
+        """Where 0, 1, 2 … and at last `most` harmless rows are reached; the highest first."""
+        worst = self._harmless[::-1][: most + 1]
+        return sorted({_above(float(one)) for one in worst}, reverse=True) or [NEVER]
+
+    def lowest(self, most: int, groups: Mapping[str, int]) -> float:
+        """The lowest threshold that reaches no more harmless rows than are said."""
+        found = [_lowest(self._harmless, most)]
+        found += [_lowest(self._groups[name], allowed) for name, allowed in groups.items()]
+        return max(found)
+
+    def wrong(self, threshold: float, group: str | None = None) -> int:
+        """How many harmless rows a threshold reaches, of all or of a group."""
+        return _reached(self._harmless if group is None else self._groups[group], threshold)
+
+    def found(self, threshold: float) -> int:
+        """How much fraud it reaches."""
+        return _reached(self._fraud, threshold)
 
 
 def chosen(
@@ -66,18 +98,62 @@ def chosen(
     ``block_at`` and ``review_at`` for own domains and for shared hosting.
 
     Args:
-        score: probabilities of all rows.
-        harmless: which rows are.
+        score: probabilities of all rows, rounded as those that are served.
+        harmless: which rows are; the others are fraud.
         hosting: which rows are on shared hosting.
-        groups: of rows; those with `SLICE_ROWS` harmless ones bound `block_at`.
+        groups: of rows; those with `LEAST` harmless ones bound `block_at`.
     """
-    found = {}
-    for name, here in (("own", harmless & ~hosting), ("hosting", harmless & hosting)):
-        block = lowest(score[here], BLOCK_FPR * MARGIN)
-        for group in groups.values():
-            if (group & harmless).sum() >= SLICE_ROWS and (group & here).any():
-                # The group's rate is over both kinds; so is the allowance, by its share.
-                block = max(block, lowest(score[group & here], BLOCK_SLICE_FPR * MARGIN))
-        review = min(lowest(score[here], REVIEW_FPR), block)
-        found[name] = {"block_at": block, "review_at": review}
-    return found
+    large = {name: group for name, group in groups.items() if (group & harmless).sum() >= LEAST}
+    if min((harmless & ~hosting).sum(), (harmless & hosting).sum()) < LEAST:
+        hosting = np.zeros_like(hosting)
+    own, shared = (
+        _Side(score[here], harmless[here], {name: group[here] for name, group in large.items()})
+        for here in (~hosting, hosting)
+    )
+    allowed = {
+        name: int(BLOCK_SLICE_FPR * MARGIN * (group & harmless).sum())
+        for name, group in large.items()
+    }
+    pairs = {
+        "block_at": _pair(own, shared, BLOCK_FPR * MARGIN, allowed),
+        "review_at": _pair(own, shared, REVIEW_FPR, {}),
+    }
+    if not hosting.any():
+        pairs = {name: (threshold, threshold) for name, (threshold, _) in pairs.items()}
+    return {
+        name: {
+            "block_at": pairs["block_at"][side],
+            "review_at": min(pair[side] for pair in pairs.values()),
+        }
+        for side, name in enumerate(("own", "hosting"))
+    }
+
+
+def _pair(own: _Side, shared: _Side, rate: float, groups: Mapping[str, int]) -> tuple[float, float]:
+    """The pair that finds the most fraud; of equals the one with the higher threshold for own."""
+    best, found = (NEVER, NEVER), -1
+    most = int(rate * (own.rows + shared.rows))
+    for here in own.steps(min(most, int(UNEVEN * rate * own.rows))):
+        left = min(most - own.wrong(here), int(UNEVEN * rate * shared.rows))
+        beside = {name: allowed - own.wrong(here, name) for name, allowed in groups.items()}
+        if left < 0 or any(allowed < 0 for allowed in beside.values()):
+            continue
+        there = shared.lowest(left, beside)
+        caught = own.found(here) + shared.found(there)
+        if caught > found:
+            best, found = (here, there), caught
+    return best
+
+
+def _reached(rising: Floats, threshold: float) -> int:
+    return len(rising) - int(np.searchsorted(rising, threshold))
+
+
+def _lowest(rising: Floats, most: int) -> float:
+    """The lowest threshold that at most `most` of the scores reach."""
+    return _above(float(rising[-1 - most])) if most < len(rising) else _STEP_OF_SCORE
+
+
+def _above(score: float) -> float:
+    """The next score that can be served; see `probabilities`."""
+    return round(score + _STEP_OF_SCORE, 6)
