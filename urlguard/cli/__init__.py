@@ -6,13 +6,13 @@ to import is imported by the command that needs it.  Exit codes: 0 done; 1 it co
 the answer is no; 2 the call or the configuration is wrong.
 
 The commands stand in rooms by what they are about: `cli.serve`, `cli.rules`, `cli.feeds`,
-`cli.log`, `cli.operate`, `cli.learn`; what all need is in `cli.base`.
+`cli.log`, `cli.operate`, `cli.learn`, `cli.token`; what all need is in `cli.base`.
 """
 
 import click
 
 from urlguard import __version__
-from urlguard.cli import feeds, learn, log, operate, rules, serve
+from urlguard.cli import feeds, learn, log, operate, rules, serve, token
 from urlguard.cli.base import Group
 
 # In the order in which people meet them.
@@ -21,7 +21,7 @@ _COMMANDS = (
     *(rules.check, rules.block, rules.allow, rules.remove),
     *(operate.pause, operate.resume, operate.cache, operate.grey),
     *(feeds.feed, log.compile_, log.log, log.rpz_, log.backup, log.restore),
-    *(learn.train, learn.evaluate, operate.systemd, operate.completion),
+    *(learn.train, learn.evaluate, token.token, operate.systemd, operate.completion),
 )
 
 

@@ -1,5 +1,5 @@
 """
-The policy log: what stands in it, what is made of it, backup and restore.
+The policy log: what stands in it, its audit, what is made of it, backup and restore.
 """
 
 import contextlib
@@ -38,21 +38,57 @@ def compile_(config: configuration.Config) -> None:
     help="Only batches after serial N.",
 )
 @click.option("--verify", is_flag=True, help="Check the whole chain; exit code 1 if it is broken.")
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    metavar="FILE",
+    help="With --verify: the log must be the one that these checkpoints, a file or a folder of "
+    "files, were signed for; may be repeated.",
+)
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="With --checkpoint: the public key that signed them; default: log.pub in state_dir; "
+    "may be repeated.",
+)
+@click.option("--sign", is_flag=True, help="Print a signed checkpoint of the log as it is now.")
 @click.option("--planned", is_flag=True, help="Show the rules that begin later instead.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @with_config
 def log(
-    config: configuration.Config, since: int, verify: bool, planned: bool, as_json: bool
+    config: configuration.Config,
+    since: int,
+    verify: bool,
+    checkpoints: tuple[Path, ...],
+    keys: tuple[Path, ...],
+    sign: bool,
+    planned: bool,
+    as_json: bool,
 ) -> None:
     """Show who changed what and when, or verify that nobody changed it since."""
     from urlguard import decisions, terminal
     from urlguard.policy.log import PolicyLog
 
+    if verify + sign + planned > 1:
+        raise click.UsageError("--verify, --sign and --planned: one at a time")
+    if (checkpoints and not verify) or (keys and not checkpoints):
+        raise click.UsageError("--checkpoint belongs to --verify, and --key to --checkpoint")
     if not config.database.exists():
         raise PolicyError(f"policy log {config.database}: not there; `urlguard serve` makes it")
     if planned:
         for plan in decisions.plans(config):
             click.echo(json.dumps(plan.as_json()) if as_json else terminal.plan_line(plan))
+        return
+    if sign:
+        _sign(config, as_json=as_json)
+        return
+    if checkpoints:
+        _audit(config, checkpoints, keys, as_json=as_json)
         return
     policy = PolicyLog(config.database, read_only=True)
     with contextlib.closing(policy), policy.store.reading():
@@ -73,6 +109,72 @@ def log(
     else:
         click.secho(f"batch {damage.serial}: {damage.what}", fg="red")
     if damage is not None:
+        sys.exit(1)
+
+
+def _sign(config: configuration.Config, *, as_json: bool) -> None:
+    """Print a checkpoint of the log's head, as a signed note."""
+    from urlguard.policy import checkpoint
+    from urlguard.policy.log import PolicyLog
+
+    with contextlib.closing(PolicyLog(config.database, read_only=True)) as policy:
+        done = checkpoint.sign(policy, config.state_dir)
+    if done is None:
+        raise PolicyError(f"policy log {config.database}: has no batch; there is nothing to sign")
+    if done.made_key:
+        public = config.state_dir / checkpoint.PUBLIC
+        click.echo(f"a key was made; give {public} to whoever audits the log", err=True)
+    if as_json:
+        said = {**done.checkpoint._asdict(), "note": done.note, "key": str(done.public)}
+        click.echo(json.dumps(said))
+    else:
+        click.echo(done.note, nl=False)
+
+
+def _audit(
+    config: configuration.Config,
+    files: tuple[Path, ...],
+    keys: tuple[Path, ...],
+    *,
+    as_json: bool,
+) -> None:
+    """Say whether the log is the one that the checkpoints in `files` were signed for."""
+    from urlguard.policy import checkpoint
+    from urlguard.policy.log import PolicyLog
+
+    known = [
+        key
+        for path in keys or (config.state_dir / checkpoint.PUBLIC,)
+        for key in checkpoint.public_keys(path)
+    ]
+    signed = checkpoint.read(files, known)
+    policy = PolicyLog(config.database, read_only=True)
+    with contextlib.closing(policy), policy.store.reading():
+        found = checkpoint.audit(policy, signed)
+        batches, serial = policy.store.count_batches(), policy.serial
+    if as_json:
+        checked = {
+            "read": len(signed),
+            "fits": found.fits,
+            "differs": found.differs,
+            "what": found.what or None,
+            "left_out": [{"serial": at, "restore": by} for at, by in found.left_out],
+        }
+        damage = found.damage and found.damage._asdict()
+        click.echo(json.dumps({"ok": found.ok, "damage": damage, "checkpoints": checked}))
+    else:
+        for at, by in found.left_out:
+            click.echo(f"the checkpoint at serial {at} is of a log that the restore {by} replaced")
+        if found.damage is not None:
+            click.secho(f"batch {found.damage.serial}: {found.damage.what}", fg="red")
+        if found.differs is not None:
+            click.secho(found.what, fg="red")
+        if found.ok:
+            click.echo(
+                f"ok: {batches} batches, each follows from the one before; checkpoints fit up to "
+                f"serial {found.fits}, the log goes to {serial}"
+            )
+    if not found.ok:
         sys.exit(1)
 
 
@@ -179,11 +281,13 @@ def _no_server(config: configuration.Config) -> Iterator[None]:
 def _published(config: configuration.Config) -> int:
     """The highest serial that anything in `state_dir` tells of, the log itself left out."""
     from urlguard.blocklist import snapshot
+    from urlguard.policy import checkpoint
     from urlguard.policy.log import PolicyLog
     from urlguard.share.rpz import zone_file
     from urlguard.share.store import ZoneStore
 
     serials = [snapshot.serial_of(path) for path in snapshot.newest(config.state_dir / "snapshots")]
+    serials += [checkpoint.serial_of(path) for path in checkpoint.kept(config.state_dir)]
     if zone_file(config).exists():
         with contextlib.suppress(UrlGuardError), ZoneStore(zone_file(config), read_only=True) as s:
             serials += [s.state().serial, s.state().at]

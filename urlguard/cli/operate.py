@@ -137,7 +137,9 @@ def grey(config: configuration.Config, as_json: bool, count: int) -> None:
     """
     Say which names the model suspects and nobody has blocked, the most suspicious first.
 
-    They are in the running server's memory, without clients; a restart forgets them.
+    "Would block" marks names that the model blocks where it may: it may only review, the segment
+    does not block fraud, or filtering was paused.  They are in the running server's memory, without
+    clients; a restart forgets them.
     """
     from urlguard import decisions, terminal
     from urlguard.classify.judge import Suspect
@@ -155,7 +157,8 @@ def grey(config: configuration.Config, as_json: bool, count: int) -> None:
             continue
         name = terminal.printable(suspect.name)
         when = decisions.moment(suspect.last)
-        click.echo(f"{suspect.score:.6f}  {name}  asked {suspect.asked} times, last {when}")
+        would = "  would block" if suspect.action == "block" else ""
+        click.echo(f"{suspect.score:.6f}  {name}  asked {suspect.asked} times, last {when}{would}")
     if not found and not as_json:
         click.echo("No suspects.")
     if reply["asked"] < reply["workers"]:

@@ -27,6 +27,10 @@ GENESIS = "0" * 64
 RESTORE = "restore"  # the source of the batch that a restored log goes on with
 
 
+class InconsistentError(PolicyError):
+    """The log does not follow from what was signed last: nothing is signed."""
+
+
 class Damage(NamedTuple):
     """What `verify` found first."""
 
@@ -81,7 +85,7 @@ def _verify(
             return Damage(row.serial, "its effects do not fit their digest")
         if row.prev_hash != previous:
             return Damage(row.serial, "it does not follow from the batch before it")
-        if sealed(row.serial, row.time, row[2:5], row[5:7], previous).hash != row.hash:
+        if not seal_holds(row):
             return Damage(row.serial, "its own fields do not fit its hash")
         # A source that is not listed says nothing to anybody, whatever its claims are.
         if row.source not in listed:
@@ -147,20 +151,21 @@ def effect_line(row: EffectRow) -> str:
 
 
 # What stands in the store was perhaps not written by `commit`: a field with a tab or a line end in
-# it, or an empty text where NULL belongs, could make other rows give the same lines.
+# it, an empty text where NULL belongs, or octets, which SQLite lets into a column of texts, could
+# make other rows give the same lines.
 _FORGED = "\x00"
 
 
 def _claim_line_found(row: tuple[Any, ...]) -> str:
     _, rule, source, sign, *said, expires = row
     line = _line(sign, rule, source, *said, expires)
-    good = expires is None or type(expires) is int
+    good = (expires is None or type(expires) is int) and bytes not in map(type, row)
     return line if good and line.count("\t") == 6 and "\n" not in line else _FORGED
 
 
 def _effect_line_found(row: tuple[Any, ...]) -> str:
     line = effect_line(EffectRow(*row))
-    good = row[2] != "" and row[3] != ""
+    good = row[2] != "" and row[3] != "" and bytes not in map(type, row)
     return line if good and line.count("\t") == 2 and "\n" not in line else _FORGED
 
 
@@ -176,6 +181,13 @@ def sha256(lines: Iterable[str]) -> str:
     if chunk:
         digest.update(("\n".join(chunk) + "\n").encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def seal_holds(row: BatchRow) -> bool:
+    """True if a batch's hash is that of its own fields."""
+    if not all(isinstance(text, str) for text in row[2:]):  # octets, as above
+        return False
+    return sealed(row.serial, row.time, row[2:5], row[5:7], row.prev_hash).hash == row.hash
 
 
 def sealed(

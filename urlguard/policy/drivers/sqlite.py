@@ -312,6 +312,18 @@ class Store:
             source,
         )
 
+    def standing_after(self, source: str, rule: str, limit: int) -> list[ClaimRow]:
+        """The first `limit` standing claims of `source` whose rules come after `rule`, by rule."""
+        rows = self._all(
+            "SELECT rule, source, category, action, evidence, from_serial, to_serial, expires_at"
+            " FROM claim WHERE source = ? AND rule > ? AND to_serial IS NULL"
+            " ORDER BY rule LIMIT ?",
+            source,
+            rule,
+            limit,
+        )
+        return list(map(ClaimRow._make, rows))
+
     def said(self, source: str, action: str) -> Iterator[tuple[str, str | None]]:
         """
         What `source` says about its rules, for comparing with what it will say.

@@ -1,0 +1,92 @@
+"""
+Signed checkpoints of the log while the server runs: when, and what is said if it fails.
+
+At most one a minute, if the log has grown, and one at the stop.  The log is opened for reading each
+time, in a thread with nothing else to do: neither the control process's loop nor the thread that
+writes the log waits for the disk, for the key or for the first import of the cryptographic library.
+
+Knows when to sign; what is signed and kept is in `urlguard.policy.checkpoint`.
+"""
+
+import asyncio
+import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from urlguard import events
+from urlguard.config import Config
+from urlguard.errors import PolicyError
+from urlguard.policy.chain import InconsistentError
+from urlguard.policy.log import PolicyLog
+
+EVERY_S = 60.0
+LAST_S = 2.0  # for the checkpoint at the stop
+SAID_S = 3600.0  # between two lines about the same trouble
+
+
+class Signing:
+    """Signs the log of `config` from time to time."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._signed: tuple[int, str] | None = None  # serial and hash
+        self._trouble = ""  # the event that was said last
+        self._said = 0.0
+
+    async def run(self) -> None:
+        """Sign for as long as it is not cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(EVERY_S)
+            await loop.run_in_executor(self._thread, self.sign)
+
+    async def finish(self) -> None:
+        """Sign once more, and be done."""
+        last = asyncio.get_running_loop().run_in_executor(self._thread, self.sign)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(last), LAST_S)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def sign(self) -> None:
+        """Sign if the log has grown; never raises, for nobody could do better than the next try."""
+        try:
+            self._sign()
+        except Exception as exc:
+            self._tell(exc)
+        else:
+            if self._trouble:
+                self._trouble = ""
+                events.info("checkpoint.resumed")
+
+    def _sign(self) -> None:
+        with contextlib.closing(PolicyLog(self._config.database, read_only=True)) as log:
+            head = log.store.head()
+            if head is None or (head.serial, head.hash) == self._signed:
+                return
+            # Here and not above: a server whose log does not grow never loads OpenSSL for it.
+            from urlguard.policy import checkpoint
+
+            done = checkpoint.sign(log, self._config.state_dir)
+        if done is None:
+            return
+        self._signed = (done.checkpoint.serial, done.checkpoint.hash)
+        if done.made_key:
+            events.info(
+                "checkpoint.key",
+                file=str(self._config.state_dir / checkpoint.PUBLIC),
+                public=str(done.public),
+            )
+
+    def _tell(self, exc: Exception) -> None:
+        """Once for each outage, and again each hour."""
+        refused = isinstance(exc, InconsistentError)
+        name = "refused" if refused else "failed"
+        if name == self._trouble and time.monotonic() - self._said < SAID_S:
+            return
+        self._trouble, self._said = name, time.monotonic()
+        if refused:
+            events.error("checkpoint.refused", error=str(exc))
+        else:
+            error = str(exc) if isinstance(exc, PolicyError) else repr(exc)
+            events.warning("checkpoint.failed", error=error)
