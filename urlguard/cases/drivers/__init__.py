@@ -1,0 +1,1 @@
+"""Where cases are kept; each driver holds SQL and nothing that another one would need as well."""

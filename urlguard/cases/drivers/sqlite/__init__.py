@@ -1,0 +1,26 @@
+"""
+Cases in one SQLite file: `connection` the file and its tables, `intake` candidates, `judging` the
+queue and what comes of it, `desk` decisions, `lists` what is read.
+"""
+
+from pathlib import Path
+
+from urlguard.cases.drivers.sqlite.desk import Desk
+from urlguard.cases.drivers.sqlite.intake import Intake
+from urlguard.cases.drivers.sqlite.judging import Judging
+from urlguard.cases.drivers.sqlite.lists import Lists
+from urlguard.cases.store import Limits, Store
+
+
+class SqliteStore(Intake, Judging, Desk, Lists):
+    """`urlguard.cases.store.Store` in SQLite; see `Connection` for how it is opened."""
+
+
+def open_store(path: Path, limits: Limits | None = None) -> Store:
+    """
+    The store in a file, which is made if it is not there.
+
+    Raises:
+        StoreError: it cannot be opened, is no store of cases, or is of a newer version.
+    """
+    return SqliteStore(path, limits)

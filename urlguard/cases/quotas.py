@@ -1,0 +1,39 @@
+"""
+How much a source may bring in a time: a token bucket, as arithmetic.
+
+Knows no store; the level and the time of it are the store's to keep.
+"""
+
+from math import ceil
+
+from urlguard.cases.store import Quota, QuotaError
+
+
+def spend(quota: Quota, level: float | None, at: float | None, count: int, now: float) -> float:
+    """
+    What is left in a source's bucket once it has brought `count` candidates.
+
+    A bucket may go below nothing by one batch, which what flows in later pays for: otherwise a
+    batch larger than the bucket could never be taken.
+
+    Args:
+        quota: how fast the bucket fills, and what it holds at most.
+        level: what was left; None for a new source, which begins with a full one.
+        at: when that was.
+        count: candidates.
+        now: the time.
+
+    Raises:
+        QuotaError: nothing is left; ``wait_s`` says for how long.
+    """
+    rate = quota.per_hour / 3600
+    if level is None or at is None:
+        level = float(quota.burst)
+    else:
+        level = min(float(quota.burst), level + max(0.0, now - at) * rate)
+    if level <= 0:
+        wait = ceil((1 - level) / rate) if rate else 3600
+        raise QuotaError(
+            f"over the quota of {quota.per_hour} candidates an hour; again in {wait} s", wait
+        )
+    return level - count

@@ -1,0 +1,509 @@
+"""
+What a store of cases holds and does: the words that drivers, triage and the API have in common.
+
+Knows no SQL and has no clock: times are seconds since 1970 (UTC) that the caller gives.  What every
+driver must do is said here, at `Store`, and tried by ``tests/cases`` on each of them.
+
+How it works.  A *candidate* is a URL or name that somebody reports.  `Store.add` keeps it as an
+item, once for all sources, and puts it in a queue; triage takes it from there, has it judged, and
+hands in what came of it.  Then the item belongs to the *case* of its owner, which people decide:
+
+    item    waiting → judged; dead after `MAX_FAILURES` failures, until somebody has it tried again
+    case    known    a rule covers all that was reported of it
+            open     to be looked at
+            claimed  somebody has it, until the lease lapses
+            deciding a decision is on its way into the policy log
+            held     the decision waits for a second person
+            decided  block, allow or watch stands; watch and rechecks end by themselves
+            dismissed
+
+A decision is made in two steps around the policy log's commit: `Store.begin` before, `Store.finish`
+or `Store.abort` after.  Whoever finds decisions in `Store.unfinished` at a start looks into the log
+for claims with `Decision.evidence`, and so learns which of the two is due.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, NamedTuple, Protocol
+
+from urlguard.errors import UrlGuardError
+
+MAX_CONTEXT: Final = 2000  # characters; what is longer is cut off
+MAX_RAW: Final = 8192
+MAX_TEXT: Final = 2000  # of a note or a reason
+MAX_SOURCE: Final = 100  # characters of a source's name
+MAX_PAGE: Final = 1000  # items of a page, and cases of one claim or decision
+MAX_ITEMS: Final = 100  # items that `Store.case` shows, the worst first
+MAX_FAILURES: Final = 5  # then an item is dead
+MAX_TAKES: Final = 50  # the same for one that nobody ever says a word about
+AGAIN_S: Final = 86_400  # after which a source's report of the same item is news
+
+
+class StoreError(UrlGuardError):
+    """The store cannot be used or cannot write; nothing of what was asked is applied."""
+
+
+class FullError(StoreError):
+    """Too many candidates wait already; ``wait_s`` says when to try again."""
+
+    def __init__(self, message: str, wait_s: float) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
+class QuotaError(FullError):
+    """A source is over its quota; ``wait_s`` says when to try again."""
+
+
+class MissingError(StoreError):
+    """There is no such case, decision or item."""
+
+
+class ConflictError(StoreError):
+    """The case is in a state in which, or in hands with which, this cannot be done."""
+
+
+class State(StrEnum):
+    """Of a case."""
+
+    KNOWN = "known"
+    OPEN = "open"
+    CLAIMED = "claimed"
+    DECIDING = "deciding"
+    HELD = "held"
+    DECIDED = "decided"
+    DISMISSED = "dismissed"
+
+
+class Act(StrEnum):
+    """What may be decided."""
+
+    BLOCK = "block"
+    ALLOW = "allow"
+    WATCH = "watch"
+    DISMISS = "dismiss"
+
+
+class Step(StrEnum):
+    """How far a decision has come."""
+
+    BEGUN = "begun"  # on its way into the log
+    HELD = "held"  # waits for a second person
+    DONE = "done"
+    ABORTED = "aborted"  # the log refused it, or a second person did
+    UNDOING = "undoing"  # on its way out of the log
+    UNDONE = "undone"
+
+
+class Candidate(NamedTuple):
+    """A URL or name that somebody reports."""
+
+    item: str  # canonical
+    name: str  # its host: a name or an address
+    owner: str  # whose it is: one case an owner
+    raw: str  # as it came
+    seen_at: int
+    context: str
+    queries: int = 0  # that the resolvers saw of it since they last reported it
+
+
+class Added(NamedTuple):
+    """What became of a batch."""
+
+    accepted: int
+    duplicate: int
+
+
+class Quota(NamedTuple):
+    """
+    How much one source may bring: a token bucket.
+
+    A batch is taken as long as anything is left, also if it is larger than what is left; the next
+    one waits until the bucket has paid for it.
+    """
+
+    per_hour: int
+    burst: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """
+    What the store holds at most.
+
+    ``backlog`` items wait in all, and no source may fill more than ``share`` of that: there is room
+    for a report by a person while a crawler is too fast.
+    """
+
+    backlog: int = 2_000_000
+    share: float = 0.75
+    wait_s: float = 10.0  # what callers are told when it is full
+
+
+class Work(NamedTuple):
+    """An item for triage."""
+
+    id: int
+    item: str
+    name: str
+    owner: str
+
+
+class Judged(NamedTuple):
+    """What came of an item."""
+
+    id: int
+    known: bool  # a rule covers it, so that nobody has to look
+    score: float | None  # 0 to 1; None where no model runs
+    action: str
+    reason: str
+    model: str
+    pattern: str | None  # of its campaign, see `campaigns`
+
+
+class Choice(NamedTuple):
+    """What somebody decides."""
+
+    act: str  # an `Act`
+    category: str = ""
+    reason: str = ""
+    scope: str = "domain"  # or "url"
+    expires_at: int | None = None
+
+
+class Decision(NamedTuple):
+    """A decision about one case or several, as it is kept."""
+
+    number: int
+    step: str  # a `Step`
+    who: str
+    choice: Choice
+    cases: tuple[int, ...]
+    key: str | None
+    begun_at: int
+    done_at: int | None
+    serial: int | None  # of the policy log's batch that made it
+    undo_serial: int | None  # of the one that undid it
+    approver: str | None
+    remark: str  # why it is held, was refused or is undone
+
+    def evidence(self, case: int) -> str:
+        """What the log's claim about a case of this decision carries as evidence."""
+        return f"case:{case}:{self.number}"
+
+
+class Case(NamedTuple):
+    """A case as lists show it."""
+
+    id: int
+    item: str  # the worst of its items
+    name: str
+    owner: str
+    state: str  # a `State`
+    decision: str | None  # the `Act` that stands
+    score: float | None
+    priority: float  # see `priority.rank`
+    queries: int
+    items: int
+    sources: tuple[str, ...]
+    campaign: str | None  # shared with other cases
+    created_at: int
+    updated_at: int
+    holder: str | None
+    lease_until: int | None
+    recheck_at: int | None
+
+
+class Item(NamedTuple):
+    """A reported URL or name."""
+
+    id: int
+    item: str
+    name: str
+    state: str  # waiting, judged, dead
+    case: int | None
+    score: float | None
+    action: str | None
+    reason: str | None
+    model: str | None
+    queries: int
+    seen_at: int
+    added_at: int
+    error: str | None
+    reports: tuple["Report", ...] = ()
+
+
+class Report(NamedTuple):
+    """Who reported an item."""
+
+    source: str
+    at: int
+    seen_at: int
+    raw: str
+    context: str
+
+
+class Event(NamedTuple):
+    """What happened to a case."""
+
+    at: int
+    who: str
+    what: str  # note, opened, reopened, decided, held, aborted, undone, released
+    text: str
+
+
+@dataclass(frozen=True)
+class File:
+    """All that is known of a case."""
+
+    case: Case
+    items: list[Item] = field(default_factory=list)  # the worst `MAX_ITEMS`
+    decisions: list[Decision] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+
+class Page(NamedTuple):
+    """A part of a list of cases, and where the next one begins; None at the end."""
+
+    items: list[Case]
+    next: str | None
+
+
+class Source(NamedTuple):
+    """
+    What became of a source's candidates.
+
+    ``right`` and ``wrong`` count decided cases that it reported; ``reputation`` is what follows.
+    """
+
+    name: str
+    first_at: int
+    last_at: int
+    accepted: int
+    duplicate: int
+    invalid: int
+    waiting: int
+    known: int
+    opened: int
+    dead: int
+    right: int
+    wrong: int
+    reputation: float
+
+
+class Tidied(NamedTuple):
+    """What time has done."""
+
+    lapsed: int  # leases
+    due: int  # cases to be looked at again
+
+
+class Store(Protocol):
+    """
+    Cases and candidates, safe to use from several threads and processes.
+
+    What a method has returned from is on disk.  All of them raise `StoreError` if the store cannot
+    be used; nothing is applied then.
+    """
+
+    def close(self) -> None:
+        """Let go of the files."""
+
+    # Candidates
+
+    def add(
+        self,
+        source: str,
+        rows: Sequence[Candidate],
+        now: int,
+        *,
+        invalid: int = 0,
+        urgent: bool = False,
+        quota: Quota | None = None,
+    ) -> Added:
+        """
+        Keep candidates, all in one transaction.
+
+        An item that is there already is a duplicate.  Where it says something new (another source,
+        the same one after `AGAIN_S`, or queries), it is recorded and the item judged again.
+
+        Args:
+            source: who reports them.
+            rows: the candidates.
+            now: the time.
+            invalid: so many more were none; only counted.
+            urgent: judged before all that are not.
+            quota: how much this source may bring.
+
+        Raises:
+            FullError: too many wait, of this source or in all.
+            QuotaError: the source is over its quota.
+            StoreError: it could not be written; nothing of the batch was taken.
+        """
+
+    def backlog(self) -> int:
+        """How many items wait to be judged."""
+
+    def source(self, name: str) -> Source | None:
+        """What became of a source's candidates; None if it never brought any."""
+
+    def sources(self) -> list[Source]:
+        """All sources, by name."""
+
+    def item(self, item: str) -> Item | None:
+        """What became of one canonical item."""
+
+    # Triage
+
+    def take(self, count: int, lease_s: float, now: float) -> list[Work]:
+        """
+        Items to judge, the urgent ones first, then in the order in which they came.
+
+        Each may be handed out again once the lease has lapsed without `judged` or `failed`: at
+        least once, not exactly once.
+        """
+
+    def judged(self, results: Sequence[Judged], now: int) -> int:
+        """
+        Hand in what came of taken items: they join their owners' cases.
+
+        Of two results for one item the first counts.  A result older than a decision about the case
+        is not used: the item waits again.
+
+        Returns:
+            how many were used.
+        """
+
+    def failed(self, ids: Sequence[int], error: str, now: float) -> int:
+        """
+        These items could not be judged: try later, and not at all after `MAX_FAILURES`.
+
+        Returns:
+            how many are dead.
+        """
+
+    def dead(self, after: int = 0, limit: int = 100) -> list[Item]:
+        """Items that could not be judged, by number."""
+
+    def retry(self, ids: Sequence[int], now: int) -> int:
+        """Have dead items tried again; returns how many."""
+
+    def tidy(self, now: int) -> Tidied:
+        """Open cases whose lease has lapsed, and those that are due for another look."""
+
+    # Cases
+
+    def cases(
+        self,
+        *,
+        state: str | None = None,
+        source: str | None = None,
+        campaign: str | None = None,
+        query: str | None = None,
+        order: str = "priority",
+        after: str | None = None,
+        limit: int = 50,
+    ) -> Page:
+        """
+        A page of cases.
+
+        Args:
+            state: only in this `State`.
+            source: only what this source reported.
+            campaign: only of this one.
+            query: only owners that begin with this text, or the case of this very item.
+            order: "priority", the highest first, or "newest".
+            after: ``next`` of the page before.
+            limit: at most so many, up to `MAX_PAGE`.
+
+        Raises:
+            InputError: `after` is no cursor of this order, or `order` is none.
+        """
+
+    def case(self, number: int) -> File | None:
+        """All that is known of a case."""
+
+    def note(self, case: int, who: str, text: str, now: int) -> None:
+        """Write down what somebody has to say of a case; raises `MissingError`."""
+
+    def claim(self, who: str, count: int, lease_s: float, now: int) -> list[Case]:
+        """
+        Open cases for one person, the highest priority first.
+
+        Nobody else is handed them, and nobody else may decide them, until the lease lapses.
+        """
+
+    def release(self, who: str, cases: Sequence[int], now: int) -> int:
+        """Give claimed cases back; returns how many of them were `who`'s."""
+
+    # Decisions
+
+    def begin(
+        self,
+        cases: Sequence[int],
+        who: str,
+        choice: Choice,
+        now: int,
+        key: str | None = None,
+    ) -> Decision:
+        """
+        Decide cases, all of them or none; they are *deciding* until `finish`, `abort` or `hold`.
+
+        Args:
+            cases: open ones, or such that `who` has claimed.
+            who: who decides.
+            choice: what.
+            now: the time.
+            key: of the request; the same one of the same person gives the decision there is.
+
+        Raises:
+            MissingError: there is no such case.
+            ConflictError: a case is somebody else's or decided already, or the key was used for
+                something else.
+        """
+
+    def finish(self, number: int, serial: int | None, now: int) -> Decision:
+        """
+        The log has it in batch `serial`, or needs none: the decision, or its undoing, stands.
+
+        A second time changes nothing.
+
+        Raises:
+            MissingError: there is no such decision.
+            ConflictError: it is held, aborted or undone.
+        """
+
+    def abort(self, number: int, error: str, now: int) -> Decision:
+        """The log did not take it: cases, or the decision that was to be undone, are as before."""
+
+    def hold(self, number: int, reason: str, now: int) -> Decision:
+        """A decision that has begun waits for a second person."""
+
+    def approve(self, number: int, who: str, now: int) -> Decision:
+        """
+        A second person agrees: the decision has begun again, for `finish`.
+
+        Raises:
+            ConflictError: it is not held, or `who` is the one who decided.
+        """
+
+    def reject(self, number: int, who: str, reason: str, now: int) -> Decision:
+        """A second person, or the first one, takes a held decision back: its cases are open."""
+
+    def undo(self, number: int, who: str, reason: str, now: int) -> Decision:
+        """
+        Begin to undo a decision; once the log has withdrawn it, `finish`: its cases are open.
+
+        Raises:
+            ConflictError: it does not stand, or a later decision about one of its cases does.
+        """
+
+    def decision(self, number: int) -> Decision | None:
+        """A decision."""
+
+    def decisions(self, step: str, limit: int = MAX_PAGE) -> list[Decision]:
+        """Decisions that have come so far, the oldest first."""
+
+    def unfinished(self) -> list[Decision]:
+        """Decisions that have begun, or are being undone, and of which the log may know."""
