@@ -1,77 +1,20 @@
 """The HTTP server: its routes, who may use them, and how much one client may take."""
 
 import asyncio
-import contextlib
 import json
 import socket
 
-import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from urlguard.api import metrics, server
+from tests.api.world import Fixed, closed, connect, serving, until
+from urlguard.api import connections, frame, metrics, server
 from urlguard.api.metrics import Token
 from urlguard.api.server import ApiServer
-from urlguard.api.source import Family
+from urlguard.api.source import Services
 from urlguard.config import Api, Endpoint
 
 TOKEN = "0123456789abcdef-secret"
-
-
-class Fixed:
-    """A source that says what a test wants."""
-
-    def __init__(self):
-        self.ok = True
-        self.ready = True
-        self.wait_s = 0.0
-        self.error = None
-
-    async def families(self):
-        if self.error:
-            raise self.error
-        await asyncio.sleep(self.wait_s)
-        return [
-            Family("urlguard_a_total", "counter", "how often", ("x",), [(('q"\\\n',), 3)]),
-            Family("urlguard_b", "gauge", "how much", (), [((), 1.5)]),
-            Family(
-                "urlguard_c", "histogram", "how long", ("x",), [(("y",), ([1, 2], 0.3))], (0.1,)
-            ),
-        ]
-
-    async def health(self):
-        return {"ok": self.ok}
-
-    async def readiness(self):
-        return {"ready": self.ready, "why": []}
-
-
-@contextlib.asynccontextmanager
-async def serving(source, **options):
-    """A server on a free port, and its address."""
-    options.setdefault("listen", Endpoint("127.0.0.1", 0))
-    api = ApiServer(Api(**options), source)
-    task = asyncio.create_task(api.run())
-    try:
-        await until(lambda: api.address)
-        yield f"http://{api.address}"
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-
-
-async def until(condition, seconds=5.0):
-    """Wait for something that must happen soon."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-@pytest.fixture
-async def http():
-    """A client without a proxy."""
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 async def test_metrics_in_prometheus_text(http):
@@ -110,11 +53,12 @@ async def test_health(http, path, key, good, status):
 )
 async def test_other_paths(http, method, path, status):
     """
-    What does not exist is said to in JSON.
+    What does not exist is said to in a problem document.
     """
     async with serving(Fixed()) as base, http.request(method, base + path) as answer:
         assert answer.status == status
-        assert "error" in await answer.json()
+        assert answer.content_type == "application/problem+json"
+        assert (await answer.json())["status"] == status
 
 
 # From elsewhere: as a proxy on this machine passes it on.
@@ -202,7 +146,7 @@ async def test_a_taken_address_is_tried_again(http, monkeypatch, capsys):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         where = Endpoint(*taken.getsockname())
-        api = ApiServer(Api(listen=where), Fixed())
+        api = ApiServer(Api(listen=where), Services(source=Fixed()))
         task = asyncio.create_task(api.run())
         await asyncio.sleep(0.1)
         assert api.address is None
@@ -211,25 +155,6 @@ async def test_a_taken_address_is_tried_again(http, monkeypatch, capsys):
     await asyncio.wait([task])
     said = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
     assert said == ["api.unavailable", "api.listening"]
-
-
-async def connect(base):
-    """A plain connection."""
-    host, _, port = base.removeprefix("http://").rpartition(":")
-    return await asyncio.open_connection(host, int(port))
-
-
-async def closed(reader, seconds=3.0):
-    """Whether the other side closes the connection in time; reads what comes before."""
-    try:
-        async with asyncio.timeout(seconds):
-            while await reader.read(65536):
-                pass
-    except TimeoutError:
-        return False
-    except ConnectionError:
-        pass
-    return True
 
 
 @pytest.mark.parametrize(
@@ -246,7 +171,7 @@ async def test_slow_clients_are_closed(monkeypatch, sent):
     """
     Whoever does not send a whole request in time, or none after the last, is closed.
     """
-    monkeypatch.setattr(server, "IDLE_S", 0.3)
+    monkeypatch.setattr(connections, "IDLE_S", 0.3)
     async with serving(Fixed()) as base:
         reader, writer = await connect(base)
         writer.write(sent)
@@ -258,33 +183,77 @@ async def test_a_request_that_takes_too_long_is_closed(monkeypatch):
     """
     A route that hangs does not keep its connection for ever.
     """
-    monkeypatch.setattr(server, "REQUEST_S", 0.3)
-    monkeypatch.setattr(server, "IDLE_S", 0.3)
+    monkeypatch.setattr(frame, "REQUEST_S", 0.3)
+    monkeypatch.setattr(connections, "IDLE_S", 0.3)
     source = Fixed()
     source.wait_s = 30.0
     async with serving(source) as base:
         reader, writer = await connect(base)
-        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert await closed(reader)
         writer.close()
 
 
-async def test_connections_are_bounded(http, monkeypatch):
+async def test_connections_are_bounded(http):
     """
-    One connection too many is closed at once; when others go, there is room again.
+    Whoever comes when all places are taken gets that of the one who has waited longest.
     """
-    monkeypatch.setattr(server, "MAX_CONNECTIONS", 5)
-    async with serving(Fixed()) as base:
+    async with serving(Fixed(), connections=5) as base:
         held = [await connect(base) for _ in range(5)]
         await asyncio.sleep(0.05)
-        reader, writer = await connect(base)
-        assert await closed(reader, 1.0)
-        writer.close()
+        request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+        for number in (1, 0):  # who was served waits again, from then on
+            held[number][1].write(request)
+            assert (await held[number][0].readline()).startswith(b"HTTP/1.1 200")
+        for number in (2, 3, 4, 1, 0):
+            reader, writer = await connect(base)
+            writer.write(request)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            assert await closed(held[number][0], 1.0)
+            held.append((reader, writer))
         for _, other in held:
             other.close()
+
+
+async def test_health_answers_while_all_places_are_used(http):
+    """
+    As many requests as may be hang: others are told to come back, and health is told at once.
+    """
+    source = Fixed()
+    source.wait_s = 30.0
+    async with serving(source, connections=3) as base:
+        held = [await connect(base) for _ in range(3)]
+        for _, writer in held:
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await asyncio.sleep(0.1)
-        async with http.get(f"{base}/healthz") as answer:
-            assert answer.status == 200
+        async with asyncio.timeout(2.0):
+            async with http.get(f"{base}/metrics") as answer:
+                assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+            async with http.get(f"{base}/healthz") as answer:
+                assert answer.status == 200
+        for _, writer in held:
+            writer.close()
+
+
+async def test_more_than_the_spare_places_are_refused(monkeypatch):
+    """
+    When the spare places are taken too, a connection is closed at once.
+    """
+    monkeypatch.setattr(connections, "SPARE", 1)
+    source = Fixed()
+    source.health_s = 30.0
+    async with serving(source, connections=1) as base:
+        held = []
+        for _ in range(2):
+            held.append(await connect(base))
+            held[-1][1].write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            await asyncio.sleep(0.05)
+        held.append(await connect(base))
+        assert await closed(held[2][0], 1.0)
+        assert not await closed(held[1][0], 0.1)
+        assert not await closed(held[0][0], 0.1)
+        for _, writer in held:
+            writer.close()
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""HTTP for machines: metrics and health.  Part of the control process, never of a worker."""
+"""The HTTP API, metrics and health.  Part of the control process, never of a worker."""

@@ -1,19 +1,44 @@
 """``GET /healthz`` and ``GET /readyz``: JSON, with status 200 or 503; anyone may ask."""
 
-from aiohttp import web
+from typing import Any, Final
 
-from urlguard.api.source import Source
+from urlguard.api.routes import PUBLIC, Call, Nothing, Route
 
 
-def routes(source: Source) -> list[web.RouteDef]:
-    """The routes on `source`."""
+async def healthz(call: Call[Nothing, Nothing]) -> tuple[int, dict[str, Any]]:
+    """Whether anything answers."""
+    found = await call.services.source.health()
+    return (200 if found["ok"] else 503), found
 
-    async def healthz(_request: web.Request) -> web.Response:
-        found = await source.health()
-        return web.json_response(found, status=200 if found["ok"] else 503)
 
-    async def readyz(_request: web.Request) -> web.Response:
-        found = await source.readiness()
-        return web.json_response(found, status=200 if found["ready"] else 503)
+async def readyz(call: Call[Nothing, Nothing]) -> tuple[int, dict[str, Any]]:
+    """Whether all is as it should be."""
+    found = await call.services.source.readiness()
+    return (200 if found["ready"] else 503), found
 
-    return [web.get("/healthz", healthz), web.get("/readyz", readyz)]
+
+ROUTES: Final = (
+    Route(
+        method="GET",
+        path="/healthz",
+        roles=PUBLIC,
+        tag="Health",
+        summary="Whether the control process and a worker answer",
+        answer=dict[str, Any],
+        also=(503,),
+        handler=healthz,
+        health=True,
+    ),
+    Route(
+        method="GET",
+        path="/readyz",
+        roles=PUBLIC,
+        tag="Health",
+        summary="Whether every worker enforces the policy",
+        words="If not, `why` says what is missing.",
+        answer=dict[str, Any],
+        also=(503,),
+        handler=readyz,
+        health=True,
+    ),
+)

@@ -22,7 +22,9 @@ from prometheus_client.metrics_core import (
 )
 
 from urlguard import events
-from urlguard.api.source import Family, Source
+from urlguard.api.problems import Problem
+from urlguard.api.routes import PUBLIC, Call, Encoded, Nothing, Route
+from urlguard.api.source import Family
 
 MIN_TOKEN = 16  # characters; a shorter one could be guessed
 MAX_TOKEN = 4096
@@ -77,29 +79,50 @@ class Token:
         self._token = b""
 
 
-def routes(source: Source, token_file: Path | None) -> list[web.RouteDef]:
-    """The route on `source`; without `token_file` for loopback clients only."""
+def route(token_file: Path | None) -> Route:
+    """The route; without `token_file` for loopback clients only."""
     token = None if token_file is None else Token(token_file)
 
-    async def metrics(request: web.Request) -> web.Response:
-        if not local(request):
-            if token is None:
-                return web.json_response({"error": "loopback clients only"}, status=403)
-            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-            # In a thread: the file may lie on a disk that hangs.
-            if scheme.lower() != "bearer" or not await asyncio.to_thread(token.fits, given.strip()):
-                return web.json_response(
-                    {"error": "needs the bearer token of [api] metrics_token_file"},
-                    status=401,
-                    headers={"WWW-Authenticate": 'Bearer realm="urlguard"'},
-                )
-        body = await asyncio.to_thread(text, await source.families())
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def metrics(call: Call[Nothing, Nothing]) -> Encoded:
+        if not local(call.request):
+            await _let_in(call.request, token)
+        return Encoded(await asyncio.to_thread(text, await call.services.source.families()))
 
-    return [web.get("/metrics", metrics)]
+    return Route(
+        method="GET",
+        path="/metrics",
+        roles=PUBLIC,
+        tag="Health",
+        summary="Metrics in Prometheus's text format",
+        words="For clients on this machine, or with the token in `[api] metrics_token_file`; the"
+        " tokens of the API do not open it.",
+        answer=str,
+        media=CONTENT_TYPE_LATEST,
+        errors=("unauthenticated", "forbidden"),
+        handler=metrics,
+    )
 
 
-def local(request: web.Request) -> bool:
+async def _let_in(request: web.BaseRequest, token: Token | None) -> None:
+    """
+    Look at the token of somebody elsewhere.
+
+    Raises:
+        Problem: it is wrong, or nobody elsewhere may ask.
+    """
+    if token is None:
+        raise Problem("forbidden", "loopback clients only; [api] metrics_token_file is not set")
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    # In a thread: the file may lie on a disk that hangs.
+    if scheme.lower() != "bearer" or not await asyncio.to_thread(token.fits, given.strip()):
+        raise Problem(
+            "unauthenticated",
+            "needs the bearer token of [api] metrics_token_file",
+            headers={"WWW-Authenticate": 'Bearer realm="urlguard"'},
+        )
+
+
+def local(request: web.BaseRequest) -> bool:
     """
     Whether the client is on this machine.
 

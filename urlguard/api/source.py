@@ -1,10 +1,18 @@
 """
-What the HTTP routes ask for: the protocol that the control process fulfils, and metrics as data.
+What the HTTP routes ask for: the protocols that the control process fulfils, and metrics as data.
 
-Routes know HTTP and these types; they know neither workers nor the policy log.
+Routes know HTTP and these types; they know neither workers nor judges' processes, nor who commits.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+from urlguard.access.attempts import Attempts
+from urlguard.access.tokens import Holder
+from urlguard.api.reading import LogReader
+from urlguard.policy.log import Change
 
 
 class Family(NamedTuple):
@@ -38,3 +46,81 @@ class Source(Protocol):
     async def readiness(self) -> dict[str, Any]:
         """Whether all is as it should be: ``ready`` (bool), ``why`` not, and so on."""
         ...
+
+
+class Judging(Protocol):
+    """
+    Who gives verdicts, away from the event loop.
+
+    Any `UrlGuardError` means that it cannot just now; one with ``retry_after_s`` says when it may.
+    """
+
+    async def check(
+        self, items: Sequence[str], *, why: bool = False, score: bool = False
+    ) -> list[bytes]:
+        """The object of ``urlguard check --json`` for each item, in order, as ASCII."""
+        ...
+
+    async def messages(self, texts: Sequence[str]) -> list[list[tuple[Any, ...]]]:
+        """
+        What each text holds: start, end, text as written, item, and the item's object.
+        """
+        ...
+
+
+class Checking(Protocol):
+    """Who knows tokens."""
+
+    def check(self, token: str) -> Holder | None:
+        """
+        Whose token it is; in a thread.
+
+        Raises:
+            AccessError: that cannot be said now.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        ...
+
+
+class Decided(NamedTuple):
+    """What came of a change of the policy."""
+
+    serial: int  # of the log, with the change in it
+    changed: bool  # False if all of it stood already
+    in_force: int  # workers that have confirmed it
+    workers: int
+
+
+class Deciding(Protocol):
+    """Who commits to the policy log, and waits until the workers have it."""
+
+    async def __call__(
+        self, source: str, changes: Sequence[Change], *, actor: str, reason: str
+    ) -> Decided:
+        """
+        Commit a batch.
+
+        Raises:
+            PolicyError: nothing was changed; the message says why.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """
+    All that handlers may use.
+
+    What is None is not there, and routes that need it say so with status 503.
+    """
+
+    source: Source
+    judging: Judging | None = None
+    deciding: Deciding | None = None
+    tokens: Checking | None = None
+    attempts: Attempts | None = None
+    log: LogReader | None = None
+    state_dir: Path | None = None  # for what the API itself must remember

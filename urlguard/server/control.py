@@ -5,7 +5,7 @@ What a worker holds is a snapshot and an overlay; whatever it lacks is read from
 and sent to it.  So it does not matter who committed: this process on behalf of a command, a feed's
 refresh in a process of its own, or a command that found no server.  Also ends expired claims within
 a second, refreshes feeds when they are due, has a snapshot compiled when the overlay grows, keeps
-the hit log, and serves metrics and health over HTTP.
+the hit log, signs checkpoints of the log, and serves metrics and health over HTTP.
 
 The packet path never waits for anything here.
 """
@@ -18,12 +18,14 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
 from urlguard import events, names
+from urlguard.access import tokens
+from urlguard.api.source import Decided
 from urlguard.blocklist import overlay, snapshot
 from urlguard.classify.judge import Suspect, merged
 from urlguard.config import Config, Feed
@@ -34,7 +36,9 @@ from urlguard.policy.log import Change, PolicyLog
 from urlguard.server import channel, process
 from urlguard.server.channel import Message
 from urlguard.server.hitlog import HitLog
+from urlguard.server.judges import Judges
 from urlguard.server.scrape import Facts, Observer
+from urlguard.server.signing import Signing
 from urlguard.server.workers import Worker, Workers
 from urlguard.share import rpz
 from urlguard.verdict import FEED
@@ -82,6 +86,8 @@ class Control:
             keyed=config.dnstap.socket is not None,
             changed=self.workers.send,
         )
+        self._signing = Signing(config)
+        self._judges = Judges(config)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set."""
@@ -95,7 +101,10 @@ class Control:
                 asyncio.create_task(self._first_policy()),
                 asyncio.create_task(self._watch()),
                 asyncio.create_task(self._hits.run()),
+                asyncio.create_task(self._signing.run()),
+                asyncio.create_task(self._judges.run()),
                 asyncio.create_task(self._serve_http()),
+                asyncio.create_task(asyncio.to_thread(tokens.first_start, self.config.state_dir)),
             ]
             process.say_ready()
             await stop.wait()
@@ -112,6 +121,7 @@ class Control:
         await asyncio.wait([*self._tasks, *self._connections], timeout=2)
         with contextlib.suppress(OSError):
             path.unlink()
+        await self._signing.finish()
         self._database.shutdown(wait=True)
         self.log.close()
 
@@ -358,7 +368,8 @@ class Control:
         try:
             # In a thread: the import takes a good part of a second, and decisions go on meanwhile.
             server = await asyncio.to_thread(importlib.import_module, "urlguard.api.server")
-            await server.ApiServer(self.config.api, observer).run()
+            api = server.of(self.config, observer, deciding=self._decide, judging=self._judges)
+            await api.run()
         except Exception as exc:
             events.error("api.unavailable", address=str(self.config.api.listen), error=repr(exc))
         finally:
@@ -453,7 +464,20 @@ class Control:
             lambda: self.log.commit(source, changes, actor=actor, reason=reason)
         )
         synced = await self._synced(await self.push())
-        return {**synced, "changed": bool(batch), "effects": len(batch.effects) if batch else 0}
+        return {
+            **synced,
+            "batch": batch.serial if batch else synced["serial"],
+            "changed": bool(batch),
+            "effects": len(batch.effects) if batch else 0,
+        }
+
+    async def _decide(
+        self, source: str, changes: Sequence[Change], *, actor: str, reason: str
+    ) -> Decided:
+        """What somebody decides through the API: in force on return, as by a command."""
+        said = {"source": source, "changes": changes, "actor": actor, "reason": reason}
+        done = await self._apply(said)
+        return Decided(done["batch"], done["changed"], done["in_force"], done["workers"])
 
     async def _synced(self, serial: int) -> Message:
         count = self.config.server.workers

@@ -1,0 +1,21 @@
+"""A client, and a server with real surroundings."""
+
+import pytest
+
+from tests.api.world import World, client, serving
+
+
+@pytest.fixture
+async def http():
+    """A client without a proxy."""
+    async with client() as session:
+        yield session
+
+
+@pytest.fixture
+async def world(tmp_path):
+    """A running server, and what is behind it."""
+    made = World(tmp_path)
+    async with serving(made.services()) as made.base:
+        yield made
+    made.close()

@@ -1,0 +1,211 @@
+"""Idempotency keys: what is sent again is done once."""
+
+import asyncio
+import dataclasses
+import sqlite3
+
+import aiohttp
+import pytest
+
+from tests.api.world import connect, serving, until
+from urlguard.access.roles import Role
+from urlguard.api import idempotency
+from urlguard.api.idempotency import Answers, Kept, checked, digest
+from urlguard.api.problems import Problem
+
+RULE = {"rule": "evil.example", "reason": "ticket 3"}
+
+
+async def post(http, world, body=RULE, key="k1", role=Role.ANALYST, path="/v1/rules"):
+    """Status, document, and whether it is an answer of before."""
+    headers = world.head(role, **({} if key is None else {"Idempotency-Key": key}))
+    async with http.post(world.base + path, json=body, headers=headers) as answer:
+        replayed = answer.headers.get("Idempotency-Replayed") == "true"
+        return answer.status, await answer.json(content_type=None), replayed
+
+
+async def test_the_same_again(http, world):
+    """
+    The first answer is given again, though the rule stands by now; also with quotes around the key.
+    """
+    status, first, replayed = await post(http, world)
+    assert (status, first["changed"], replayed) == (200, True, False)
+    assert await post(http, world) == (200, first, True)
+    assert await post(http, world, key='"k1"') == (200, first, True)
+    status, other, replayed = await post(http, world, key="k2")
+    assert (other["changed"], replayed) == (False, False)
+    assert world.log.serial == 1
+
+
+async def test_another_request_under_the_key(http, world):
+    """
+    Another body, or another path, is refused; another caller has keys of his own.
+    """
+    await post(http, world)
+    status, document, _ = await post(http, world, {"rule": "other.example"})
+    assert (status, document["type"]) == (422, "/docs#problem-key-reused")
+    status, document, _ = await post(http, world, {"items": []}, path="/v1/check")
+    assert status == 422
+    status, document, replayed = await post(http, world, role=Role.APPROVER)
+    assert (status, document["changed"], replayed) == (200, True, False)
+
+
+async def test_it_outlives_a_restart(http, world):
+    """
+    An answer is on disk before it is given.
+    """
+    _, first, _ = await post(http, world)
+    async with serving(world.services()) as world.base:
+        assert await post(http, world) == (200, first, True)
+
+
+async def test_after_an_error_the_key_is_free(http, world):
+    """
+    What failed was not done, so it may be tried again, also with another body.
+    """
+    assert (await post(http, world, {"rule": "no name"}))[0] == 422
+    world.error = RuntimeError("disk on fire")
+    assert (await post(http, world))[0] == 500
+    world.error = None
+    assert (await post(http, world))[1]["changed"] is True
+
+
+async def test_two_at_once(http, world):
+    """
+    While the first is under way, a second under the same key is told to wait.
+    """
+    world.wait_s = 0.3
+    first = asyncio.create_task(post(http, world))
+    await world.begun.wait()
+    status, document, _ = await post(http, world)
+    assert (status, document["type"]) == (409, "/docs#problem-conflict")
+    assert (await first)[0] == 200
+    assert (await post(http, world))[2] is True
+
+
+@pytest.mark.parametrize("key", ["", "a b", "é", "x" * 256, "\x7f", '"'])
+async def test_keys_that_do_not_fit(http, world, key):
+    """
+    1 to 255 printable characters.
+    """
+    with pytest.raises(Problem) as caught:
+        checked(key)
+    assert caught.value.kind == "malformed"
+
+
+async def test_two_keys(http, world):
+    """
+    One is allowed.
+    """
+    headers = [*world.head().items(), ("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    async with http.post(f"{world.base}/v1/rules", json=RULE, headers=headers) as answer:
+        assert answer.status == 400
+
+
+async def test_a_client_that_goes_away(http, world):
+    """
+    What was begun is done and remembered, though nobody waits for the answer.
+    """
+    world.wait_s = 0.3
+    _, writer = await connect(world.base)
+    body = b'{"rule":"evil.example"}'
+    token = world.token[Role.ANALYST].encode()
+    writer.write(
+        b"POST /v1/rules HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Authorization: Bearer " + token + b"\r\nIdempotency-Key: gone\r\n"
+        b"Content-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body
+    )
+    await writer.drain()
+    await world.begun.wait()
+    writer.close()
+    await until(lambda: world.log.serial == 1)
+    headers = {**world.head(Role.ANALYST), "Idempotency-Key": "gone"}
+    headers["Content-Type"] = "application/json"
+
+    async def again():
+        async with http.post(f"{world.base}/v1/rules", data=body, headers=headers) as answer:
+            return answer.status, answer.headers.get("Idempotency-Replayed")
+
+    async with asyncio.timeout(5):
+        while (found := await again()) == (409, None):
+            await asyncio.sleep(0.02)
+    assert found == (200, "true")
+
+
+async def test_a_large_answer_is_worked_out_again(http, world):
+    """
+    An answer that is too large to keep is given anew; another body is refused all the same.
+    """
+    items = {"items": [f"n{n}.example.net" for n in range(1000)]}
+    first = await post(http, world, items, path="/v1/check")
+    assert len(str(first[1])) > idempotency.MAX_BODY
+    assert await post(http, world, items, path="/v1/check") == first
+    assert len(world.judging.asked) == 2
+    assert (await post(http, world, {"items": []}, path="/v1/check"))[0] == 422
+
+
+async def test_a_damaged_file(http, world, capsys):
+    """
+    Where it cannot be known whether it was done, it is not done; without a key it is.
+    """
+    await post(http, world)
+    async with serving(world.services()) as world.base:
+        for path in world.folder.glob("api.db*"):
+            path.unlink()
+        (world.folder / "api.db").write_bytes(b"no database" * 1000)
+        status, document, _ = await post(http, world)
+        assert (status, document["type"]) == (503, "/docs#problem-unavailable")
+        assert (await post(http, world, key=None))[0] == 200
+    assert '"api.idempotency"' in capsys.readouterr().err
+
+
+async def test_what_is_kept_is_bounded(tmp_path, monkeypatch):
+    """
+    After a day an answer is forgotten; of too many the oldest go, each caller's and all together.
+    """
+    monkeypatch.setattr(idempotency, "_TIDY_S", 0.0)
+    monkeypatch.setattr(idempotency, "MAX_EACH", 3)
+    monkeypatch.setattr(idempotency, "MAX_KEPT", 4)
+    now = 1_000_000.0
+    answers = Answers(tmp_path / "api.db", lambda: now)
+    for n in range(5):
+        now += 1
+        await answers.keep("a", f"k{n}", Kept(b"", 200, b"x"))
+    kept = [bool(await answers.find("a", f"k{n}")) for n in range(5)]
+    assert kept == [False, False, True, True, True]
+    for n in range(2):
+        now += 1
+        await answers.keep("b", f"k{n}", Kept(b"", 200, b"x"))
+    assert await answers.find("a", "k2") is None
+    assert await answers.find("b", "k1")
+    now += idempotency.KEPT_S
+    assert await answers.find("b", "k1") is None
+    await answers.keep("c", "k", Kept(b"", 200, b"x"))
+    await answers.close()
+    with sqlite3.connect(tmp_path / "api.db") as db:
+        assert db.execute("SELECT caller FROM answer").fetchall() == [("c",)]
+    db.close()
+    assert (tmp_path / "api.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_tells_requests_apart():
+    """
+    Method, path with its query, and body.
+    """
+    found = [
+        digest("POST", "/a", b"x"),
+        digest("PUT", "/a", b"x"),
+        digest("POST", "/a?b", b"x"),
+        digest("POST", "/a", b"y"),
+        digest("POST", "/a\nx", b""),
+    ]
+    assert len(set(found)) == 5
+
+
+async def test_no_keys_without_a_folder(world):
+    """
+    A server that keeps nothing takes keys and does each request.
+    """
+    services = dataclasses.replace(world.services(), state_dir=None)
+    async with serving(services) as world.base, aiohttp.ClientSession() as http:
+        assert [(await post(http, world))[2] for _ in range(2)] == [False, False]

@@ -1,0 +1,246 @@
+"""Rules, the log and figures over HTTP."""
+
+import time
+
+import msgspec
+import pytest
+
+from urlguard.access.roles import Role
+from urlguard.api import paging
+from urlguard.api.log import Stats
+from urlguard.api.problems import Problem
+from urlguard.api.source import Family
+from urlguard.errors import PolicyError
+from urlguard.policy.log import Change
+from urlguard.rules import SWITCH
+
+
+async def call(http, world, method, path, role=Role.ANALYST, **more):
+    """Status and document."""
+    request = http.request(method, world.base + path, headers=world.head(role), **more)
+    async with request as answer:
+        return answer.status, await answer.json(content_type=None)
+
+
+async def every(http, world, path, limit=2):
+    """The items of all pages."""
+    found, cursor = [], ""
+    while cursor is not None:
+        at = f"{path}{'&' if '?' in path else '?'}limit={limit}"
+        at += f"&cursor={cursor}" if cursor else ""
+        status, page = await call(http, world, "GET", at)
+        assert status == 200
+        assert len(page["items"]) <= limit
+        assert page["items"] or page["next"] is None
+        found += page["items"]
+        cursor = page["next"]
+    return found
+
+
+async def test_a_rule_and_its_end(http, world):
+    """
+    Made, shown, made again without a change, and withdrawn; each is in the log with its maker.
+    """
+    body = {"rule": "*.Evil.example", "category": "phishing", "reason": "ticket 3"}
+    status, made = await call(http, world, "POST", "/v1/rules", json=body)
+    assert (status, made["changed"], made["serial"], made["in_force"]) == (200, True, 1, 2)
+    (shown,) = await every(http, world, "/v1/rules")
+    assert shown == {
+        "id": made["id"],
+        "kind": "below",
+        "value": "evil.example",
+        "action": "block",
+        "category": "phishing",
+        "source": "analyst:my-analyst",
+        "reason": "ticket 3",
+        "serial": 1,
+        "begins_at": None,
+        "expires_at": None,
+    }
+    assert (await call(http, world, "POST", "/v1/rules", json=body))[1]["changed"] is False
+    path = f"/v1/rules/{made['id']}?reason=mistake"
+    assert (await call(http, world, "DELETE", path))[1]["changed"] is True
+    assert (await call(http, world, "DELETE", path))[0] == 404
+    assert await every(http, world, "/v1/rules") == []
+    batches = await every(http, world, "/v1/log")
+    assert [(b["serial"], b["actor"], b["reason"]) for b in batches] == [
+        (1, "my-analyst", "ticket 3"),
+        (2, "my-analyst", "mistake"),
+    ]
+
+
+async def test_who_withdraws_whose(http, world):
+    """
+    An analyst his own, an approver anybody's, nobody a list's.
+    """
+    _, mine = await call(http, world, "POST", "/v1/rules", json={"rule": "a.example"})
+    _, admins = await call(http, world, "POST", "/v1/rules", Role.ADMIN, json={"rule": "b.example"})
+    world.log.commit("feed:x", [Change("subtree c.example", "block")], actor="x", reason="")
+    (lists,) = await every(http, world, "/v1/rules?source=feed:x")
+    assert (await call(http, world, "DELETE", f"/v1/rules/{admins['id']}"))[0] == 403
+    assert (await call(http, world, "DELETE", f"/v1/rules/{lists['id']}", Role.ADMIN))[0] == 403
+    for made in (mine, admins):
+        path = f"/v1/rules/{made['id']}"
+        assert (await call(http, world, "DELETE", path, Role.APPROVER))[0] == 200
+    assert [c.source for c in world.log.store.history("subtree b.example")] == ["operator"]
+
+
+async def test_pages_and_filters(http, world):
+    """
+    Pages have each rule once, in order; a list's are shown on demand; the switch is no rule.
+    """
+    world.log.commit("operator", [Change(SWITCH, "allow")], actor="x", reason="")
+    for source in ("operator", "analyst:b", "feed:x"):
+        changes = [Change(f"subtree n{n}.example", "block") for n in range(5)]
+        world.log.commit(source, changes, actor="x", reason="")
+    found = await every(http, world, "/v1/rules", 3)
+    wanted = [(s, f"n{n}.example") for s in ("analyst:b", "operator") for n in range(5)]
+    assert [(r["source"], r["value"]) for r in found] == wanted
+    for limit in (1, 2, 4, 5, 6, 9, 10, 11):
+        assert await every(http, world, "/v1/rules", limit) == found
+    found = await every(http, world, "/v1/rules?source=feed:x")
+    assert [r["value"] for r in found] == [f"n{n}.example" for n in range(5)]
+    found = await every(http, world, "/v1/rules?rule=N3.example", 1)
+    assert [r["source"] for r in found] == ["analyst:b", "feed:x", "operator"]
+    found = await every(http, world, "/v1/rules?rule=N3.example&source=operator")
+    assert len(found) == 1
+    assert (await call(http, world, "GET", "/v1/rules?rule=no%20name"))[0] == 422
+
+
+async def test_times(http, world):
+    """
+    Seconds, times and durations; a planned rule shows when it begins.
+    """
+    soon = int(time.time()) + 3600
+    body = {"rule": "a.example", "begins_at": soon, "expires_at": "2d", "action": "review"}
+    status, _ = await call(http, world, "POST", "/v1/rules", json=body)
+    assert status == 200
+    (planned,) = await every(http, world, "/v1/rules?rule=a.example")
+    assert (planned["begins_at"], planned["expires_at"]) == (soon, soon + 2 * 86_400)
+    assert (planned["kind"], planned["value"]) == ("subtree", "a.example")
+    status, _ = await call(http, world, "DELETE", f"/v1/rules/{planned['id']}")
+    assert status == 200
+    body = {"rule": "b.example", "expires_at": "2090-01-31T12:00Z"}
+    await call(http, world, "POST", "/v1/rules", json=body)
+    (ends,) = await every(http, world, "/v1/rules?rule=b.example")
+    assert ends["expires_at"] == 3_789_547_200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        ({"rule": "no name"}, 422, "rule"),
+        ({"rule": ""}, 422, "rule"),
+        ({"rule": "x" * 2049}, 422, "rule"),
+        ({"rule": "a.example", "expires_at": 1}, 422, "expires_at"),
+        ({"rule": "a.example", "expires_at": "soon"}, 422, "expires_at"),
+        ({"rule": "a.example", "begins_at": "2d", "expires_at": 1}, 422, "expires_at"),
+        ({"rule": "a.example", "action": "except"}, 422, "action"),
+        ({"rule": "a.example", "category": "No!"}, 422, "category"),
+        ({"rule": "a.example", "reason": "a\nb"}, 422, "reason"),
+        ({"rule": "google.com"}, 409, "rule"),
+        ({"rule": "co.uk"}, 409, "rule"),
+        ({"rule": "gov.cn"}, 409, "rule"),
+    ],
+)
+async def test_rules_that_are_refused(http, world, body, status, field):
+    """
+    The field is named, and the log stays as it was.
+    """
+    found, document = await call(http, world, "POST", "/v1/rules", json=body)
+    assert (found, document["errors"][0]["field"]) == (status, field)
+    assert world.log.serial == 0
+
+
+async def test_a_popular_name_may_be_allowed(http, world):
+    """
+    Only blocking one is held.
+    """
+    body = {"rule": "google.com", "action": "allow"}
+    assert (await call(http, world, "POST", "/v1/rules", json=body))[0] == 200
+
+
+@pytest.mark.parametrize("ident", ["x", "AAAA", "b3BlcmF0b3I", "b3BlcmF0b3IK"])
+async def test_ids_that_are_none(http, world, ident):
+    """
+    An id that no list gave is of no rule.
+    """
+    assert (await call(http, world, "DELETE", f"/v1/rules/{ident}"))[0] == 404
+
+
+async def test_a_log_that_cannot_be_written(http, world):
+    """
+    The answer says so, and what is wrong.
+    """
+    world.error = PolicyError("policy log: disk full")
+    status, document = await call(http, world, "POST", "/v1/rules", json={"rule": "a.example"})
+    assert (status, document["detail"]) == (503, "policy log: disk full")
+
+
+async def test_the_log_in_pages(http, world):
+    """
+    Batches after a serial, whole, oldest first.
+    """
+    for n in range(7):
+        world.log.commit(
+            "operator", [Change(f"subtree n{n}.example", "block")], actor="a", reason=""
+        )
+    found = await every(http, world, "/v1/log?since=2")
+    assert [b["serial"] for b in found] == [3, 4, 5, 6, 7]
+    assert found == [b._asdict() for b in world.log.store.batches(2)]
+    assert await every(http, world, "/v1/log?since=7") == []
+
+
+async def test_a_log_that_is_gone(http, world):
+    """
+    Reading it is 503, not an error of ours.
+    """
+    for path in world.folder.glob("policy.db*"):
+        path.unlink()
+    status, document = await call(http, world, "GET", "/v1/log")
+    assert (status, document["type"]) == (503, "/docs#problem-unavailable")
+
+
+async def test_stats(http, world, monkeypatch):
+    """
+    Figures of the workers added up, by action, category and source, and of the lists.
+    """
+
+    async def families():
+        hits = [(("0", "block", "operator"), 3), (("1", "block", "feed:x"), 2)]
+        hits.append((("1", "review", "feed:x"), 5))
+        return [
+            Family("urlguard_worker_up", "gauge", "", ("worker",), [(("0",), 1.0), (("1",), 1.0)]),
+            Family(
+                "urlguard_queries_total",
+                "counter",
+                "",
+                ("worker", "transport"),
+                [(("0", "udp"), 10), (("1", "udp"), 20), (("1", "tcp"), 1)],
+            ),
+            Family("urlguard_hits_total", "counter", "", ("worker", "action", "rule_source"), hits),
+            Family("urlguard_feed_rules", "gauge", "", ("feed",), [(("x",), 7.0)]),
+            Family("urlguard_feed_failing", "gauge", "", ("feed",), [(("x",), 1.0)]),
+        ]
+
+    monkeypatch.setattr(world.source, "families", families)
+    status, document = await call(http, world, "GET", "/v1/stats")
+    assert status == 200
+    found = msgspec.convert(document, Stats)
+    assert (found.workers, found.queries) == (2, 31)
+    assert found.hits == {"block": 5, "review": 5}
+    assert found.sources == {"operator": 3, "feed:x": 2}
+    (feed,) = found.feeds
+    assert (feed.name, feed.rules, feed.failing, feed.age_s) == ("x", 7, True, None)
+
+
+def test_cursors():
+    """
+    A cursor comes back as the values it was made of, and as no others.
+    """
+    for values, kind in (((1,), tuple[int]), (("a", "b\nc"), tuple[str, str])):
+        assert paging.decode(paging.encode(*values), kind) == values
+    assert paging.decode(None, tuple[int]) is None
+    for text in ("", "=", "é", "AAAA", paging.encode("a"), paging.encode(1, 2)):
+        with pytest.raises(Problem):
+            paging.decode(text, tuple[int])

@@ -1,0 +1,126 @@
+"""Bodies of any size: handlers that read them piece by piece."""
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from tests.api.world import World, closed, connect, serving
+from urlguard.access.roles import Role
+from urlguard.api import bodies, connections, server
+from urlguard.api.openapi import document
+from urlguard.api.routes import JSON, NDJSON, Call, Nothing, Route
+from urlguard.api.table import ROUTES
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """A route that counts lines; what it was given is in the list."""
+    seen = []
+
+    async def count(call: Call[Nothing, Nothing]) -> dict:
+        lines = 0
+        async for piece in call.chunks:
+            lines += piece.count(b"\n")
+            seen.append(len(piece))
+        return {"lines": lines, "by": call.holder.name}
+
+    route = Route(
+        method="POST",
+        path="/v1/count",
+        roles=frozenset({Role.CRAWLER}),
+        tag="Test",
+        summary="Count lines",
+        streams=True,
+        takes=(JSON, NDJSON),
+        answer=dict,
+        handler=count,
+    )
+    before = server.routes
+    monkeypatch.setattr(server, "routes", lambda file: (*before(file), route))
+    return seen
+
+
+@pytest.fixture
+async def world(counted, tmp_path):
+    """A server with that route."""
+    made = World(tmp_path)
+    async with serving(made.services()) as made.base:
+        yield made
+    made.close()
+
+
+async def lines(count, wait_s=0.0):
+    """So many lines, in pieces."""
+    for at in range(0, count, 1000):
+        await asyncio.sleep(wait_s)
+        yield b'{"url":"a.example"}\n' * min(1000, count - at)
+
+
+async def send(http, world, data, **headers):
+    """Status, document, and whether it is an answer of before."""
+    headers = world.head(Role.CRAWLER, **{"Content-Type": NDJSON, **headers})
+    async with http.post(f"{world.base}/v1/count", data=data, headers=headers) as answer:
+        return answer.status, await answer.json(content_type=None), answer.headers
+
+
+async def test_a_long_body(http, world, counted, monkeypatch):
+    """
+    It is read as it comes, without a limit on its size or on its time while it moves.
+    """
+    monkeypatch.setattr(connections, "BUSY_S", 0.4)
+    monkeypatch.setattr(connections, "IDLE_S", 0.4)
+    status, document, _ = await send(http, world, lines(20_000, 0.05))
+    assert (status, document) == (200, {"lines": 20_000, "by": "my-crawler"})
+    assert max(counted) < 200_000
+
+
+async def test_the_same_again(http, world, counted):
+    """
+    Under a key, the same body gets the same answer without being worked on; another is refused.
+    """
+    first = await send(http, world, lines(5000), **{"Idempotency-Key": "k"})
+    pieces = len(counted)
+    again = await send(http, world, lines(5000), **{"Idempotency-Key": "k"})
+    assert again[:2] == first[:2]
+    assert again[2]["Idempotency-Replayed"] == "true"
+    other = await send(http, world, lines(5001), **{"Idempotency-Key": "k"})
+    assert other[0] == 422
+    assert len(counted) == pieces
+
+
+async def test_a_body_that_stops(world, monkeypatch):
+    """
+    Who sends nothing for a while is told so and closed.
+    """
+    monkeypatch.setattr(bodies, "CHUNK_S", 0.2)
+    reader, writer = await connect(world.base)
+    writer.write(
+        b"POST /v1/count HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
+        b"Authorization: Bearer " + world.token[Role.CRAWLER].encode() + b"\r\n"
+        b"Content-Length: 100\r\n\r\n{}\n"
+    )
+    assert (await reader.readline()).startswith(b"HTTP/1.1 400")
+    assert await closed(reader)
+    writer.close()
+
+
+async def test_who_may_not_sends_nothing(http, world, counted):
+    """
+    A caller whose role is another's is refused before the body, also one who waits for a word.
+    """
+    headers = {**world.head(Role.REPORTER), "Content-Type": NDJSON}
+    async with http.post(
+        f"{world.base}/v1/count", data=lines(100_000, 0.01), headers=headers, expect100=True
+    ) as answer:
+        assert answer.status == 403
+    assert not counted
+
+
+async def test_it_is_described():
+    """
+    A streamed body of two types is in the document.
+    """
+    route = dataclasses.replace(ROUTES[0], streams=True, takes=(JSON, NDJSON), path="/v1/other")
+    found = document((route,))["paths"]["/v1/other"]["post"]["requestBody"]["content"]
+    assert set(found) == {JSON, NDJSON}

@@ -1,0 +1,183 @@
+"""An API server in this process, on real tokens, a real policy log and real verdicts."""
+
+import asyncio
+import contextlib
+import json
+import time
+
+import aiohttp
+
+from urlguard import check
+from urlguard.access.attempts import Attempts
+from urlguard.access.roles import Role
+from urlguard.access.tokens import Tokens
+from urlguard.api.auth import Keyring
+from urlguard.api.reading import LogReader
+from urlguard.api.server import ApiServer
+from urlguard.api.source import Decided, Family, Services
+from urlguard.config import Api, Config, Endpoint
+from urlguard.errors import UrlGuardError
+from urlguard.policy.log import PolicyLog
+
+
+class Fixed:
+    """A source that says what a test wants."""
+
+    def __init__(self):
+        self.ok = True
+        self.ready = True
+        self.wait_s = 0.0
+        self.health_s = 0.0
+        self.error = None
+
+    async def families(self):
+        if self.error:
+            raise self.error
+        await asyncio.sleep(self.wait_s)
+        return [
+            Family("urlguard_a_total", "counter", "how often", ("x",), [(('q"\\\n',), 3)]),
+            Family("urlguard_b", "gauge", "how much", (), [((), 1.5)]),
+            Family(
+                "urlguard_c", "histogram", "how long", ("x",), [(("y",), ([1, 2], 0.3))], (0.1,)
+            ),
+        ]
+
+    async def health(self):
+        await asyncio.sleep(self.health_s)
+        return {"ok": self.ok}
+
+    async def readiness(self):
+        return {"ready": self.ready, "why": []}
+
+
+class BusyError(UrlGuardError):
+    """As judges raise it."""
+
+    retry_after_s = 2.5
+
+
+class Here:
+    """Verdicts as `urlguard check` gives them, worked out in this process."""
+
+    def __init__(self, config):
+        self.config = config
+        self.error = None
+        self.wait_s = 0.0
+        self.asked = []
+
+    async def check(self, items, *, why=False, score=False):
+        self.asked.append(len(items))
+        await asyncio.sleep(self.wait_s)
+        if self.error:
+            raise self.error
+        engine = check.open_engine(self.config)
+        classifier = check.Classifier(self.config, score=score, why=why)
+        found = check.inspect_all(engine, items, classifier)
+        return [json.dumps(one).encode() for one in found]
+
+    async def messages(self, texts):
+        found = []
+        for text in texts:
+            words = [w for w in text.split() if "." in w]
+            verdicts = await self.check(words)
+            places = [text.index(w) for w in words]
+            found.append(
+                [
+                    (at, at + len(word), word, word, verdict)
+                    for at, word, verdict in zip(places, words, verdicts, strict=True)
+                ]
+            )
+        return found
+
+
+class World:
+    """The server's surroundings; `base` is its address."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.config = Config(state_dir=folder)
+        self.source = Fixed()
+        self.judging = Here(self.config)
+        self.log = PolicyLog(self.config.database)
+        self.tokens = Tokens(folder / "access.db")
+        self.token = {role: self.tokens.create(f"my-{role}", role, "test") for role in Role}
+        self.attempts = Attempts(time.monotonic)
+        self.error = None  # what a commit raises
+        self.wait_s = 0.0
+        self.begun = asyncio.Event()
+        self.base = ""
+
+    async def decide(self, source, changes, *, actor, reason):
+        self.begun.set()
+        await asyncio.sleep(self.wait_s)
+        if self.error:
+            raise self.error
+        batch = self.log.commit(source, changes, actor=actor, reason=reason)
+        return Decided(self.log.serial, batch is not None, 2, 2)
+
+    def services(self):
+        return Services(
+            source=self.source,
+            judging=self.judging,
+            deciding=self.decide,
+            tokens=Keyring(self.folder / "access.db"),
+            attempts=self.attempts,
+            log=LogReader(self.config.database),
+            state_dir=self.folder,
+        )
+
+    def head(self, role=Role.ADMIN, **more):
+        """The headers of a caller."""
+        return {"Authorization": f"Bearer {self.token[role]}", **more}
+
+    def close(self):
+        self.log.close()
+        self.tokens.close()
+
+
+@contextlib.asynccontextmanager
+async def serving(services, **options):
+    """A server on a free port, and its address."""
+    options.setdefault("listen", Endpoint("127.0.0.1", 0))
+    if isinstance(services, Fixed):
+        services = Services(source=services)
+    api = ApiServer(Api(**options), services)
+    task = asyncio.create_task(api.run())
+    try:
+        await until(lambda: api.address)
+        scheme = "https" if options.get("tls_cert") else "http"
+        yield f"{scheme}://{api.address}"
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def until(condition, seconds=5.0):
+    """Wait for something that must happen soon."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def client():
+    """A client without a proxy."""
+    return aiohttp.ClientSession()
+
+
+async def connect(base):
+    """A plain connection."""
+    host, _, port = base.partition("://")[2].rpartition(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+async def closed(reader, seconds=3.0):
+    """Whether the other side closes the connection in time; reads what comes before."""
+    try:
+        async with asyncio.timeout(seconds):
+            while await reader.read(65536):
+                pass
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        pass
+    return True

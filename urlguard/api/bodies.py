@@ -1,0 +1,172 @@
+"""
+Reading requests: the body within its limits, and JSON and parameters into the types of the table.
+
+What does not fit is told with the field's path.  A body is bounded in size before it is read and in
+the time that it may take; compressed bodies are refused, since nobody knows how large they become.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import Any, Final, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from urlguard.api.problems import Problem
+from urlguard.api.routes import Route
+
+BODY_S: Final = 30.0  # for a whole body that is read at once
+CHUNK_S: Final = 10.0  # for the next piece of one that is streamed
+
+_PLACE = re.compile(r"(.*) - at `([^`]*)`", re.S)
+_NAMED = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.S)
+
+T = TypeVar("T")
+
+
+def media_type(request: web.BaseRequest, route: Route) -> str:
+    """
+    The content type of the body, checked.
+
+    Raises:
+        Problem: the route takes no such body.
+    """
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Problem("media-type", "compressed bodies are not taken; send it as it is")
+    given = request.headers.get("Content-Type", "")
+    media, _, rest = given.partition(";")
+    media, rest = media.strip().lower(), rest.replace(" ", "").replace('"', "").lower()
+    if media not in route.takes or rest not in ("", "charset=utf-8"):
+        found = repr(given[:100]) if given else "no content type"
+        raise Problem("media-type", f"{found}; must be {' or '.join(route.takes)}, in UTF-8")
+    return media
+
+
+async def whole(request: web.BaseRequest, limit: int) -> bytes:
+    """
+    The body.
+
+    Args:
+        request: whose.
+        limit: octets that it may have.
+
+    Raises:
+        Problem: it is larger, does not come in time, or ends before its end.
+    """
+    if request.content_length is not None and request.content_length > limit:
+        raise _too_large(limit)
+    await proceed(request)
+    found = bytearray()
+    try:
+        async with asyncio.timeout(BODY_S):
+            while piece := await request.content.readany():
+                found += piece
+                if len(found) > limit:
+                    raise _too_large(limit)
+    except TimeoutError:
+        raise Problem(
+            "malformed", f"the body did not come within {BODY_S:g} s", headers=_CLOSE
+        ) from None
+    except (web.RequestPayloadError, ValueError) as exc:
+        raise Problem(
+            "malformed", "the body breaks off or is badly chunked", headers=_CLOSE
+        ) from exc
+    return bytes(found)
+
+
+async def pieces(request: web.BaseRequest) -> AsyncIterator[bytes]:
+    """
+    The body piece by piece, as it comes.
+
+    Raises:
+        Problem: the next piece does not come in time, or the body ends before its end.
+    """
+    await proceed(request)
+    try:
+        while True:
+            async with asyncio.timeout(CHUNK_S):
+                piece = await request.content.readany()
+            if not piece:
+                return
+            yield piece
+    except TimeoutError:
+        raise Problem("malformed", f"nothing came for {CHUNK_S:g} s", headers=_CLOSE) from None
+    except web.RequestPayloadError as exc:
+        raise Problem(
+            "malformed", "the body breaks off or is badly chunked", headers=_CLOSE
+        ) from exc
+
+
+_CLOSE: Final = {"Connection": "close"}
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem("length", f"the body has more than {limit} octets")
+
+
+async def proceed(request: web.BaseRequest) -> None:
+    """Tell a client that waits for it that the body is wanted (RFC 9110, ``100-continue``)."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # it is no part of the answer
+
+
+def decoded(data: bytes, type_: type[T]) -> T:
+    """
+    JSON as a type.
+
+    Raises:
+        Problem: it is no JSON in UTF-8, or does not fit; says which field.
+    """
+    try:
+        return msgspec.json.decode(data, type=type_)
+    except msgspec.ValidationError as exc:
+        raise _invalid(exc) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise Problem("malformed", f"the body is no JSON in UTF-8: {_words(exc)}") from None
+
+
+def params(request: web.BaseRequest, in_path: dict[str, str], route: Route) -> Any:
+    """
+    What stands in path and query, as the route's type.
+
+    Raises:
+        Problem: a parameter is unknown, there twice, or does not fit.
+    """
+    found: dict[str, str] = dict(in_path)
+    for name, value in request.query.items():
+        if name in found:
+            raise _wrong(name, "is there twice")
+        found[name] = value
+    try:
+        return msgspec.convert(found, type=route.params, strict=False)
+    except msgspec.ValidationError as exc:
+        raise _invalid(exc) from None
+
+
+def _wrong(field: str, error: str) -> Problem:
+    return Problem("invalid", f"{field or 'the request'}: {error}"[:500], errors=[(field, error)])
+
+
+def _invalid(exc: msgspec.ValidationError) -> Problem:
+    return _wrong(*place(str(exc)))
+
+
+def place(text: str) -> tuple[str, str]:
+    """The field and the words of a message of msgspec's."""
+    path = "$"
+    if match := _PLACE.fullmatch(text):
+        text, path = match[1], match[2]
+    path = path.removeprefix("$").removeprefix(".")
+    if match := _NAMED.fullmatch(text):
+        text = "unknown field" if match[1].startswith("contains") else "missing"
+        path = f"{path}.{match[2]}" if path else match[2]
+    text = text.replace("`", "")
+    return path[:200], text[:1].lower() + text[1:300]
+
+
+def _words(exc: Exception) -> str:
+    if isinstance(exc, RecursionError):
+        return "too deep"
+    return str(exc)[:200].replace("JSON is malformed: ", "").replace("`", "")

@@ -1,0 +1,24 @@
+"""
+The table of all routes.
+
+Each part keeps its rows beside its handlers; here they come together, in the order of ``/docs``.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from urlguard.api import checks, documents, health, log, metrics, rules
+from urlguard.api.routes import Route
+
+ROUTES: Final[tuple[Route, ...]] = (
+    *checks.ROUTES,
+    *rules.ROUTES,
+    *log.ROUTES,
+    *health.ROUTES,
+    *documents.ROUTES,
+)
+
+
+def routes(metrics_token_file: Path | None) -> tuple[Route, ...]:
+    """All routes; that of the metrics knows where its token lies."""
+    return (*ROUTES, metrics.route(metrics_token_file))

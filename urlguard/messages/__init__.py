@@ -1,0 +1,5 @@
+"""Names and URLs in the text of messages: see `finding`."""
+
+from urlguard.messages.finding import MAX_FOUND, MAX_TEXT, Found, find
+
+__all__ = ["MAX_FOUND", "MAX_TEXT", "Found", "find"]

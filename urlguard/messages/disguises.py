@@ -1,0 +1,121 @@
+"""
+Disguises of URLs that are made of several signs, undone: ``hxxp``, ``[.]``, ``dot``, ``c o m``.
+
+Knows how people write a URL so that a filter does not see it, and how careful people write one so
+that nobody follows it; does not know whether what comes out is a name.  What stood for a dot by
+itself becomes a dot.  What may as well be plain language becomes one of the signs of `reading` that
+say what it was, so that `hosts` can ask for more before it believes it.
+
+How it works.  Two passes of one regular expression each.  The first draws letters together that
+stand one by one; the second finds everything else, and the group that matched says what to put in
+its place.  All repetitions are bounded, or are of signs that cannot begin what follows, so the time
+is linear in the text.  A third pass is for messages that say themselves what is to be taken out of
+the address, and is made only where nothing was found without it.
+"""
+
+import re
+from collections.abc import Iterator
+
+from urlguard.messages.hosts import FIRM, SOFT
+from urlguard.messages.reading import LOOSE, PICTURE, SPELLED, TIGHT, Edit, Reading
+
+# The signs of a host in a text: ASCII, and the scripts that are written with spaces between words
+# and whose letters look like Latin ones.  In other scripts a name's beginning cannot be seen; those
+# are found in another way.
+HOST = (
+    "a-z0-9_\\-\u00df-\u00f6\u00f8-\u02af\u0300-\u058f\u10a0-\u10ff\u13a0-\u13ff\u1c80-\u1c8f"
+    "\u1d00-\u1dbf\u1e00-\u1fff\u2c00-\u2dff\ua640-\ua69f\ua720-\ua7ff\uab30-\uabbf"
+)
+
+_firm = "|".join(sorted(FIRM, key=len, reverse=True))
+_any = "|".join(sorted(FIRM | SOFT, key=len, reverse=True))
+_open, _close = r"[\[({<（【〔《「『]", r"[\])}>）】〕》」』]"
+_not_more = r"(?![a-z0-9])"
+
+_gap = r"[ \t*~|+^`']{1,2}"
+_mark = r"[./:·。点點-]"
+_spaced = re.compile(
+    rf"(?<![a-z0-9])[a-z0-9]"
+    rf"(?:{_gap}[a-z0-9]|(?:{_gap})?{_mark}(?:(?:{_gap})?{_mark}){{0,3}}(?:{_gap})?[a-z0-9])"
+    rf"{{3,}}{_not_more}"
+)
+_gaps = re.compile(_gap)
+
+_disguised = re.compile(
+    # hxxp, h**p, http[:]//, http:\\, http//, http:/
+    rf"(?P<scheme>h(?:tt|xx|tx|xt|\*\*)p(?P<s>s?)[ ]?(?:{_open}?[ ]?:[ ]?{_close}?)?[ ]?"
+    rf"(?:{_open}?//{_close}?|[/\\][ ]?[/\\]{_close}?|(?<=:)[/\\]|{_open}//?{_close})[ ]{{0,2}}"
+    rf"(?=[^\s/\\]))"
+    # [.] (dot) {点} <.>, and the same for "/", ":" and "@"
+    rf"|(?P<dot>[ ]{{0,2}}{_open}[ ]{{0,2}}(?:\.|dot|d0t|dian|point|[点點。·])[ ]{{0,2}}{_close}"
+    rf"[ ]{{0,2}}(?=[{HOST}])|(?<=[{HOST}])(?:\[\.|\.\]|[\"“'‘]\.[\"”'’])(?=[{HOST}]))"
+    rf"|(?P<sign>[ ]?{_open}(?P<what>/|:|@|at)[ ]?{_close}[ ]?)"
+    # 三w., and "www demo com" or "www,demo,com"
+    rf"|(?P<three>(?:三个?|3个)w(?=[.。·点點]))"
+    rf"|(?P<www>(?<![{HOST}])www)(?:[ ]{{1,2}}|[,，、])(?P<middle>[{HOST}]{{2,63}})"
+    rf"(?:[ ]{{1,2}}|[,，、])(?=(?:{_firm}|top|vip){_not_more})"
+    # a dot in words
+    rf"|(?<=[{HOST}])(?P<word>[ _*-]{{1,3}}(?:dot|d0t|dian)[ _*-]{{1,3}}(?=[{HOST}]))"
+    rf"|(?<=[{HOST}])(?P<spelled>(?:dot|[ ]?[点點][ ]?)(?=(?:[{HOST}]{{1,63}}[点點.。·]){{0,2}}(?:{_any}|c0m){_not_more}))"
+    # other dots without spaces
+    rf"|(?<=[{HOST}])(?P<tight>[。·])(?=[{HOST}])"
+    # dots with spaces or pictures about them; with one space only before an ending that is no word
+    rf"|(?<=[{HOST}])(?P<loose>[ ]{{1,3}}\.[ ]{{1,3}}(?=[{HOST}])"
+    rf"|[ ]{{0,2}}{PICTURE}{{1,3}}\.[ ]{{0,2}}{PICTURE}{{0,3}}(?=[a-z])"
+    rf"|\.[ ]{{0,2}}{PICTURE}{{1,3}}(?=[a-z])"
+    rf"|(?:[ ]{{1,3}}\.|\.[ ]{{1,3}})(?=(?:{_firm}){_not_more})|(?<=www)(?:\.[ ]|[ ]\.)"
+    rf"(?=[{HOST}]))"
+)
+_PUT = {
+    "dot": ".",
+    "three": "www",
+    "word": LOOSE,
+    "spelled": SPELLED,
+    "tight": TIGHT,
+    "loose": LOOSE,
+}
+
+_says_so = re.compile(
+    r"[删刪去除](?:掉|除|去)?.{0,6}(?:中文|汉字|漢字|文字|表情|符号|空格|括号|星号|图标)"
+    r"|(?:中文|汉字|漢字|文字|表情|符号|空格|括号|星号|图标).{0,6}(?:[删刪]|去掉|去除)"
+    r"|remove .{0,12}(?:space|emoji|symbol|star|character|bracket)"
+)
+_in_between = re.compile(rf"(?<=[a-z0-9.-])[^\x00-\x7f]{{1,4}}(?=[a-z0-9.])|(?<=\.)[{PICTURE} *]+")
+
+
+def undone(reading: Reading) -> Reading:
+    """The reading without disguises that are made of several signs."""
+    reading = reading.edited(_drawn_together(reading.text))
+    return reading.edited(_replaced(reading.text))
+
+
+def _drawn_together(text: str) -> Iterator[Edit]:
+    """Gaps between letters that stand one by one: ``w w w . d e m o . c o m``."""
+    for run in _spaced.finditer(text):
+        for gap in _gaps.finditer(text, *run.span()):
+            yield *gap.span(), ""
+
+
+def _replaced(text: str) -> Iterator[Edit]:
+    for found in _disguised.finditer(text):
+        kind = found.lastgroup
+        if kind == "scheme":
+            yield *found.span(), f"http{found['s']}://"
+        elif kind == "sign":
+            yield *found.span(), "@" if found["what"] == "at" else found["what"]
+        elif kind == "middle":
+            yield found.end("www"), found.start("middle"), "."
+            yield found.end("middle"), found.end(), "."
+        elif kind is not None:
+            yield *found.span(kind), _PUT[kind]
+
+
+def as_told(reading: Reading) -> Reading | None:
+    """
+    The reading without Chinese characters and pictures within the address, if the message says so.
+
+    "Remove the Chinese characters and open it": None for any other message.
+    """
+    if not _says_so.search(reading.text):
+        return None
+    return reading.edited((*found.span(), "") for found in _in_between.finditer(reading.text))

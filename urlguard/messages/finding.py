@@ -1,0 +1,362 @@
+"""
+Every URL and host name in an SMS or chat message, disguised ones too, as what may be looked up.
+
+The part's one entrance is `find`; the API's check of messages is made of it.  Knows how a URL
+stands in a text: where it begins and ends, and what is a mail address or the name of a file.  Asks
+nobody, resolves nothing and gives no verdict.
+
+How it works.  The message is put into plain signs (`reading`), and disguises are undone
+(`disguises`); both keep for each sign its place in the message.  One regular expression then finds
+runs of labels, with scheme and user information if they stand there, and `hosts` says whether a run
+is a name.  Where a dot is in doubt, the parts on both sides are tried by themselves first.  Names
+in scripts that are written without spaces are looked for from their endings backwards.  A message
+without anything like a dot is left after one search, which most are.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Final, NamedTuple
+
+from urlguard import names, urls
+from urlguard.errors import InputError
+from urlguard.messages import disguises, hosts
+from urlguard.messages.disguises import HOST
+from urlguard.messages.reading import LOOSE, SPELLED, TIGHT, Reading, read
+
+MAX_TEXT: Final = 65_536  # characters that are read; what follows is not
+MAX_FOUND: Final = 100  # places that are reported for a message
+
+_dotted = re.compile(r"[.。·点點\u2024\uff0e\ufe52\u3002\uff61]|dot|d0t|dian|www", re.I).search
+
+_dots = f"[.{TIGHT}{SPELLED}{LOOSE}]"
+_user = r"(?:[^\s/?#\\@<>\"\u3000-\u9fff]{0,255}+@){0,3}+"
+_candidate = re.compile(
+    rf"(?P<scheme>(?:https?|ftp)://)(?P<user>{_user})"
+    rf"(?P<host>[{HOST}]{{1,63}}+(?:{_dots}[{HOST}]{{1,63}}+){{1,40}}+|\[[0-9a-f:.]{{2,45}}\])"
+    rf"|(?<![{HOST}])[{HOST}]{{1,63}}+(?:{_dots}[{HOST}]{{1,63}}+){{1,40}}+"
+)
+_signs = rf"!-;=?-\[\]_a-z~{HOST[8:]}"  # what a URL is made of behind its host; no <>"`{{|}}^
+_port = re.compile(r":[0-9]{1,5}(?![0-9])")
+_tail = re.compile(rf"[/?#\\][{_signs}\\]*")
+_loose_tail = re.compile(rf"[ ]{{0,2}}/[ ]{{0,2}}[{_signs}]*")
+_another = re.compile(r"(?<=[a-z0-9])https?://")
+_split = re.compile(_dots).split
+_address = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}").fullmatch
+_next_word = re.compile(r"[ ]+[a-z]").match
+_prefix = re.compile(r"/[0-9]{1,2}(?![0-9a-z/.])").match  # of a network, as in 192.0.2.0/24
+
+_LOCAL: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._%+-'")
+_CLOSING: Final = {")": "(", "]": "[", "'": "'", "*": "*"}
+
+
+class Found(NamedTuple):
+    """
+    A URL or name in a message.
+
+    Attributes:
+        start: where it begins, in characters of the message.
+        end: where it ends.
+        text: what stands there, as written.
+        item: what it means: a canonical name (`names.canonical`) or URL (`urls.parse`).
+    """
+
+    start: int
+    end: int
+    text: str
+    item: str
+
+
+def find(text: str) -> list[Found]:
+    """
+    The URLs and names in a message, in order and without overlaps.
+
+    A bare name must stand below a public suffix; an IP address must have a scheme, a path or a
+    port.  Mail addresses, names of files, versions, prices and dates are not reported.  Where both
+    an IDN and a disguise are possible, see `hosts.name`.
+
+    Args:
+        text: any text; `MAX_TEXT` characters of it are read.
+
+    Returns:
+        At most `MAX_FOUND`.  Never raises; the time is linear in the text.
+    """
+    message = text[:MAX_TEXT]
+    if not _dotted(message):
+        return []
+    reading = disguises.undone(read(message))
+    found = _in(reading, message)
+    if not found and not message.isascii() and (told := disguises.as_told(reading)) is not None:
+        found = _in(told, message)
+    return found
+
+
+def _in(reading: Reading, message: str) -> list[Found]:
+    found: list[Found] = []
+    if not message.isascii():
+        found += _Wide(reading, message).found()
+    found += _Plain(reading, message).found()
+    found.sort()
+    kept: list[Found] = []
+    for one in found:
+        if not kept or one.start >= kept[-1].end:
+            kept.append(one)
+    return kept[:MAX_FOUND]
+
+
+class _Search:
+    """What both ways of searching need of a reading and its message."""
+
+    def __init__(self, reading: Reading, message: str) -> None:
+        self.reading = reading
+        self.text = reading.text
+        self.message = message
+
+    def report(self, start: int, end: int, item: str) -> Found:
+        """A place of the reading as one of the message."""
+        first, last = self.reading.starts[start], self.reading.ends[end - 1]
+        return Found(first, last, self.message[first:last], item)
+
+    def tail(self, end: int, loose: bool) -> tuple[int, str]:
+        """Where port, path and query that begin at `end` end, and what they are."""
+        start = end
+        if port := _port.match(self.text, end):
+            end = port.end()
+        if path := (_loose_tail if loose else _tail).match(self.text, end):
+            end = path.end()
+            if more := _another.search(self.text, path.start(), end):
+                end = more.start()
+            end = self._trimmed(path.start(), end)
+        return end, self.reading.cased[start:end]
+
+    def _trimmed(self, start: int, end: int) -> int:
+        """Without the signs at the end that belong to the sentence."""
+        text = self.text
+        opened: dict[str, int] = {}
+        while end > start:
+            sign = text[end - 1]
+            if sign in _CLOSING:
+                if sign not in opened:
+                    opened[sign] = text.count(_CLOSING[sign], start, end) - (
+                        text.count(sign, start, end) if sign in ")]" else 0
+                    )
+                if sign in ")]" and opened[sign] >= 0:
+                    break
+                opened[sign] += 1
+            elif sign not in ".,;:!?\\":
+                break
+            end -= 1
+        return end
+
+    def url(self, scheme: str, host: str, tail: str) -> str | None:
+        """The canonical URL of the parts, or None if they make none."""
+        try:
+            return urls.parse(f"{scheme or 'http://'}{host}{''.join(tail.split())}").canonical
+        except InputError:
+            return None
+
+
+class _Plain(_Search):
+    """Runs of labels in scripts whose words are seen."""
+
+    def found(self) -> list[Found]:
+        found: list[Found] = []
+        at = 0
+        while len(found) < MAX_FOUND and (run := _candidate.search(self.text, at)):
+            at = run.end()
+            for one, end in self._run(run):
+                found.append(one)
+                at = max(at, end)
+        return found
+
+    def _run(self, run: "re.Match[str]") -> Iterator[tuple[Found, int]]:
+        """What a run of labels comes to, each with its end in the reading."""
+        scheme = run["scheme"] or ""
+        host = run["host"] or run[0]
+        end = run.end()
+        start = end - len(host)
+        begin = run.start()
+        if not scheme and self.text.startswith("@", end) and self._labels(end + 1):
+            return  # before the @ of a mail address
+        parts = _split(host)
+        if len(parts) == host.count(".") + 1:
+            if one := self._name(begin, start, end, scheme):
+                yield one
+            return
+        alone = list(self._by_themselves(begin, start, host, scheme))
+        if alone:
+            yield from alone
+        elif one := self._together(begin, start, host, scheme):
+            yield one
+
+    def _labels(self, at: int) -> bool:
+        return _candidate.match(self.text, at) is not None
+
+    def _by_themselves(
+        self, begin: int, start: int, host: str, scheme: str
+    ) -> Iterator[tuple[Found, int]]:
+        """The parts between doubtful dots that are names without their neighbours."""
+        at = start
+        for part in re.split(f"[{TIGHT}{SPELLED}{LOOSE}]", host):
+            end = at + len(part)
+            if "." in part and part.rpartition(".")[2] in hosts.FIRM | hosts.SOFT:
+                first = at == start
+                if one := self._name(begin if first else at, at, end, scheme if first else ""):
+                    yield one
+            at = end + 1
+
+    def _together(self, begin: int, start: int, host: str, scheme: str) -> tuple[Found, int] | None:
+        """A run as one name, without labels at its end that are none of it."""
+        end = start + len(host)
+        for _ in range(4):
+            if one := self._name(begin, start, end, scheme):
+                return one
+            doubtful = max(self.text.rfind(sign, start, end) for sign in (TIGHT, SPELLED, LOOSE))
+            if doubtful <= start:
+                break
+            end = doubtful
+        return None
+
+    def _name(self, begin: int, start: int, end: int, scheme: str) -> tuple[Found, int] | None:
+        """The name between `start` and `end` with all that belongs to it, if it is one."""
+        text = self.text
+        while start < end and text[start] in "-_":
+            start += 1
+        while end > start and text[end - 1] in "-_":
+            end -= 1
+        written = text[start:end]
+        if not scheme:
+            begin = start
+            if start and text[start - 1] in "@/\\" and not self._may_follow(start, end):
+                return None
+        doubt = next((sign for sign in (LOOSE, TIGHT, SPELLED) if sign in written), "")
+        host = ".".join(_split(written)) if doubt else written
+        if _address(host) or host[:1] == "[":
+            return None if doubt else self._ip(begin, end, host, scheme)
+        name = hosts.name(host)
+        if name is None:
+            return self._cut(begin, start, end, scheme) if not doubt else None
+        stop, tail = self.tail(end, doubt == LOOSE)
+        if not scheme:
+            last = self.reading.cased[end - len(host.rpartition(".")[2]) : end]
+            titled = len(last) > 1 and last[0].isupper() and last[1:].islower()
+            sentence = _next_word(text, end) is not None
+            if not hosts.Written(name, doubt, len(tail) > 1, titled, sentence).plausible():
+                return self._cut(begin, start, end, scheme) if titled else None
+            if text[start - 1 : start] == "@" and self._mail(start):
+                begin = self._local(start)
+        item = self.url(scheme, name, tail) if scheme or tail else name
+        if item is None:
+            stop, item = end, self.url(scheme, name, "") if scheme else name
+        return (self.report(begin, stop, item or name), stop)
+
+    def _cut(self, begin: int, start: int, end: int, scheme: str) -> tuple[Found, int] | None:
+        """
+        The name without its last label, where a sentence went on without a space.
+
+        So it is if that begins with a capital, or if scheme or www leave no doubt of the name.
+        """
+        dot = self.text.rfind(".", start, end)
+        if dot <= start or self.text.find(".", start, dot) < 0:
+            return None
+        if not (scheme or self.text.startswith("www.", start)):
+            following = self.reading.cased[dot + 1 : end]
+            if not (following[0].isupper() and following[1:].islower()):
+                return None
+        return self._name(begin, start, dot, scheme)
+
+    def _ip(self, begin: int, end: int, host: str, scheme: str) -> tuple[Found, int] | None:
+        """An address, if anything says that it is one of the Web."""
+        stop, tail = self.tail(end, loose=False)
+        if not scheme and (len(tail) < 2 or _prefix(self.text, end)):
+            return None
+        try:
+            url = urls.parse(f"{scheme or 'http://'}{host}{tail}")
+        except InputError:
+            return None
+        return (self.report(begin, stop, url.canonical), stop) if url.is_ip else None
+
+    def _may_follow(self, start: int, end: int) -> bool:
+        """Whether a bare name may begin behind an ``@`` or a slash."""
+        text = self.text
+        sign = text[start - 1]
+        before = text[start - 2 : start - 1]
+        if sign == "@":
+            # Where a path follows, what stands before is user information and no mailbox.
+            return not self._mail(start) or bool(
+                re.match(r"(?::[0-9]+)?/[^\s]", text[end : end + 8])
+            )
+        if before in (":", "/", "") or text.startswith("www.", start):
+            return True
+        return sign == "/" and (
+            before not in _LOCAL or text[start:end].rpartition(".")[2] in hosts.FIRM | hosts.SOFT
+        )
+
+    def _mail(self, start: int) -> bool:
+        return start > 1 and self.text[start - 2] in _LOCAL
+
+    def _local(self, start: int) -> int:
+        """Where the user information before the ``@`` at ``start - 1`` begins."""
+        start -= 1
+        floor = max(0, start - 64)
+        while start > floor and self.text[start - 1] in _LOCAL:
+            start -= 1
+        return start
+
+
+@cache
+def _endings() -> "re.Pattern[str]":
+    """Endings of names in scripts without spaces, where a sign of such a script stands before."""
+    foreign = {
+        label
+        for suffix in names.listed_suffixes()
+        if suffix.startswith("xn--") and "." not in suffix
+        for label in [suffix[4:].encode().decode("punycode")]
+    }
+    plain = "|".join(sorted(hosts.FIRM - {"net"} | {"top", "vip"}, key=len, reverse=True))
+    other = "|".join(map(re.escape, sorted(foreign, key=len, reverse=True)))
+    return re.compile(
+        rf"(?<=\w)\.(?:(?<=[^\x00-\u058f].)(?:{plain})(?![a-z0-9.-])|(?:{other})(?!\w))"
+    )
+
+
+# What is said before an address, where no space stands between.
+_said = re.compile(
+    r"(?:.*(?:请|登录|登陆|登入|访问|打开|点击|进入|浏览|搜索|网址|网站|官网|链接|复制|输入|为|是|在))"
+)
+_MAX_LABEL: Final = 15  # signs; longer runs of Chinese are sentences
+
+
+class _Wide(_Search):
+    """Names in scripts without spaces between words, as ``示例.网址``, from their endings."""
+
+    def found(self) -> list[Found]:
+        found: list[Found] = []
+        at = 0
+        while len(found) < MAX_FOUND and (ending := _endings().search(self.text, at)):
+            at = ending.end()
+            if one := self._name(ending.start(), ending.end(), at):
+                found.append(one)
+        return found
+
+    def _name(self, dot: int, end: int, floor: int) -> Found | None:
+        """The name with its last dot at `dot`."""
+        text = self.text
+        start, least = dot, max(0, dot - 64)
+        while start > least and (text[start - 1].isalnum() or text[start - 1] in "-."):
+            start -= 1
+        host = text[start:end].lstrip("-.")
+        start = end - len(host)
+        scheme = next((s for s in ("https://", "http://") if text.endswith(s, 0, start)), "")
+        if not scheme and not host.startswith("www."):
+            if said := _said.match(host[: dot - start]):
+                start += said.end()
+                host = host[said.end() :]
+            if not 0 < dot - start <= _MAX_LABEL:
+                return None
+        name = hosts.name(host)
+        if name is None:
+            return None
+        stop, tail = self.tail(end, loose=False)
+        item = self.url(scheme, name, tail) if scheme or tail else name
+        return self.report(start - len(scheme), stop, item) if item else None
