@@ -172,10 +172,12 @@ def test_what_is_listed_adds_up(model):
 
 def test_check_carries_them(model):
     """
-    ``--why`` fills `why` of each item that was scored, and of no other; the score stays.
+    ``--why`` fills `why` of each item that was scored, and of no other; the score stays.  What no
+    model judges, such as reserved names, says so behind its reasons.
     """
     engine = Engine(snapshot.nothing())
     made = config.Config(classify=config.Classify(models=model.folder))
+    judged = check.Classifier(made)
     texts = [item if isinstance(item, str) else item.canonical for item in items(model)]
     plain, explained = (
         check.inspect_all(engine, texts, check.Classifier(made, score=True, why=why))
@@ -184,7 +186,10 @@ def test_check_carries_them(model):
     for item, without, found in zip(items(model), plain, explained, strict=True):
         assert without["why"] == []
         assert {**found, "why": []} == without
-        assert found["why"] == explain.why(model, item)
+        *reasons, last = found["why"]
+        unfit = last["feature"] == check.NOT_JUDGED
+        assert (reasons if unfit else found["why"]) == explain.why(model, item)
+        assert unfit is (judged.unfit(model.kind, item) is not None)
     assert check.inspect(engine, "192.0.2.1", check.Classifier(made, why=True))["why"] == []
 
 

@@ -302,7 +302,7 @@ def test_the_digest_is_the_same_in_every_process():
 def test_the_digest_notices_another_definition(monkeypatch):
     before = features.digest("name")
     features.digest.cache_clear()
-    monkeypatch.setattr(features, "_BEFORE", 1)
+    monkeypatch.setattr(strings, "_BEFORE", 1)
     after = features.digest("name")
     features.digest.cache_clear()
     assert after != before

@@ -21,6 +21,7 @@ _PARTS: Final = {
     "train": "trains the trial",
     "calibrate": "gives its curve and thresholds",
     "test": "is measured on",
+    "undated": "fraud without a day, is measured apart",
 }
 
 Json = Mapping[str, Any]
