@@ -14,7 +14,16 @@ BODIES = {
     "check": {"items": ["evil.example"]},
     "check_messages": {"messages": [{"id": 1, "text": "hello"}]},
     "rules_create": {"rule": "evil.example"},
+    "cases_claim": {"count": 1},
+    "cases_release": {"ids": [1]},
+    "cases_decide": {"ids": [1], "decision": "watch"},
+    "case_decide": {"decision": "watch"},
+    "case_note": {"text": "seen before"},
+    "decision_approve": {},
+    "decision_reject": {},
+    "decision_undo": {},
 }
+QUERIES = {"why": "?item=evil.example"}
 GUARDED = [route for route in ROUTES if route.roles is not None]
 OPEN = [route for route in ROUTES if route.roles is None]
 
@@ -25,7 +34,7 @@ def named(route):
 
 async def ask(http, world, route, headers, ident="any"):
     """The status of a request that is right but for who sends it."""
-    path = route.path.replace("{id}", ident)
+    path = route.path.replace("{id}", ident) + QUERIES.get(route.name, "")
     body = BODIES.get(route.name)
     more = {"json": body} if body is not None else {}
     async with http.request(route.method, world.base + path, headers=headers, **more) as answer:

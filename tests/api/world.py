@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import time
 
 import aiohttp
 
-from urlguard import check
+from urlguard import check, wellknown
 from urlguard.access.attempts import Attempts
 from urlguard.access.roles import Role
 from urlguard.access.tokens import Tokens
@@ -15,9 +16,12 @@ from urlguard.api.auth import Keyring
 from urlguard.api.reading import LogReader
 from urlguard.api.server import ApiServer
 from urlguard.api.source import Decided, Family, Services
+from urlguard.cases import ndjson
+from urlguard.cases.casework import Casework
 from urlguard.config import Api, Config, Endpoint
 from urlguard.errors import UrlGuardError
 from urlguard.policy.log import PolicyLog
+from urlguard.rules import Rule
 
 
 class Fixed:
@@ -99,6 +103,14 @@ class World:
         self.source = Fixed()
         self.judging = Here(self.config)
         self.log = PolicyLog(self.config.database)
+        self.casework = Casework(
+            folder,
+            check=functools.partial(self.judging.check, score=True),
+            busy=BusyError,
+            commit=self.decide,
+            read=self.read,
+            weigh=self.weigh,
+        )
         self.tokens = Tokens(folder / "access.db")
         self.token = {role: self.tokens.create(f"my-{role}", role, "test") for role in Role}
         self.attempts = Attempts(time.monotonic)
@@ -115,6 +127,26 @@ class World:
         batch = self.log.commit(source, changes, actor=actor, reason=reason)
         return Decided(self.log.serial, batch is not None, 2, 2)
 
+    async def read(self, work):
+        return work(self.log)
+
+    async def weigh(self, changes):
+        """Why a second person is needed: as the control process says of well-known names."""
+        rules = [Rule.from_key(change.rule) for change in changes]
+        held = [(rule, wellknown.hold_reason(rule.kind, rule.value)) for rule in rules]
+        return [f"{rule.value}: {reason}" for rule, reason in held if reason]
+
+    async def bring(self, *items, source="crawler-1"):
+        """Have candidates reported and judged; their cases by owner."""
+        rows = [ndjson.candidate(item, int(time.time())) for item in items]
+        await self.casework.store(lambda store: store.add(source, rows, int(time.time())))
+        self.casework.wake()
+        async with asyncio.timeout(10):
+            while await self.casework.store(lambda store: store.backlog()):
+                await asyncio.sleep(0.01)
+        page = await self.casework.store(lambda store: store.cases(limit=1000))
+        return {case.owner: case.id for case in page.items}
+
     def services(self):
         return Services(
             source=self.source,
@@ -123,6 +155,7 @@ class World:
             tokens=Keyring(self.folder / "access.db"),
             attempts=self.attempts,
             log=LogReader(self.config.database),
+            casework=self.casework,
             state_dir=self.folder,
         )
 
@@ -142,14 +175,18 @@ async def serving(services, **options):
     if isinstance(services, Fixed):
         services = Services(source=services)
     api = ApiServer(Api(**options), services)
-    task = asyncio.create_task(api.run())
+    tasks = [asyncio.create_task(api.run())]
+    if services.casework is not None:
+        tasks.append(asyncio.create_task(services.casework.run()))
     try:
         await until(lambda: api.address)
+        await until(lambda: services.casework is None or services.casework.ready)
         scheme = "https" if options.get("tls_cert") else "http"
         yield f"{scheme}://{api.address}"
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 async def until(condition, seconds=5.0):

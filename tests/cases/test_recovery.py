@@ -69,9 +69,9 @@ def test_store_and_log_agree_after_a_crash(tmp_path, desk, act, end, state, rule
         claim = log.store.standing("analyst:ann", "subtree a.example")
         return claim.from_serial if claim and claim.evidence == made.evidence(case) else None
 
-    done = recover(desk.store, standing, NOW + 1)
+    done = recover(desk.store, desk.store.unfinished(), standing, NOW + 1)
     assert sum(done) == (end != "finished")
-    assert recover(desk.store, standing, NOW + 2) == (0, 0)
+    assert recover(desk.store, desk.store.unfinished(), standing, NOW + 2) == (0, 0)
     case = desk.only()
     ruling = log.ruling("subtree a.example")
     assert (case.state, ruling and ruling.action) == (state, rule)
@@ -96,7 +96,7 @@ def test_somebody_elses_claim_is_no_evidence(desk, tmp_path):
         claim = log.store.standing("analyst:ann", "subtree a.example")
         return claim.from_serial if claim.evidence == made.evidence(case) else None
 
-    assert recover(desk.store, standing, NOW) == (0, 1)
+    assert recover(desk.store, desk.store.unfinished(), standing, NOW) == (0, 1)
     assert desk.only().state == State.OPEN
     assert desk.store.decision(made.number).step == "aborted"
     log.close()

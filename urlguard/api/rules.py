@@ -18,6 +18,7 @@ from urlguard import rules, wellknown
 from urlguard.access.roles import Role
 from urlguard.access.tokens import Holder
 from urlguard.api import paging
+from urlguard.api.casework import source_of
 from urlguard.api.log import reader
 from urlguard.api.problems import Problem
 from urlguard.api.routes import READERS, STAFF, Call, Nothing, Route
@@ -26,10 +27,8 @@ from urlguard.api.source import Decided, Services
 from urlguard.errors import InputError, PolicyError
 from urlguard.policy.drivers.sqlite import ClaimRow
 from urlguard.policy.log import Change, PolicyLog
-from urlguard.rules import OPERATOR, PLANNED, SWITCH, Rule
+from urlguard.rules import PLANNED, SWITCH, Rule
 from urlguard.verdict import FEED
-
-ANALYST: Final = "analyst:"
 
 Said = Literal["block", "review", "allow", "except"]
 RuleText = Annotated[
@@ -117,11 +116,6 @@ class OneRule(msgspec.Struct, forbid_unknown_fields=True):
 
     id: Ident
     reason: Remark = ""
-
-
-def source_of(holder: Holder) -> str:
-    """The source under which the holder of a token makes claims."""
-    return OPERATOR if holder.role is Role.ADMIN else f"{ANALYST}{holder.name}"
 
 
 async def rules_list(call: Call[Nothing, RuleParams]) -> RulePage:

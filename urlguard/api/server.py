@@ -24,6 +24,7 @@ from urlguard.api.reading import LogReader
 from urlguard.api.routes import Router
 from urlguard.api.source import Deciding, Judging, Services, Source
 from urlguard.api.table import routes
+from urlguard.cases.casework import Casework
 from urlguard.config import Api, Config, Endpoint
 
 MAX_HEADER = 8192  # octets of the request line, and of one header
@@ -111,7 +112,14 @@ class ApiServer:
             await asyncio.sleep(RETRY_S)
 
 
-def of(config: Config, source: Source, *, deciding: Deciding, judging: Judging | None) -> ApiServer:
+def of(
+    config: Config,
+    source: Source,
+    *,
+    deciding: Deciding,
+    judging: Judging | None,
+    casework: Casework | None,
+) -> ApiServer:
     """
     The server of a control process.
 
@@ -120,6 +128,7 @@ def of(config: Config, source: Source, *, deciding: Deciding, judging: Judging |
         source: who knows how the server is.
         deciding: who commits to the policy log.
         judging: who gives verdicts.
+        casework: the cases.
     """
     services = Services(
         source=source,
@@ -128,6 +137,7 @@ def of(config: Config, source: Source, *, deciding: Deciding, judging: Judging |
         tokens=Keyring(config.state_dir / tokens.DATABASE),
         attempts=Attempts(time.monotonic),
         log=LogReader(config.database),
+        casework=casework,
         state_dir=config.state_dir,
     )
     return ApiServer(config.api, services)

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol
 from urlguard.access.attempts import Attempts
 from urlguard.access.tokens import Holder
 from urlguard.api.reading import LogReader
+from urlguard.cases.casework import Casework
+from urlguard.cases.ndjson import Intake
 from urlguard.policy.log import Change
 
 
@@ -65,6 +67,10 @@ class Judging(Protocol):
         """
         What each text holds: start, end, text as written, item, and the item's object.
         """
+        ...
+
+    async def intake(self, data: bytes) -> Intake:
+        """Candidates out of whole lines of JSON."""
         ...
 
 
@@ -123,4 +129,5 @@ class Services:
     tokens: Checking | None = None
     attempts: Attempts | None = None
     log: LogReader | None = None
+    casework: Casework | None = None
     state_dir: Path | None = None  # for what the API itself must remember

@@ -7,12 +7,15 @@ Each part keeps its rows beside its handlers; here they come together, in the or
 from pathlib import Path
 from typing import Final
 
-from urlguard.api import checks, documents, health, log, metrics, rules
+from urlguard.api import cases, checks, decisions, documents, health, log, metrics, rules, why
 from urlguard.api.routes import Route
 
 ROUTES: Final[tuple[Route, ...]] = (
     *checks.ROUTES,
+    *cases.ROUTES,
+    *decisions.ROUTES,
     *rules.ROUTES,
+    *why.ROUTES,
     *log.ROUTES,
     *health.ROUTES,
     *documents.ROUTES,

@@ -1,8 +1,8 @@
 """
 After a crash: decisions that were on their way, finished or taken back.
 
-Knows the store, and of the policy log only what a callable tells.  Called once at a start, before
-anybody decides.
+Knows the store, and of the policy log only what a callable tells.  Called at a start, before
+anybody decides, and again when the store could not be written for a while.
 
 How it works.  Between the log's commit and the store's word of it a process may die.  The log says
 what happened: a claim that the decision made carries `Decision.evidence`.  Where it stands, the
@@ -10,7 +10,7 @@ decision was made; where it does not, it was not, or was undone.  What needs no 
 to dismiss, was decided when it began.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from urlguard.cases.store import Act, Decision, Step, Store
@@ -28,12 +28,13 @@ class Recovered(NamedTuple):
     aborted: int
 
 
-def recover(store: Store, standing: Standing, now: int) -> Recovered:
+def recover(store: Store, left: Sequence[Decision], standing: Standing, now: int) -> Recovered:
     """
     Bring unfinished decisions to their end.
 
     Args:
         store: of the cases.
+        left: of `Store.unfinished`, those that nobody is about to finish.
         standing: asks the policy log.
         now: the time.
 
@@ -41,9 +42,10 @@ def recover(store: Store, standing: Standing, now: int) -> Recovered:
         StoreError: the store cannot be used; what is left is done at the next call.
     """
     finished = aborted = 0
-    for made in store.unfinished():
+    for made in left:
         claims = made.choice.act in (Act.BLOCK, Act.ALLOW)
-        serials = [standing(made, case) for case in made.cases] if claims else []
+        about = made.cases or (0,)
+        serials = [standing(made, case) for case in about] if claims else []
         # One batch makes them all, and one undoes them all.
         serial = next((serial for serial in serials if serial is not None), None)
         undoing = made.step == Step.UNDOING

@@ -22,7 +22,7 @@ or `Store.abort` after.  Whoever finds decisions in `Store.unfinished` at a star
 for claims with `Decision.evidence`, and so learns which of the two is due.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
@@ -187,10 +187,12 @@ class Decision(NamedTuple):
     undo_serial: int | None  # of the one that undid it
     approver: str | None
     remark: str  # why it is held, was refused or is undone
+    source: str = ""  # under which the log's claims are made
+    rules: tuple[tuple[int, str], ...] = ()  # case and key of each claim; case 0: of no case
 
     def evidence(self, case: int) -> str:
         """What the log's claim about a case of this decision carries as evidence."""
-        return f"case:{case}:{self.number}"
+        return f"case:{case}:{self.number}" if case else f"decision:{self.number}"
 
 
 class Case(NamedTuple):
@@ -446,18 +448,24 @@ class Store(Protocol):
         choice: Choice,
         now: int,
         key: str | None = None,
+        *,
+        source: str = "",
+        rules: Mapping[int, Sequence[str]] | None = None,
     ) -> Decision:
         """
         Decide cases, all of them or none; they are *deciding* until `finish`, `abort` or `hold`.
 
         Args:
-            cases: open ones, or such that `who` has claimed.
+            cases: open ones, or such that `who` has claimed; none for a rule that is of no case.
             who: who decides.
             choice: what.
             now: the time.
             key: of the request; the same one of the same person gives the decision there is.
+            source: under which the log's claims will be made.
+            rules: the keys of these claims by case; under 0 those that are of no case.
 
         Raises:
+            InputError: it is about nothing, or too much; or there is no such act or scope.
             MissingError: there is no such case.
             ConflictError: a case is somebody else's or decided already, or the key was used for
                 something else.
@@ -502,8 +510,10 @@ class Store(Protocol):
     def decision(self, number: int) -> Decision | None:
         """A decision."""
 
-    def decisions(self, step: str, limit: int = MAX_PAGE) -> list[Decision]:
-        """Decisions that have come so far, the oldest first."""
+    def decisions(
+        self, step: str | None = None, after: int = 0, limit: int = MAX_PAGE
+    ) -> list[Decision]:
+        """Decisions above a number, the oldest first; of one `Step`, or all."""
 
     def unfinished(self) -> list[Decision]:
         """Decisions that have begun, or are being undone, and of which the log may know."""

@@ -23,20 +23,22 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from urlguard import events, names
+from urlguard import events, names, wellknown
 from urlguard.access import tokens
 from urlguard.api.source import Decided
 from urlguard.blocklist import overlay, snapshot
+from urlguard.cases.casework import Casework
 from urlguard.classify.judge import Suspect, merged
 from urlguard.config import Config, Feed
 from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.feeds import schedule
 from urlguard.policy import compile as compiling
 from urlguard.policy.log import Change, PolicyLog
+from urlguard.rules import Rule
 from urlguard.server import channel, process
 from urlguard.server.channel import Message
 from urlguard.server.hitlog import HitLog
-from urlguard.server.judges import Judges
+from urlguard.server.judges import BusyError, Judges
 from urlguard.server.scrape import Facts, Observer
 from urlguard.server.signing import Signing
 from urlguard.server.workers import Worker, Workers
@@ -88,6 +90,14 @@ class Control:
         )
         self._signing = Signing(config)
         self._judges = Judges(config)
+        self._casework = Casework(
+            config.state_dir,
+            check=partial(self._judges.check, score=True),
+            busy=BusyError,
+            commit=self._decide,
+            read=self._read_log,
+            weigh=self._weigh,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set."""
@@ -103,6 +113,7 @@ class Control:
                 asyncio.create_task(self._hits.run()),
                 asyncio.create_task(self._signing.run()),
                 asyncio.create_task(self._judges.run()),
+                asyncio.create_task(self._casework.run()),
                 asyncio.create_task(self._serve_http()),
                 asyncio.create_task(asyncio.to_thread(tokens.first_start, self.config.state_dir)),
             ]
@@ -368,7 +379,13 @@ class Control:
         try:
             # In a thread: the import takes a good part of a second, and decisions go on meanwhile.
             server = await asyncio.to_thread(importlib.import_module, "urlguard.api.server")
-            api = server.of(self.config, observer, deciding=self._decide, judging=self._judges)
+            api = server.of(
+                self.config,
+                observer,
+                deciding=self._decide,
+                judging=self._judges,
+                casework=self._casework,
+            )
             await api.run()
         except Exception as exc:
             events.error("api.unavailable", address=str(self.config.api.listen), error=repr(exc))
@@ -478,6 +495,25 @@ class Control:
         said = {"source": source, "changes": changes, "actor": actor, "reason": reason}
         done = await self._apply(said)
         return Decided(done["batch"], done["changed"], done["in_force"], done["workers"])
+
+    async def _read_log(self, work: Callable[[PolicyLog], T]) -> T:
+        """What `work` finds in the log, all of it of one serial."""
+
+        def read() -> T:
+            with self.log.store.reading():
+                return work(self.log)
+
+        return await self._in_log(read)
+
+    async def _weigh(self, changes: Sequence[Change]) -> list[str]:
+        """Why a change that people make must wait for a second person."""
+        found = []
+        for change in changes:
+            rule = Rule.from_key(change.rule)
+            held = await asyncio.to_thread(wellknown.hold_reason, rule.kind, rule.value)
+            if change.action == "block" and held is not None:
+                found.append(f"{rule.value}: {held}")
+        return found
 
     async def _synced(self, serial: int) -> Message:
         count = self.config.server.workers

@@ -142,6 +142,7 @@ CREATE TABLE decisions (
     undo_serial INTEGER,
     approver TEXT,
     remark TEXT NOT NULL DEFAULT '',
+    source TEXT NOT NULL DEFAULT '',
     UNIQUE (who, key)
 );
 CREATE INDEX decisions_step ON decisions (step, number);
@@ -150,6 +151,7 @@ CREATE TABLE decided (
     case_id INTEGER NOT NULL,
     before TEXT NOT NULL,                          -- the case's state
     credit TEXT,                                   -- sources that were right or wrong, JSON
+    rules TEXT NOT NULL DEFAULT '[]',              -- keys of claims, JSON; case 0: of none
     PRIMARY KEY (number, case_id)
 ) WITHOUT ROWID;
 CREATE INDEX decided_case ON decided (case_id, number);

@@ -7,7 +7,7 @@ one writer at a time: so no case is handed to two, and none is decided twice, wh
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from urlguard.cases import priority
@@ -69,15 +69,21 @@ class Desk(Connection):
         choice: Choice,
         now: int,
         key: str | None = None,
+        *,
+        source: str = "",
+        rules: Mapping[int, Sequence[str]] | None = None,
     ) -> Decision:
         """See `Store.begin`."""
         ids = sorted(set(cases))
         choice = _checked(choice)
-        if not 0 < len(ids) <= MAX_PAGE:
+        rules = rules or {}
+        if len(ids) > MAX_PAGE or not (ids or rules.get(0)):
             raise InputError(f"{len(ids)} cases; a decision is about 1 to {MAX_PAGE}")
         with self.writing() as db:
             if key is not None and (there := _by_key(db, who, key)) is not None:
-                if there.cases != tuple(ids) or there.choice != choice:
+                by_hand = tuple((0, rule) for rule in rules.get(0, ()))
+                same = there.cases == tuple(ids) and (ids or there.rules == by_hand)
+                if not same or there.choice != choice:
                     raise ConflictError(f"key {key!a}: was used for another decision")
                 return there
             lapse(db, now)
@@ -88,12 +94,18 @@ class Desk(Connection):
                 _refuse(found[number], who)
             (number,) = db.execute(
                 "INSERT INTO decisions (step, who, act, category, reason, scope, expires_at, key,"
-                " begun_at) VALUES (?,?,?,?,?,?,?,?,?) RETURNING number",
-                (Step.BEGUN, who, *choice, key, now),
+                " begun_at, source) VALUES (?,?,?,?,?,?,?,?,?,?) RETURNING number",
+                (Step.BEGUN, who, *choice, key, now, source),
             ).fetchone()
+            before = {case: found[case].state for case in ids}
+            if rules.get(0):
+                before[0] = ""
             db.executemany(
-                "INSERT INTO decided (number, case_id, before) VALUES (?,?,?)",
-                [(number, case, found[case].state) for case in ids],
+                "INSERT INTO decided (number, case_id, before, rules) VALUES (?,?,?,?)",
+                [
+                    (number, case, state, json.dumps(list(rules.get(case, ()))))
+                    for case, state in before.items()
+                ],
             )
             _move(db, ids, State.DECIDING, now)
             return _one(db, number)

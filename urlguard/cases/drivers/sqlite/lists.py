@@ -6,6 +6,7 @@ page costs the same in the middle of a million cases as at the beginning.  The p
 priority also stands beside each of its sources, which makes a source's list a walk as well.
 """
 
+import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -42,7 +43,7 @@ _CASE: Final = (
 )
 _DECISION: Final = (
     "SELECT number, step, who, act, category, reason, scope, expires_at, key, begun_at, done_at,"
-    " serial, undo_serial, approver, remark FROM decisions "
+    " serial, undo_serial, approver, remark, source FROM decisions "
 )
 
 
@@ -114,11 +115,16 @@ class Lists(Connection):
         with self.reading() as db:
             return next(iter(decisions(db, [number])), None)
 
-    def decisions(self, step: str, limit: int = MAX_PAGE) -> list[Decision]:
+    def decisions(
+        self, step: str | None = None, after: int = 0, limit: int = MAX_PAGE
+    ) -> list[Decision]:
         """See `Store.decisions`."""
+        only = "" if step is None else "step = :step AND "
         with self.reading() as db:
             rows = db.execute(
-                "SELECT number FROM decisions WHERE step = ? ORDER BY number LIMIT ?", (step, limit)
+                f"SELECT number FROM decisions WHERE {only}number > :after"  # noqa: S608
+                " ORDER BY number LIMIT :limit",
+                {"step": step, "after": after, "limit": limit},
             )
             return decisions(db, [number for (number,) in rows.fetchall()])
 
@@ -245,13 +251,21 @@ def decisions(db: sqlite3.Connection, ids: Sequence[int]) -> list[Decision]:
     asked = numbers(ids)
     those = "WHERE number IN (SELECT value FROM json_each(?))"
     cases: dict[int, list[int]] = {number: [] for number in ids}
-    for number, case in db.execute(
-        f"SELECT number, case_id FROM decided {those}",  # noqa: S608
+    rules: dict[int, list[tuple[int, str]]] = {number: [] for number in ids}
+    for number, case, keys in db.execute(
+        f"SELECT number, case_id, rules FROM decided {those} ORDER BY case_id",  # noqa: S608
         (asked,),
     ):
-        cases[number].append(case)
+        if case:
+            cases[number].append(case)
+        rules[number] += ((case, key) for key in json.loads(keys))
     rows = db.execute(f"{_DECISION}{those} ORDER BY number", (asked,))
     return [
-        Decision._make((*row[:3], Choice(*row[3:8]), tuple(sorted(cases[row[0]])), *row[8:]))
+        Decision._make(
+            (
+                *(*row[:3], Choice(*row[3:8]), tuple(cases[row[0]]), *row[8:]),
+                tuple(rules[row[0]]),
+            )
+        )
         for row in rows.fetchall()
     ]

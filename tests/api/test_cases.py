@@ -1,0 +1,290 @@
+"""Cases over HTTP: claimed, looked at, decided, held, approved and undone."""
+
+import asyncio
+import time
+
+import pytest
+
+from urlguard.access.roles import Role
+
+BLOCK = {"decision": "block", "category": "phishing", "reason": "ticket 7"}
+
+
+@pytest.fixture
+def ask(http, world):
+    """Status and document of a request in a role."""
+
+    async def asked(role, method, path, body=None, **headers):
+        more = {"json": body} if body is not None else {}
+        async with http.request(
+            method, world.base + path, headers=world.head(role, **headers), **more
+        ) as answer:
+            return answer.status, await answer.json(content_type=None)
+
+    return asked
+
+
+async def test_from_the_queue_to_a_rule(world, ask):
+    """
+    An analyst takes the most urgent case, sees what was reported, and blocks it under his name.
+    """
+    await world.bring("http://login.evil.example/a", "http://login.evil.example/b", "mild.example")
+    status, page = await ask(Role.AUDITOR, "GET", "/v1/cases?state=open")
+    assert status == 200
+    assert {c["owner"] for c in page["items"]} == {"evil.example", "mild.example"}
+    status, claimed = await ask(Role.ANALYST, "POST", "/v1/cases/claim", {"count": 1})
+    (case,) = claimed["items"]
+    assert case["state"] == "claimed"
+    assert case["lease_until"] > time.time() + 800
+    status, whole = await ask(Role.ANALYST, "GET", f"/v1/cases/{case['id']}")
+    assert whole["holder"] == "my-analyst"
+    assert whole["sources"] == ["crawler-1"]
+    assert {i["item"] for i in whole["reported"]}
+    status, done = await ask(Role.ANALYST, "POST", f"/v1/cases/{case['id']}/decide", BLOCK)
+    assert (status, done["held"]) == (200, False)
+    claim = world.log.store.standing("analyst:my-analyst", f"subtree {case['owner']}")
+    assert (claim.action, claim.category, claim.from_serial) == (
+        "block",
+        "phishing",
+        done["serial"],
+    )
+    assert claim.evidence == f"case:{case['id']}:{done['decision']}"
+    status, whole = await ask(Role.ANALYST, "GET", f"/v1/cases/{case['id']}")
+    assert (whole["state"], whole["decision"]) == ("decided", "block")
+    assert whole["recheck_at"] > time.time() + 179 * 86_400
+    assert whole["decisions"][0]["serial"] == done["serial"]
+    assert [e["what"] for e in whole["events"]][-1] == "decided"
+
+
+@pytest.mark.parametrize(
+    ("item", "more", "key"),
+    [
+        ("http://a.evil.example/x?y=1", {}, "subtree evil.example"),
+        ("http://a.evil.example/x?y=1", {"scope": "url"}, "url a.evil.example/x?y=1"),
+        ("a.evil.example", {"scope": "url"}, "domain a.evil.example"),
+        ("http://192.0.2.7/x/y", {}, "url 192.0.2.7/"),
+        ("http://[2001:db8::1]/x", {}, "url [2001:db8::1]/"),
+        ("http://192.0.2.7/x/y", {"scope": "url"}, "url 192.0.2.7/x/y"),
+        ("http://a.pages.dev/x", {}, "subtree a.pages.dev"),
+    ],
+)
+async def test_what_a_decision_covers(world, ask, item, more, key):
+    """
+    A domain is its owner's name and all below; of an address its URLs; a URL is that URL alone.
+    """
+    (case,) = (await world.bring(item)).values()
+    for act in ("block", "allow"):
+        body = {"decision": act, **more}
+        status, done = await ask(Role.ANALYST, "POST", f"/v1/cases/{case}/decide", body)
+        assert status == 200
+        assert world.log.store.standing("analyst:my-analyst", key).action == act
+        await ask(Role.ANALYST, "POST", f"/v1/decisions/{done['decision']}/undo", {})
+        assert world.log.store.standing("analyst:my-analyst", key) is None
+
+
+async def test_chosen_urls_of_a_case(world, ask):
+    """
+    Of several URLs those that are named are meant; what is not of the case is refused.
+    """
+    urls = [f"http://shop.example/{n}" for n in range(3)]
+    (case,) = (await world.bring(*urls)).values()
+    path = f"/v1/cases/{case}/decide"
+    wrong = {"decision": "block", "scope": "url", "items": ["http://other.example/"]}
+    status, problem = await ask(Role.ANALYST, "POST", path, wrong)
+    assert (status, problem["errors"][0]["field"]) == (422, "items")
+    right = {"decision": "block", "scope": "url", "items": urls[:2]}
+    assert (await ask(Role.ANALYST, "POST", path, right))[0] == 200
+    standing = [world.log.store.standing("analyst:my-analyst", f"url {u[7:]}") for u in urls]
+    assert [bool(claim) for claim in standing] == [True, True, False]
+    assert world.log.store.standing("analyst:my-analyst", "subtree shop.example") is None
+
+
+async def test_a_well_known_name_waits_for_a_second_person(world, ask):
+    """
+    Nothing is in force until somebody else agrees; who decided cannot, nor can an analyst.
+    """
+    cases = await world.bring("http://www.google.com/", "http://x.gov.cn/")
+    path = f"/v1/cases/{cases['google.com']}/decide"
+    serial = world.log.serial
+    status, done = await ask(Role.APPROVER, "POST", path, BLOCK)
+    assert (status, done["held"], done["serial"]) == (200, True, serial)
+    assert "google.com" in done["why"]
+    assert world.log.serial == serial
+    status, held = await ask(Role.AUDITOR, "GET", "/v1/decisions?step=held")
+    assert [d["id"] for d in held["items"]] == [done["decision"]]
+    word = f"/v1/decisions/{done['decision']}"
+    assert (await ask(Role.ANALYST, "POST", f"{word}/approve", {}))[0] == 403
+    status, problem = await ask(Role.APPROVER, "POST", f"{word}/approve", {})
+    assert status == 409
+    assert "another must approve" in problem["detail"]
+    status, agreed = await ask(Role.ADMIN, "POST", f"{word}/approve", {})
+    assert (status, agreed["held"]) == (200, False)
+    assert agreed["serial"] > serial
+    claim = world.log.store.standing("analyst:my-approver", "subtree google.com")
+    assert claim.action == "block"
+    (batch,) = world.log.store.batches(serial, 10)
+    assert batch.actor == "my-approver, my-admin"
+
+
+async def test_a_held_decision_taken_back(world, ask):
+    """
+    Rejected, its case is open again; an analyst rejects his own and nobody else's.
+    """
+    (case,) = (await world.bring("http://www.google.com/")).values()
+    path = f"/v1/cases/{case}/decide"
+    _, done = await ask(Role.APPROVER, "POST", path, BLOCK)
+    word = f"/v1/decisions/{done['decision']}/reject"
+    assert (await ask(Role.ANALYST, "POST", word, {"reason": "no"}))[0] == 403
+    assert (await ask(Role.ADMIN, "POST", word, {"reason": "no"}))[0] == 200
+    _, whole = await ask(Role.ANALYST, "GET", f"/v1/cases/{case}")
+    assert whole["state"] == "open"
+    assert whole["decisions"][0]["step"] == "aborted"
+    _, done = await ask(Role.ANALYST, "POST", path, BLOCK)
+    own = f"/v1/decisions/{done['decision']}/reject"
+    assert (await ask(Role.ANALYST, "POST", own, {}))[0] == 200
+
+
+async def test_a_campaign_in_one_decision(world, ask):
+    """
+    All its open cases in one batch, and undone as one; somebody else's case is left out.
+    """
+    await world.bring(*(f"icbc-{n}.example" for n in range(100, 120)), "other.example")
+    _, page = await ask(Role.ANALYST, "GET", "/v1/cases?campaign=icbc-0.example")
+    assert len(page["items"]) == 20
+    _, claimed = await ask(Role.APPROVER, "POST", "/v1/cases/claim", {"count": 1})
+    theirs = claimed["items"][0]["owner"].startswith("icbc")
+    body = {"campaign": "icbc-0.example", **BLOCK}
+    before = world.log.serial
+    status, done = await ask(Role.ANALYST, "POST", "/v1/cases/decide", body)
+    assert (status, done["serial"]) == (200, before + 1)
+    _, made = await ask(Role.ANALYST, "GET", f"/v1/decisions/{done['decision']}")
+    assert len(made["cases"]) == len(made["rules"]) == 20 - theirs
+    undo = f"/v1/decisions/{done['decision']}/undo"
+    assert (await ask(Role.ADMIN, "POST", undo, {"reason": "a mistake"}))[0] == 200
+    assert world.log.serial == before + 2
+    assert list(world.log.store.standing_after("analyst:my-analyst", "", 100)) == []
+    _, page = await ask(Role.ANALYST, "GET", "/v1/cases?campaign=icbc-0.example&state=open")
+    assert len(page["items"]) == 20 - theirs
+    assert (await ask(Role.ADMIN, "POST", undo, {}))[0] == 409
+
+
+async def test_undoing_brings_back_what_was_said_before(world, ask):
+    """
+    A rule that the decision replaced stands again, with its own category and reason.
+    """
+    (case,) = (await world.bring("http://evil.example/")).values()
+    rule = {"rule": "evil.example", "category": "scam", "reason": "old"}
+    await ask(Role.ANALYST, "POST", "/v1/rules", rule)
+    _, done = await ask(Role.ANALYST, "POST", f"/v1/cases/{case}/decide", {"decision": "allow"})
+    assert world.log.store.standing("analyst:my-analyst", "subtree evil.example").action == "allow"
+    await ask(Role.ANALYST, "POST", f"/v1/decisions/{done['decision']}/undo", {})
+    claim = world.log.store.standing("analyst:my-analyst", "subtree evil.example")
+    assert (claim.action, claim.category, claim.evidence) == ("block", "scam", "old")
+
+
+async def test_the_same_request_again(world, ask):
+    """
+    Under one key a decision is made once, also where the first answer was lost before it was kept.
+    """
+    (case,) = (await world.bring("http://evil.example/")).values()
+    path = f"/v1/cases/{case}/decide"
+    head = {"Idempotency-Key": "k1"}
+    first = await ask(Role.ANALYST, "POST", path, BLOCK, **head)
+    assert first[0] == 200
+    (world.folder / "api.db").unlink(missing_ok=True)
+    again = await ask(Role.ANALYST, "POST", path, BLOCK, **head)
+    assert again == first
+    assert (await ask(Role.ANALYST, "POST", path, BLOCK))[0] == 409
+
+
+async def test_what_cannot_be_decided(world, ask):
+    """
+    A case in other hands, one that is not there, a field too many: told, and nothing is done.
+    """
+    (case,) = (await world.bring("http://evil.example/")).values()
+    await ask(Role.APPROVER, "POST", "/v1/cases/claim", {"count": 5})
+    serial = world.log.serial
+    for path, body, expected in (
+        (f"/v1/cases/{case}/decide", BLOCK, 409),
+        ("/v1/cases/999/decide", BLOCK, 404),
+        ("/v1/cases/999", None, 404),
+        (f"/v1/cases/{case}/decide", {"decision": "bless"}, 422),
+        (f"/v1/cases/{case}/decide", {"decision": "allow", "category": "x"}, 422),
+        (f"/v1/cases/{case}/decide", {**BLOCK, "expires_at": 5}, 422),
+        (f"/v1/cases/{case}/decide", {**BLOCK, "items": ["http://evil.example/"]}, 422),
+        ("/v1/cases/decide", BLOCK, 422),
+        ("/v1/cases/decide", {**BLOCK, "ids": [case], "campaign": "x"}, 422),
+        ("/v1/cases/decide", {**BLOCK, "campaign": "none"}, 409),
+    ):
+        method = "GET" if body is None else "POST"
+        assert (await ask(Role.ANALYST, method, path, body))[0] == expected, (path, body)
+    assert world.log.serial == serial
+
+
+async def test_a_log_that_fails(world, ask):
+    """
+    The case is as before, and the same request works once the log can be written.
+    """
+    from urlguard.errors import PolicyError
+
+    (case,) = (await world.bring("http://evil.example/")).values()
+    world.error = PolicyError("policy log: disk full")
+    path = f"/v1/cases/{case}/decide"
+    status, problem = await ask(Role.ANALYST, "POST", path, BLOCK)
+    assert (status, problem["detail"]) == (503, "policy log: disk full")
+    world.error = None
+    _, whole = await ask(Role.ANALYST, "GET", f"/v1/cases/{case}")
+    assert whole["state"] == "open"
+    assert (await ask(Role.ANALYST, "POST", path, BLOCK))[0] == 200
+
+
+async def test_notes_and_giving_back(world, ask):
+    """
+    What somebody writes stands in the case; what he gives back others may take.
+    """
+    (case,) = (await world.bring("http://evil.example/")).values()
+    await ask(Role.ANALYST, "POST", "/v1/cases/claim", {"count": 5})
+    note = {"text": "the shop's owner called"}
+    assert (await ask(Role.APPROVER, "POST", f"/v1/cases/{case}/notes", note))[0] == 200
+    assert (await ask(Role.APPROVER, "POST", "/v1/cases/999/notes", note))[0] == 404
+    assert (await ask(Role.APPROVER, "POST", "/v1/cases/release", {"ids": [case]}))[1] == {
+        "released": 0
+    }
+    assert (await ask(Role.ANALYST, "POST", "/v1/cases/release", {"ids": [case]}))[1] == {
+        "released": 1
+    }
+    _, whole = await ask(Role.AUDITOR, "GET", f"/v1/cases/{case}")
+    assert ("my-approver", "note", note["text"]) in [
+        (e["who"], e["what"], e["text"]) for e in whole["events"]
+    ]
+
+
+async def test_pages(world, ask):
+    """
+    Every case once, in the order of priority, whatever the size of a page.
+    """
+    await world.bring(*(f"n{n}-{'abcdefghij'[n % 10]}x.example" for n in range(30)))
+    seen, cursor = [], ""
+    while True:
+        _, page = await ask(Role.ANALYST, "GET", f"/v1/cases?limit=7{cursor}")
+        seen += [c["id"] for c in page["items"]]
+        if page["next"] is None:
+            break
+        cursor = f"&cursor={page['next']}"
+    assert len(seen) == len(set(seen)) == 30
+    status, _ = await ask(Role.ANALYST, "GET", "/v1/cases?cursor=xxxx")
+    assert status == 422
+    status, page = await ask(Role.ANALYST, "GET", "/v1/cases?q=n1-")
+    assert [c["owner"] for c in page["items"]] == ["n1-bx.example"]
+
+
+async def test_racing_analysts(world, ask):
+    """
+    Twenty requests about one case: one decides it, the others are told so.
+    """
+    (case,) = (await world.bring("http://evil.example/")).values()
+    path = f"/v1/cases/{case}/decide"
+    done = await asyncio.gather(
+        *(ask(Role.ANALYST, "POST", path, {"decision": act}) for act in ("block", "allow") * 10)
+    )
+    assert sorted(status for status, _ in done) == [200] + [409] * 19

@@ -1,0 +1,128 @@
+"""
+All about cases in one process: the store and its threads, triage, and decisions on their way.
+
+Made and run by the control process, used by the API.  Begins when the store can be opened and what
+a crash has left is put in order; until then whoever asks is told so.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+from urlguard import events
+from urlguard.cases.decide import Commit, Decider, Read, Weigh
+from urlguard.cases.drivers.sqlite import open_store
+from urlguard.cases.store import Store, StoreError
+from urlguard.cases.threads import StoreThreads
+from urlguard.cases.triage import Check, Triage
+from urlguard.errors import PolicyError
+
+DATABASE: Final = "cases.db"
+AGAIN_S: Final = 5.0  # after the store could not be opened
+RECOVER_S: Final = 30.0  # between looks for decisions that were left on their way,
+GRACE_S: Final = 60.0  # which one is not before this
+
+T = TypeVar("T")
+
+
+class Casework:
+    """
+    Cases, from the queue to what is decided.
+
+    Args:
+        folder: where the store's file lies.
+        check: judges items, see `Triage`.
+        busy: what `check` raises when it has too much to do.
+        commit: commits decisions, see `Decider`.
+        read: reads the policy log.
+        weigh: says why a change must wait for a second person.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        check: Check,
+        busy: type[Exception],
+        commit: Commit,
+        read: Read,
+        weigh: Weigh,
+    ) -> None:
+        self._threads = StoreThreads(lambda: open_store(folder / DATABASE))
+        self._check = check
+        self._busy = busy
+        self._begun = False
+        self._triage: Triage | None = None
+        self._decider = Decider(self._threads, commit, read, weigh)
+
+    @property
+    def decider(self) -> Decider:
+        """
+        Who makes decisions.
+
+        Raises:
+            StoreError: not ready yet.
+        """
+        self._look()
+        return self._decider
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be used."""
+        return self._begun
+
+    def _look(self) -> None:
+        if not self._begun:
+            raise StoreError("cases: not ready yet")
+
+    async def store(self, work: Callable[[Store], T], *, bulk: bool = False) -> T:
+        """
+        What `work` makes of the store, on a thread.
+
+        Raises:
+            StoreError: it cannot be used; see `Store` for what else `work` may raise.
+        """
+        self._look()
+        return await self._threads(work, bulk=bulk)
+
+    def wake(self) -> None:
+        """Something was reported: have it judged at once."""
+        if self._triage is not None:
+            self._triage.wake()
+
+    async def run(self) -> None:
+        """Work until cancelled; while the store cannot be opened, try again."""
+        try:
+            store = await self._opened()
+            self._triage = Triage(store, self._check, busy=self._busy)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._triage.run())
+                group.create_task(self._recover())
+        finally:
+            self._begun = False
+            await asyncio.shield(asyncio.to_thread(self._threads.close))
+
+    async def _opened(self) -> Store:
+        said = False
+        while True:
+            try:
+                store = await asyncio.to_thread(self._threads.opened)
+                await self._decider.recover()
+                self._begun = True
+                return store
+            except (StoreError, PolicyError) as exc:
+                if not said:
+                    said = True
+                    events.error("cases.failed", error=str(exc), again_s=AGAIN_S)
+            await asyncio.sleep(AGAIN_S)
+
+    async def _recover(self) -> None:
+        while True:
+            await asyncio.sleep(RECOVER_S)
+            # What stands in the way is told by triage, which meets it first.
+            with contextlib.suppress(StoreError, PolicyError):
+                done = await self._decider.recover(GRACE_S)
+                if any(done):
+                    events.info("cases.recovered", finished=done.finished, aborted=done.aborted)

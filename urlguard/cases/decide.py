@@ -1,0 +1,379 @@
+"""
+Decisions on their way: from people through the store of cases into the policy log, and back out.
+
+Knows what rules follow from a decision, when a second person is needed, and in which order store
+and log are written (see `store`); knows no HTTP, no tokens and no sockets.  How a batch gets into
+force, how the log is read, and why a change must wait, callables say.
+
+How it works.  The rules that a decision makes are worked out from what its maker saw and are
+written down with it before the log is asked, so whoever undoes or recovers it later need not work
+out anything again.  A claim carries the decision's number as evidence; only claims that still do
+are withdrawn by undoing, and what the same source said before them stands again.
+"""
+
+import contextlib
+import ipaddress
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from urlguard import rules, urls
+from urlguard.cases import recovery
+from urlguard.cases.store import (
+    Act,
+    Case,
+    Choice,
+    ConflictError,
+    Decision,
+    MissingError,
+    Step,
+    StoreError,
+)
+from urlguard.cases.threads import StoreThreads
+from urlguard.errors import InputError, PolicyError
+from urlguard.policy.log import Change, PolicyLog
+
+T = TypeVar("T")
+
+CATEGORY = "fraud"  # of a block that names none
+
+
+class Person(NamedTuple):
+    """Who decides, and under which source the log's claims are made."""
+
+    name: str
+    source: str
+
+
+class Committed(Protocol):
+    """What a commit tells."""
+
+    @property
+    def serial(self) -> int:
+        """The batch's serial; the log's if nothing changed."""
+
+
+class Commit(Protocol):
+    """Commits a batch and returns when it is in force, as far as it can be."""
+
+    async def __call__(
+        self, source: str, changes: Sequence[Change], *, actor: str, reason: str
+    ) -> Committed:
+        """
+        Commit.
+
+        Raises:
+            PolicyError: nothing has changed.
+        """
+
+
+class Read(Protocol):
+    """Reads the policy log, all of it of one serial."""
+
+    async def __call__(self, work: Callable[[PolicyLog], T]) -> T:
+        """What `work` finds."""
+
+
+# Why a change must wait for a second person, in words; empty if it need not.
+Weigh = Callable[[Sequence[Change]], Awaitable[Sequence[str]]]
+
+
+class Outcome(NamedTuple):
+    """What became of a decision."""
+
+    decision: Decision
+    serial: int  # of its batch; the log's where it made none
+    held: bool
+
+
+class Decider:
+    """
+    Makes decisions and undoes them.
+
+    Args:
+        store: of the cases.
+        commit: commits a batch.
+        read: reads the log.
+        weigh: says why a change must wait.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        store: StoreThreads,
+        commit: Commit,
+        read: Read,
+        weigh: Weigh,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._commit = commit
+        self._read = read
+        self._weigh = weigh
+        self._clock = clock
+        self._under_way: set[int] = set()
+
+    async def decide(
+        self,
+        cases: Sequence[int],
+        who: Person,
+        choice: Choice,
+        *,
+        only: Sequence[str] = (),
+        key: str | None = None,
+    ) -> Outcome:
+        """
+        Decide cases, all or none; what is blocked or allowed is in force on return.
+
+        Args:
+            cases: open ones, or such that `who` has claimed.
+            who: who decides.
+            choice: what.
+            only: with scope "url", the items of the one case that are meant; the case's if empty.
+            key: see `Store.begin`.
+
+        Raises:
+            InputError: the decision is none, or `only` holds what the case does not.
+            StoreError: see `Store.begin`.
+            PolicyError: the log did not take it; all is as before.
+        """
+        choice = _completed(choice)
+        made_of = await self._store(lambda store: _rules(store, cases, choice, only))
+        return await self._begin(cases, who, choice, made_of, key)
+
+    async def rule(
+        self, change: Change, who: Person, reason: str, key: str | None = None
+    ) -> Outcome:
+        """Make a rule that is of no case; like `decide`."""
+        choice = Choice(change.action or "", change.category, reason, "rule", change.expires_at)
+        return await self._begin([], who, choice, {0: [change.rule]}, key)
+
+    async def _begin(
+        self,
+        cases: Sequence[int],
+        who: Person,
+        choice: Choice,
+        made_of: Mapping[int, Sequence[str]],
+        key: str | None,
+    ) -> Outcome:
+        now = int(self._clock())
+        made = await self._store(
+            lambda store: store.begin(
+                cases, who.name, choice, now, key, source=who.source, rules=made_of
+            )
+        )
+        if made.step != Step.BEGUN:
+            return await self._told(made)  # the same request once more
+        with self._at_work(made.number):
+            if why := await self._why_wait(made):
+                made = await self._store(lambda store: store.hold(made.number, why, now))
+                return await self._told(made)
+            return await self._carry_out(made, who.name)
+
+    @contextlib.contextmanager
+    def _at_work(self, number: int) -> Iterator[None]:
+        """
+        A decision is in hand, so that nobody takes it for one that was left on its way.
+
+        Raises:
+            ConflictError: it is already.
+        """
+        if number in self._under_way:
+            raise ConflictError(f"decision {number}: is on its way; ask again")
+        self._under_way.add(number)
+        try:
+            yield
+        finally:
+            self._under_way.discard(number)
+
+    async def _why_wait(self, made: Decision) -> str:
+        if made.choice.act != Act.BLOCK:
+            return ""
+        return "; ".join(await self._weigh(_claims(made)))
+
+    async def approve(self, number: int, who: Person) -> Outcome:
+        """
+        A second person agrees to a held decision: it is carried out.
+
+        Raises:
+            StoreError: see `Store.approve`.
+            PolicyError: the log did not take it; its cases are open.
+        """
+        now = int(self._clock())
+        with self._at_work(number):
+            made = await self._store(lambda store: store.approve(number, who.name, now))
+            return await self._carry_out(made, f"{made.who}, {who.name}")
+
+    async def reject(self, number: int, who: Person, reason: str) -> Outcome:
+        """A held decision is taken back; raises as `Store.reject`."""
+        now = int(self._clock())
+        made = await self._store(lambda store: store.reject(number, who.name, reason, now))
+        return await self._told(made)
+
+    async def undo(self, number: int, who: Person, reason: str) -> Outcome:
+        """
+        Undo a decision: its claims end, and what its source said before them stands again.
+
+        Raises:
+            StoreError: see `Store.undo`.
+            PolicyError: the log did not take it; the decision stands.
+        """
+        now = int(self._clock())
+        with self._at_work(number):
+            made = await self._store(lambda store: store.undo(number, who.name, reason, now))
+            changes = await self._read(lambda log: reversal(log, made, now))
+            return await self._carry_out(made, who.name, changes, f"undone: {reason}")
+
+    async def _carry_out(
+        self,
+        made: Decision,
+        actor: str,
+        changes: Sequence[Change] | None = None,
+        reason: str | None = None,
+    ) -> Outcome:
+        """Have the log take a decision that has begun, or its undoing, and finish it."""
+        if changes is None:
+            changes = _claims(made)
+        serial = None
+        if changes:
+            try:
+                words = made.choice.reason if reason is None else reason
+                done = await self._commit(made.source, changes, actor=actor, reason=words)
+                serial = done.serial
+            except PolicyError as exc:
+                words = str(exc)
+                await self._store(lambda store: store.abort(made.number, words, int(self._clock())))
+                raise
+        made = await self._store(
+            lambda store: store.finish(made.number, serial, int(self._clock()))
+        )
+        return await self._told(made)
+
+    async def _told(self, made: Decision) -> Outcome:
+        serial = made.serial if made.step == Step.DONE else made.undo_serial
+        if serial is None:
+            serial = await self._read(lambda log: log.serial)
+        return Outcome(made, serial, made.step == Step.HELD)
+
+    async def recover(self, grace_s: float = 0.0) -> recovery.Recovered:
+        """
+        Bring to their end what a crash or a full disk has left between store and log.
+
+        Args:
+            grace_s: decisions younger than this may be in hands that have not said so yet.
+
+        Raises:
+            StoreError: the store cannot be used.
+            PolicyError: the log cannot be read.
+        """
+        now = int(self._clock())
+        left = await self._store(lambda store: store.unfinished())
+        young = {m.number for m in left if m.approver is None and m.begun_at > now - grace_s}
+        in_hand = self._under_way | (young if grace_s else set())
+        left = [made for made in left if made.number not in in_hand]
+        if not left:
+            return recovery.Recovered(0, 0)
+        found = await self._read(lambda log: _standing(log, left))
+        return await self._store(
+            lambda store: recovery.recover(
+                store, left, lambda made, case: found.get((made.number, case)), now
+            )
+        )
+
+
+def rules_of(case: Case, choice: Choice, items: Sequence[str]) -> list[str]:
+    """
+    The keys of the claims that a decision about a case makes.
+
+    Of a domain: the owner's name and all below it; all URLs of an address, for it has no name.  Of
+    URLs alone: these; of a reported name without a URL, that name and nothing below it.
+    """
+    if choice.act not in (Act.BLOCK, Act.ALLOW):
+        return []
+    if choice.scope == "domain":
+        if (host := _as_host(case.owner)) is not None:
+            return [rules.Rule("url", urls.rule_value(f"http://{host}/")).key]
+        return [rules.Rule("subtree", case.owner).key]
+    keys = [
+        rules.Rule("url", urls.rule_value(item)) if "://" in item else rules.Rule("domain", item)
+        for item in items or [case.item]
+    ]
+    return list(dict.fromkeys(rule.key for rule in keys))
+
+
+def _as_host(owner: str) -> str | None:
+    """An address as it stands in a URL; None for a name."""
+    try:
+        address = ipaddress.ip_address(owner)
+    except ValueError:
+        return None
+    return str(address) if address.version == 4 else f"[{address}]"
+
+
+def _rules(
+    store: Any, cases: Sequence[int], choice: Choice, only: Sequence[str]
+) -> dict[int, list[str]]:
+    """The keys of each case; raises as `Decider.decide` says."""
+    if only and len(set(cases)) != 1:
+        raise InputError(f"items: {len(set(cases))} cases; items are those of one")
+    found = {}
+    for number in set(cases):
+        file = store.case(number)
+        if file is None:
+            raise MissingError(f"case {number}: there is none")
+        strange = set(only).difference(item.item for item in file.items)
+        if strange:
+            raise InputError(f"items: {min(strange)[:200]!r} is not of case {number}")
+        found[number] = rules_of(file.case, choice, only)
+    return found
+
+
+def _completed(choice: Choice) -> Choice:
+    """With the category that is meant where none is given; only a rule needs one."""
+    if choice.act == Act.BLOCK:
+        return choice._replace(category=choice.category or CATEGORY)
+    if choice.act == Act.ALLOW:
+        return choice._replace(category="")
+    return choice
+
+
+def _claims(made: Decision) -> list[Change]:
+    """What the log is to take; the same rule of two cases once."""
+    choice = made.choice
+    claims = {
+        key: Change(key, choice.act, choice.category, made.evidence(case), choice.expires_at)
+        for case, key in reversed(made.rules)
+    }
+    return [claims[key] for key in sorted(claims)]
+
+
+def reversal(log: PolicyLog, made: Decision, now: int) -> list[Change]:
+    """The changes that undo a decision, as far as its claims still stand."""
+    changes: dict[str, Change] = {}
+    mine = {made.evidence(case) for case, _ in made.rules}
+    for key in dict.fromkeys(key for _, key in made.rules):
+        claim = log.store.standing(made.source, key)
+        if claim is None or claim.evidence not in mine:
+            continue
+        changes[key] = Change(key, None)
+        for before in log.store.history(key):
+            over = before.expires_at is not None and before.expires_at <= now
+            if (before.source, before.to_serial) == (made.source, claim.from_serial) and not over:
+                said = (before.action, before.category, before.evidence, before.expires_at)
+                changes[key] = Change(key, *said)
+    return list(changes.values())
+
+
+def _standing(log: PolicyLog, unfinished: Sequence[Decision]) -> dict[tuple[int, int], int]:
+    """Decision and case of claims that stand, with the serial that made them."""
+    found = {}
+    for made in unfinished:
+        mine = {made.evidence(case) for case, _ in made.rules}
+        for case, key in made.rules:
+            claim = log.store.standing(made.source, key)
+            if claim is not None and claim.evidence in mine:
+                found[made.number, case] = claim.from_serial
+    return found
+
+
+__all__ = ["Decider", "Outcome", "Person", "StoreError", "reversal", "rules_of"]
