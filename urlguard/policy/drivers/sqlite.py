@@ -12,7 +12,7 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,6 +73,7 @@ CREATE TABLE held (
 
 _PLANNED_INDEX = next(s for s in _SCHEMA.split(";\n") if "claim_planned" in s)
 _TABLES = ("batch", "claim", "effect", "source", "feed", "held")
+_MANY = 500  # values in one statement; older SQLites take 999
 _COPY_PAGES = 256  # between two calls for the progress of a copy: 1 MiB
 
 
@@ -280,6 +281,12 @@ class Store:
         sql = "SELECT * FROM batch WHERE serial > ? ORDER BY serial LIMIT ?"
         return map(BatchRow._make, self._all(sql, after, limit))
 
+    def last_upto(self, serial: int) -> BatchRow | None:
+        """The last batch that has this serial or a lower one."""
+        sql = "SELECT * FROM batch WHERE serial <= ? ORDER BY serial DESC LIMIT 1"
+        row = self._one(sql, serial)
+        return BatchRow(*row) if row else None
+
     def add_batch(self, row: BatchRow) -> None:
         """Append a batch."""
         self._db.execute("INSERT INTO batch VALUES (?,?,?,?,?,?,?,?,?)", row)
@@ -350,6 +357,35 @@ class Store:
                 rule,
             )
         return sorted(map(ClaimRow._make, rows), key=lambda r: r.from_serial)
+
+    def claims_about(self, rules: Sequence[str]) -> Iterator[ClaimRow]:
+        """Every claim there ever was about any of `rules`; one look-up for each source and rule."""
+        fields = ", ".join(ClaimRow._fields)
+        for source in self.sources():
+            for start in range(0, len(rules), _MANY):
+                some = rules[start : start + _MANY]
+                marks = ",".join("?" * len(some))
+                sql = f"SELECT {fields} FROM claim WHERE source = ? AND rule IN ({marks})"  # noqa: S608
+                yield from map(ClaimRow._make, self._all(sql, source, *some))
+
+    def ever(self, start: str) -> list[str]:
+        """
+        The rules about which anything was ever claimed, of those whose keys begin with `start`.
+
+        Args:
+            start: a kind and a space.
+        """
+        end = start[:-1] + chr(ord(start[-1]) + 1)
+        found: set[str] = set()
+        for source in self.sources():
+            rows = self._all(
+                "SELECT DISTINCT rule FROM claim WHERE source = ? AND rule >= ? AND rule < ?",
+                source,
+                start,
+                end,
+            )
+            found.update(rule for (rule,) in rows)
+        return sorted(found)
 
     def excepted(self) -> list[str]:
         """The rules about which an exception of a feed stands."""

@@ -1,0 +1,147 @@
+"""
+Reading the hit log: when clients were kept from a name, and by what.
+
+A name's rows are looked for around one moment, in files of up to gigabytes.  Rows lie roughly by
+time, so an open day's file is entered by halving; a compressed one has to be read from its start.
+No more than `MAX_OCTETS` are read, and the answer says if that was not all.  Pseudonyms of clients
+are left out: who it was that asked explains no verdict.
+"""
+
+import contextlib
+import datetime
+import gzip
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Final, NamedTuple
+
+AROUND_S: Final = 3600.0  # before and after the moment
+MAX_OCTETS: Final = 64 << 20  # read in all, after decompression
+MAX_HITS: Final = 50
+_LATE_S: Final = 60.0  # rows of a worker whose turn was late may lie behind younger ones
+_PIECE: Final = 1 << 20
+_FILE: Final = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.(\d{1,6}))?\.jsonl(?:\.gz)?")
+_TIME: Final = re.compile(rb'"time":"([^"]{20})"')
+
+
+class Seen(NamedTuple):
+    """What clients met in one second."""
+
+    time: int  # seconds since 1970
+    action: str
+    rule: str  # a key; ``model NAME`` for a model's
+    category: str
+    sources: tuple[str, ...]
+
+
+def around(folder: Path, name: str, moment: float) -> tuple[list[tuple[Seen, int]], bool]:
+    """
+    The hits of a name around a moment, each with how often; the nearest, newest first.
+
+    Args:
+        folder: the hit log's; it need not be there.
+        name: canonical, so it is written as it is.
+        moment: seconds since 1970.
+
+    Returns:
+        At most `MAX_HITS`, and whether all that lie within `AROUND_S` were looked at and given.
+    """
+    start, end = moment - AROUND_S, moment + AROUND_S
+    found: Counter[Seen] = Counter()
+    room = MAX_OCTETS
+    for path in _files(folder, start, end):
+        # A file may be deleted or compressed meanwhile; the others still say what they can.
+        with contextlib.suppress(OSError, EOFError):
+            for piece in _pieces(path, start, end):
+                room -= len(piece)
+                for seen, count in _rows(piece, name):
+                    if start <= seen.time <= end:
+                        found[seen] += count
+                if room <= 0:
+                    break
+        if room <= 0:
+            break
+    nearest = sorted(found, key=lambda seen: abs(seen.time - moment))[:MAX_HITS]
+    newest = sorted(nearest, key=lambda seen: seen.time, reverse=True)
+    return [(seen, found[seen]) for seen in newest], room > 0 and len(found) <= MAX_HITS
+
+
+def _files(folder: Path, start: float, end: float) -> list[Path]:
+    """The files of the days, the newest first."""
+    ends = (datetime.datetime.fromtimestamp(at, datetime.UTC) for at in (start, end))
+    days = {at.date().isoformat() for at in ends}
+    found = []
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            match = _FILE.fullmatch(path.name)
+            if match and match[1] in days:
+                found.append((match[1], int(match[2] or 0), path))
+    return [path for *_, path in sorted(found, reverse=True)]
+
+
+def _pieces(path: Path, start: float, end: float) -> Iterator[bytes]:
+    """Whole lines from about `start` to about `end`, a MiB at a time."""
+    with path.open("rb") as raw:
+        file: IO[bytes] = raw
+        if path.suffix == ".gz":
+            file = gzip.GzipFile(fileobj=raw)  # type: ignore[assignment]  # it reads like a file
+        else:
+            raw.seek(_place(raw, start - _LATE_S))
+        while piece := file.read(_PIECE) + file.readline():
+            yield piece
+            if (first := _time(piece)) is not None and first > end + _LATE_S:
+                return
+
+
+def _place(file: IO[bytes], moment: float) -> int:
+    """Where the first line at or after a time begins, or a line before it."""
+    low, high = 0, os.fstat(file.fileno()).st_size
+    while high - low > _PIECE:
+        middle = (low + high) // 2
+        file.seek(middle)
+        file.readline()
+        place = file.tell()
+        at = _time(file.readline())
+        if at is None or at >= moment or place >= high:
+            high = middle
+        else:
+            low = place
+    return low
+
+
+def _time(lines: bytes) -> int | None:
+    """The time of the first row."""
+    match = _TIME.search(lines, 0, 4096)
+    if match is None:
+        return None
+    try:
+        return _seconds(match[1].decode())
+    except ValueError:
+        return None
+
+
+def _seconds(text: str) -> int:
+    when = datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ")
+    return int(when.replace(tzinfo=datetime.UTC).timestamp())
+
+
+def _rows(piece: bytes, name: str) -> Iterator[tuple[Seen, int]]:
+    """The rows of a name in some whole lines."""
+    sought = b'"name":' + json.dumps(name).encode() + b","
+    at = piece.find(sought)
+    while at >= 0:
+        end = piece.find(b"\n", at)
+        line = piece[piece.rfind(b"\n", 0, at) + 1 : end if end >= 0 else len(piece)]
+        # Half a line after a crash, or what somebody else wrote there.
+        with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError):
+            yield _row(json.loads(line))
+        at = -1 if end < 0 else piece.find(sought, end)
+
+
+def _row(row: dict[str, Any]) -> tuple[Seen, int]:
+    action, rule, category = (str(row[key]) for key in ("action", "rule", "category"))
+    sources = tuple(str(source) for source in row["sources"])
+    return Seen(_seconds(row["time"]), action, rule, category, sources), int(row["count"])
