@@ -103,14 +103,6 @@ class World:
         self.source = Fixed()
         self.judging = Here(self.config)
         self.log = PolicyLog(self.config.database)
-        self.casework = Casework(
-            folder,
-            check=functools.partial(self.judging.check, score=True),
-            busy=BusyError,
-            commit=self.decide,
-            read=self.read,
-            weigh=self.weigh,
-        )
         self.tokens = Tokens(folder / "access.db")
         self.token = {role: self.tokens.create(f"my-{role}", role, "test") for role in Role}
         self.attempts = Attempts(time.monotonic)
@@ -148,6 +140,15 @@ class World:
         return {case.owner: case.id for case in page.items}
 
     def services(self):
+        """What a server is given; cases of its own, which end with it."""
+        self.casework = Casework(
+            self.folder,
+            check=functools.partial(self.judging.check, score=True),
+            busy=BusyError,
+            commit=self.decide,
+            read=self.read,
+            weigh=self.weigh,
+        )
         return Services(
             source=self.source,
             judging=self.judging,
