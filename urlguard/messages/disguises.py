@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator
 
 from urlguard.messages.hosts import FIRM, SOFT
-from urlguard.messages.reading import LOOSE, PICTURE, SPELLED, TIGHT, Edit, Reading
+from urlguard.messages.reading import COMMA, LOOSE, PICTURE, SPELLED, TIGHT, Edit, Reading
 
 # The signs of a host in a text: ASCII, and the scripts that are written with spaces between words
 # and whose letters look like Latin ones.  In other scripts a name's beginning cannot be seen; those
@@ -33,7 +33,7 @@ _open, _close = r"[\[({<（【〔《「『]", r"[\])}>）】〕》」』]"
 _not_more = r"(?![a-z0-9])"
 
 _gap = r"[ \t*~|+^`']{1,2}"
-_mark = r"[./:·。点點-]"
+_mark = rf"(?:[./:·。点點-]|{_open}[.点點]{_close})"
 _spaced = re.compile(
     rf"(?<![a-z0-9])[a-z0-9]"
     rf"(?:{_gap}[a-z0-9]|(?:{_gap})?{_mark}(?:(?:{_gap})?{_mark}){{0,3}}(?:{_gap})?[a-z0-9])"
@@ -42,8 +42,9 @@ _spaced = re.compile(
 _gaps = re.compile(_gap)
 
 _disguised = re.compile(
-    # hxxp, h**p, http[:]//, http:\\, http//, http:/
-    rf"(?P<scheme>h(?:tt|xx|tx|xt|\*\*)p(?P<s>s?)[ ]?(?:{_open}?[ ]?:[ ]?{_close}?)?[ ]?"
+    # hxxp, h**p, ht tp, http[:]//, http:\\, http//, http:/
+    rf"(?P<scheme>h(?:[ ]?t[ ]?t|xx|tx|xt|\*\*)[ ]?p[ ]?(?P<s>s?)[ ]?"
+    rf"(?:{_open}?[ ]?:[ ]?{_close}?)?[ ]?"
     rf"(?:{_open}?//{_close}?|[/\\][ ]?[/\\]{_close}?|(?<=:)[/\\]|{_open}//?{_close})[ ]{{0,2}}"
     rf"(?=[^\s/\\]))"
     # [.] (dot) {点} <.>, and the same for "/", ":" and "@"
@@ -55,9 +56,14 @@ _disguised = re.compile(
     rf"|(?P<www>(?<![{HOST}])www)(?:[ ]{{1,2}}|[,，、])(?P<middle>[{HOST}]{{2,63}})"
     rf"(?:[ ]{{1,2}}|[,，、])(?=(?:{_firm}|top|vip){_not_more})"
     # a dot in words
-    rf"|(?<=[{HOST}])(?P<word>[ _*-]{{1,3}}(?:dot|d0t|dian)[ _*-]{{1,3}}(?=[{HOST}]))"
-    rf"|(?<=[{HOST}])(?P<spelled>(?:dot|[ ]?[点點][ ]?)(?=(?:[{HOST}]{{1,63}}[点點.。·]){{0,2}}(?:{_any}|c0m){_not_more}))"
-    # other dots without spaces
+    rf"|(?<=[{HOST}])(?P<word>(?P<gap>[ _*-])[ _*-]{{0,2}}(?:dot|d0t|dian)(?P=gap)[ _*-]{{0,2}}"
+    rf"(?=[{HOST}]))"
+    rf"|(?<=[{HOST}])(?P<spelled>dot(?=(?:{_any})(?![a-z0-9]|[.-][a-z0-9]))|[ ]?[点點][ ]?"
+    rf"(?=(?:[{HOST}]{{1,63}}[点點.。·]){{0,2}}(?:{_any}|c0m){_not_more}|[a-z]{{2,8}}/[a-z0-9_]{{3}}))"
+    # an ending with a gap in it
+    rf"|(?<=[{HOST}])(?P<ending>\.(?:c[ ]om|co[ ]m)){_not_more}"
+    # other dots without spaces, and a comma in place of one
+    rf"|(?<=[a-z0-9])(?P<comma>[,，](?=(?:com|cn|xyz|cc){_not_more}))"
     rf"|(?<=[{HOST}])(?P<tight>[。·])(?=[{HOST}])"
     # dots with spaces or pictures about them; with one space only before an ending that is no word
     rf"|(?<=[{HOST}])(?P<loose>[ ]{{1,3}}\.[ ]{{1,3}}(?=[{HOST}])"
@@ -72,6 +78,8 @@ _PUT = {
     "word": LOOSE,
     "spelled": SPELLED,
     "tight": TIGHT,
+    "comma": COMMA,
+    "ending": ".com",
     "loose": LOOSE,
 }
 
@@ -79,6 +87,13 @@ _says_so = re.compile(
     r"[删刪去除](?:掉|除|去)?.{0,6}(?:中文|汉字|漢字|文字|表情|符号|空格|括号|星号|图标)"
     r"|(?:中文|汉字|漢字|文字|表情|符号|空格|括号|星号|图标).{0,6}(?:[删刪]|去掉|去除)"
     r"|remove .{0,12}(?:space|emoji|symbol|star|character|bracket)"
+)
+# "Take out the # and open it": a sign that the message names.
+_named = r"[ ]?[\"“'‘]?(?P<{}>[^\w\s.])[\"”'’]?"
+_names_sign = re.compile(
+    rf"[把将]{_named.format('a')}号?[ ]?[都全]?[删刪去]"
+    rf"|(?:去掉|删除|刪除|删掉|去除){_named.format('b')}"
+    rf"|\b(?:remove|delete|without)(?:[ ]the)?{_named.format('c')}"
 )
 _in_between = re.compile(rf"(?<=[a-z0-9.-])[^\x00-\x7f]{{1,4}}(?=[a-z0-9.])|(?<=\.)[{PICTURE} *]+")
 
@@ -112,10 +127,14 @@ def _replaced(text: str) -> Iterator[Edit]:
 
 def as_told(reading: Reading) -> Reading | None:
     """
-    The reading without Chinese characters and pictures within the address, if the message says so.
+    The reading without what stands within the address, if the message says that it is to go.
 
-    "Remove the Chinese characters and open it": None for any other message.
+    "Remove the Chinese characters and open it", "delete the #": None for any other message.
     """
+    if named := _names_sign.search(reading.text):
+        sign = re.escape(named[named.lastindex or 0])
+        within = re.compile(rf"(?<=[a-z0-9.-]){sign}{{1,3}}(?=[a-z0-9.-])")
+        return reading.edited((*found.span(), "") for found in within.finditer(reading.text))
     if not _says_so.search(reading.text):
         return None
     return reading.edited((*found.span(), "") for found in _in_between.finditer(reading.text))

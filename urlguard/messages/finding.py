@@ -22,30 +22,41 @@ from urlguard import names, urls
 from urlguard.errors import InputError
 from urlguard.messages import disguises, hosts
 from urlguard.messages.disguises import HOST
-from urlguard.messages.reading import LOOSE, SPELLED, TIGHT, Reading, read
+from urlguard.messages.reading import DOUBTFUL, LOOSE, MIDDLE_DOTS, Reading, read
 
 MAX_TEXT: Final = 65_536  # characters that are read; what follows is not
 MAX_FOUND: Final = 100  # places that are reported for a message
 
-_dotted = re.compile(r"[.。·点點\u2024\uff0e\ufe52\u3002\uff61]|dot|d0t|dian|www", re.I).search
+# Nothing is found in a message without one of these: dots of all kinds, what stands for them, and
+# schemes, behind which a number is an address.
+_dotted = re.compile(
+    rf"[.点點。{MIDDLE_DOTS}\u2024\uff0e\ufe52\uff61\u2488-\u249b]|[,，、](?:com|cn|xyz|cc)"
+    r"|dot|d0t|dian|www|[:：][/／]{2}",
+    re.I,
+).search
 
-_dots = f"[.{TIGHT}{SPELLED}{LOOSE}]"
+_doubtful = f"[{''.join(DOUBTFUL)}]"
+_dots = f"[.{''.join(DOUBTFUL)}]"
 _user = r"(?:[^\s/?#\\@<>\"\u3000-\u9fff]{0,255}+@){0,3}+"
 _candidate = re.compile(
     rf"(?P<scheme>(?:https?|ftp)://)(?P<user>{_user})"
-    rf"(?P<host>[{HOST}]{{1,63}}+(?:{_dots}[{HOST}]{{1,63}}+){{1,40}}+|\[[0-9a-f:.]{{2,45}}\])"
-    rf"|(?<![{HOST}])[{HOST}]{{1,63}}+(?:{_dots}[{HOST}]{{1,63}}+){{1,40}}+"
+    rf"(?P<host>[{HOST}]{{1,63}}+(?:{_dots}[{HOST}]{{1,63}}+){{1,126}}+|\[[0-9a-f:.]{{2,45}}\]"
+    rf"|(?:[0-9]{{8,10}}|0x[0-9a-f]{{7,8}})(?![{HOST}]))"
+    rf"|(?<![{HOST}])[{HOST}]{{1,63}}+(?:{_dots}[{HOST}]{{1,63}}+){{1,126}}+"
 )
 _signs = rf"!-;=?-\[\]_a-z~{HOST[8:]}"  # what a URL is made of behind its host; no <>"`{{|}}^
 _port = re.compile(r":[0-9]{1,5}(?![0-9])")
 _tail = re.compile(rf"[/?#\\][{_signs}\\]*")
 _loose_tail = re.compile(rf"[ ]{{0,2}}/[ ]{{0,2}}[{_signs}]*")
-_another = re.compile(r"(?<=[a-z0-9])https?://")
+_another = re.compile(r"(?<=[a-z0-9;,:|])https?://")
 _split = re.compile(_dots).split
 _address = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}").fullmatch
+_sentence = re.compile(r"\.[A-Z][a-z]{1,20}\Z").search
 _next_word = re.compile(r"[ ]+[a-z]").match
+_called = re.compile(r"\([a-z0-9_.,:=>'\" -]{0,40}\)").match  # as in df.info()
 _prefix = re.compile(r"/[0-9]{1,2}(?![0-9a-z/.])").match  # of a network, as in 192.0.2.0/24
 
+_MAX_CUTS: Final = 4  # words that are stuck to the end of a name, as in www.example.com.So.Go
 _LOCAL: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._%+-'")
 _CLOSING: Final = {")": "(", "]": "[", "'": "'", "*": "*"}
 
@@ -71,9 +82,10 @@ def find(text: str) -> list[Found]:
     """
     The URLs and names in a message, in order and without overlaps.
 
-    A bare name must stand below a public suffix; an IP address must have a scheme, a path or a
-    port.  Mail addresses, names of files, versions, prices and dates are not reported.  Where both
-    an IDN and a disguise are possible, see `hosts.name`.
+    A bare name must stand below a public suffix, and behind a scheme any name of two labels will
+    do; an IP address must have a scheme, a path or a port.  Mail addresses, names of files,
+    versions, prices and dates are not reported.  Where both an IDN and a disguise are
+    possible, see `hosts.name`.
 
     Args:
         text: any text; `MAX_TEXT` characters of it are read.
@@ -86,7 +98,7 @@ def find(text: str) -> list[Found]:
         return []
     reading = disguises.undone(read(message))
     found = _in(reading, message)
-    if not found and not message.isascii() and (told := disguises.as_told(reading)) is not None:
+    if not found and (told := disguises.as_told(reading)) is not None:
         found = _in(told, message)
     return found
 
@@ -127,6 +139,9 @@ class _Search:
             if more := _another.search(self.text, path.start(), end):
                 end = more.start()
             end = self._trimmed(path.start(), end)
+            # "….com/x.Pay now": the next sentence, without a space before it.
+            if (more := _sentence(self.reading.cased, start, end)) and _next_word(self.text, end):
+                end = more.start()
         return end, self.reading.cased[start:end]
 
     def _trimmed(self, start: int, end: int) -> int:
@@ -197,7 +212,7 @@ class _Plain(_Search):
     ) -> Iterator[tuple[Found, int]]:
         """The parts between doubtful dots that are names without their neighbours."""
         at = start
-        for part in re.split(f"[{TIGHT}{SPELLED}{LOOSE}]", host):
+        for part in re.split(_doubtful, host):
             end = at + len(part)
             if "." in part and part.rpartition(".")[2] in hosts.FIRM | hosts.SOFT:
                 first = at == start
@@ -208,41 +223,52 @@ class _Plain(_Search):
     def _together(self, begin: int, start: int, host: str, scheme: str) -> tuple[Found, int] | None:
         """A run as one name, without labels at its end that are none of it."""
         end = start + len(host)
-        for _ in range(4):
+        for _ in range(_MAX_CUTS):
             if one := self._name(begin, start, end, scheme):
                 return one
-            doubtful = max(self.text.rfind(sign, start, end) for sign in (TIGHT, SPELLED, LOOSE))
+            doubtful = max(self.text.rfind(sign, start, end) for sign in DOUBTFUL)
             if doubtful <= start:
                 break
             end = doubtful
         return None
 
-    def _name(self, begin: int, start: int, end: int, scheme: str) -> tuple[Found, int] | None:
+    def _name(
+        self, begin: int, start: int, end: int, scheme: str, cuts: int = 0
+    ) -> tuple[Found, int] | None:
         """The name between `start` and `end` with all that belongs to it, if it is one."""
         text = self.text
         while start < end and text[start] in "-_":
             start += 1
         while end > start and text[end - 1] in "-_":
             end -= 1
-        written = text[start:end]
+        piece = text[start:end]
         if not scheme:
             begin = start
             if start and text[start - 1] in "@/\\" and not self._may_follow(start, end):
                 return None
-        doubt = next((sign for sign in (LOOSE, TIGHT, SPELLED) if sign in written), "")
-        host = ".".join(_split(written)) if doubt else written
+        doubt = next((sign for sign in DOUBTFUL if sign in piece), "")
+        host = ".".join(_split(piece)) if doubt else piece
         if _address(host) or host[:1] == "[":
             return None if doubt else self._ip(begin, end, host, scheme)
         name = hosts.name(host)
         if name is None:
-            return self._cut(begin, start, end, scheme) if not doubt else None
+            if doubt:
+                return None
+            if scheme and (numbers := self._ip(begin, end, host, scheme)):
+                return numbers
+            if shorter := self._cut(begin, start, end, scheme, cuts):
+                return shorter
+            if cuts or not scheme or (name := hosts.unlisted(host)) is None:
+                return None
         stop, tail = self.tail(end, doubt == LOOSE)
         if not scheme:
             last = self.reading.cased[end - len(host.rpartition(".")[2]) : end]
             titled = len(last) > 1 and last[0].isupper() and last[1:].islower()
             sentence = _next_word(text, end) is not None
-            if not hosts.Written(name, doubt, len(tail) > 1, titled, sentence).plausible():
-                return self._cut(begin, start, end, scheme) if titled else None
+            called = _called(text, end) is not None
+            written = hosts.Written(name, doubt, len(tail) > 1, titled, sentence, called)
+            if not written.plausible():
+                return self._cut(begin, start, end, scheme, cuts) if titled else None
             if text[start - 1 : start] == "@" and self._mail(start):
                 begin = self._local(start)
         item = self.url(scheme, name, tail) if scheme or tail else name
@@ -250,20 +276,24 @@ class _Plain(_Search):
             stop, item = end, self.url(scheme, name, "") if scheme else name
         return (self.report(begin, stop, item or name), stop)
 
-    def _cut(self, begin: int, start: int, end: int, scheme: str) -> tuple[Found, int] | None:
+    def _cut(
+        self, begin: int, start: int, end: int, scheme: str, cuts: int
+    ) -> tuple[Found, int] | None:
         """
         The name without its last label, where a sentence went on without a space.
 
         So it is if that begins with a capital, or if scheme or www leave no doubt of the name.
         """
         dot = self.text.rfind(".", start, end)
-        if dot <= start or self.text.find(".", start, dot) < 0:
+        if cuts == _MAX_CUTS or dot <= start or self.text.find(".", start, dot) < 0:
             return None
         if not (scheme or self.text.startswith("www.", start)):
             following = self.reading.cased[dot + 1 : end]
             if not (following[0].isupper() and following[1:].islower()):
                 return None
-        return self._name(begin, start, dot, scheme)
+        elif scheme and self.text[end : end + 1] in ("/", ":", "?", "#"):
+            return None  # which stands behind a host, not behind a word
+        return self._name(begin, start, dot, scheme, cuts + 1)
 
     def _ip(self, begin: int, end: int, host: str, scheme: str) -> tuple[Found, int] | None:
         """An address, if anything says that it is one of the Web."""

@@ -12,6 +12,7 @@ that fills itself makes this one look-up a sign.  While nothing was left out or 
 those of the message and cost nothing; otherwise two lists are carried along.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -20,29 +21,27 @@ from typing import Final
 TIGHT: Final = "\ue000"  # stood for a dot: an ideographic full stop or a middle dot, without spaces
 SPELLED: Final = "\ue001"  # the same: 点, or ``dot`` without spaces
 LOOSE: Final = "\ue002"  # the same: a dot, or the word, with spaces or pictures about it
-PICTURE: Final = "\ue003"  # any symbol: emoji, arrows, stars
+COMMA: Final = "\ue003"  # the same: a comma
+DOUBTFUL: Final = (LOOSE, COMMA, TIGHT, SPELLED)  # the most doubtful first
+PICTURE: Final = "\ue004"  # any symbol: emoji, arrows, stars
 
 _URL_SIGNS: Final = frozenset("./:@-_?=&%# ")
-_MIDDLE_DOTS: Final = frozenset("\u00b7\u0387\u2022\u2027\u2219\u22c5\u25cf\u30fb\uff65\u318d")
+MIDDLE_DOTS: Final = (  # with the stroke of Chinese writing that looks like one
+    "\u00b7\u0387\u2022\u2027\u2219\u22c5\u25cf\u30fb\uff65\u318d\u4e36"
+)
 _HYPHENS: Final = frozenset("\u2010\u2011\u2012\u2013\u2212")
 _SLASHES: Final = {"\u2044": "/", "\u2215": "/", "\u29f8": "/", "\u2236": ":", "\ua789": ":"}
 
 # Seen as nothing, or as a line through or round the sign before, besides the category Cf.
 _UNSEEN: Final = frozenset(
     [
-        847,
-        4447,
-        4448,
-        6068,
-        6069,
-        12644,
-        65440,
-        *range(820, 825),
-        *range(6155, 6160),
-        *range(8400, 8433),
-        *range(65024, 65040),
-        *range(917760, 918000),
-    ],
+        *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0),
+        *range(0x0334, 0x0339),
+        *range(0x180B, 0x1810),
+        *range(0x20D0, 0x20F1),
+        *range(0xFE00, 0xFE10),
+        *range(0xE0100, 0xE01F0),
+    ]
 )
 
 _MAX_TABLE = 20_000  # signs; a message of a hundred thousand different ones must not stay in memory
@@ -67,6 +66,9 @@ _ENCLOSED: Final = {
 }
 
 
+_small_capital = re.compile("LATIN LETTER SMALL CAPITAL ([A-Z])").fullmatch
+
+
 def _folded(sign: str) -> str:
     """One sign in plain form; ``""`` if nobody sees it."""
     if sign.isascii():
@@ -78,10 +80,12 @@ def _folded(sign: str) -> str:
         return ""
     if enclosed := _ENCLOSED.get(sign) or _SLASHES.get(sign):
         return enclosed
-    if sign in _MIDDLE_DOTS:
+    if sign in MIDDLE_DOTS:
         return "·"
     if sign in _HYPHENS:
         return "-"
+    if found := _small_capital(unicodedata.name(sign, "")):
+        return found[1].lower()
     plain = unicodedata.normalize("NFKC", sign)
     if plain == "\u3002":
         return plain
