@@ -280,37 +280,3 @@ def test_a_model_that_comes_later_hardly_stops_the_loop(tmp_path):
         if min(longest) < 0.015:
             return
     raise AssertionError(longest)
-
-
-def test_suspects_are_told_in_pieces(tmp_path):
-    """
-    Between which queries are answered; names that people have decided on meanwhile are left out.
-    """
-    one = a_worker(tmp_path)
-    judge = Judge(InUse())
-    for number in range(600):
-        judge.grey.note(f"suspect-{number}.com", 0.5 + number / 10_000, "review", "m")
-    guard = Guard(one.following.live, config.Guard(), (), judge=judge)
-    one.edge = SimpleNamespace(chain=SimpleNamespace(plugins=[guard]))
-    written, turns = [], []
-
-    async def run():
-        telling = asyncio.create_task(
-            one._grey({"id": 7, "count": 500}, SimpleNamespace(write=written.append))
-        )
-        while not telling.done():
-            turns.append(1)
-            if len(turns) == 3:
-                rule = Ruling("block", "", ("operator",), 1, "subtree", "suspect-100.com")
-                one.following.live.engine.overlay.apply([("subtree suspect-100.com", rule)], 1)
-            await asyncio.sleep(0)
-
-    asyncio.run(run())
-    (line,) = written
-    assert line.endswith(b"}\n")
-    reply = json.loads(line)
-    assert reply["id"] == 7
-    expected = [f"suspect-{n}.com" for n in range(599, 99, -1) if n != 100]
-    assert [row[0] for row in reply["names"]] == expected
-    assert reply["names"][0] == list(judge.grey.top(1)[0])
-    assert len(turns) >= 500 / worker.GREY_ROWS

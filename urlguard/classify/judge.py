@@ -18,9 +18,10 @@ dictionary look-up from then on.  A model that is replaced leaves its remembered
 each carries the number of the model's turn, and one of an earlier turn counts as none.
 
 What a model suspects and nobody blocked is kept in `Grey`, in memory and without any client: a name
-with its score, and how often and when it was asked for.  People look at it by a command; a queue
-for analysts will drain it.  Of too many suspects the least worth looking at go, so that a flood of
-random names drives out its own kind and not what many people ask for or what scores high.
+with its score, and how often and when it was asked for.  People look at it by a command, and the
+control process hands it over to the queue of cases.  Of too many suspects the least worth looking
+at go, so that a flood of random names drives out its own kind and not what many people ask for or
+what scores high.
 
 A second model, the shadow, may be scored beside the first on a share of the names.  Only how often
 the two would block is counted; what it says is never acted on.
@@ -132,12 +133,15 @@ def merged(found: Iterable[Suspect]) -> list[Suspect]:
 class _Kept:
     """A suspect while it is kept."""
 
-    __slots__ = ("action", "asked", "at", "first", "last", "model", "name", "score", "worth")
+    __slots__ = (
+        *("action", "asked", "at", "first", "last", "model", "name", "score", "told", "worth"),
+    )
 
     def __init__(self, name: str, now: int) -> None:
         self.name = name
         self.first = now
         self.asked = 0
+        self.told = 0  # of `asked`, what was handed over
         self.at = 0  # in the heap
 
     def note(self, now: int, score: float, action: str, model: str) -> None:
@@ -195,6 +199,27 @@ class Grey:
             Suspect(k.name, k.score, k.asked, k.first, k.last, k.action, k.model)
             for k in most[: max(0, min(count, MAX_TOLD))]
         ]
+
+    def untold(self, count: int) -> list[tuple[Suspect, int]]:
+        """
+        Suspects that were asked for since they were last handed over, each with how often since.
+
+        The oldest of them are looked at first in memory's own order, so that a call costs little
+        and all have their turn; whoever gets them says so by `told`.
+        """
+        found: list[tuple[Suspect, int]] = []
+        for k in self._found.values():
+            if k.asked > k.told:
+                one = Suspect(k.name, k.score, k.asked, k.first, k.last, k.action, k.model)
+                found.append((one, k.asked - k.told))
+                if len(found) >= count:
+                    break
+        return found
+
+    def told(self, name: str, asked: int) -> None:
+        """A suspect was handed over, with all that it was asked for up to `asked`."""
+        if (kept := self._found.get(name)) is not None:
+            kept.told = max(kept.told, min(asked, kept.asked))
 
     def _move(self, kept: _Kept) -> None:
         """Put a suspect where its worth belongs."""
