@@ -138,9 +138,6 @@ async def test_times(http, world):
         ({"rule": "a.example", "action": "except"}, 422, "action"),
         ({"rule": "a.example", "category": "No!"}, 422, "category"),
         ({"rule": "a.example", "reason": "a\nb"}, 422, "reason"),
-        ({"rule": "google.com"}, 409, "rule"),
-        ({"rule": "co.uk"}, 409, "rule"),
-        ({"rule": "gov.cn"}, 409, "rule"),
     ],
 )
 async def test_rules_that_are_refused(http, world, body, status, field):
@@ -150,6 +147,38 @@ async def test_rules_that_are_refused(http, world, body, status, field):
     found, document = await call(http, world, "POST", "/v1/rules", json=body)
     assert (found, document["errors"][0]["field"]) == (status, field)
     assert world.log.serial == 0
+
+
+@pytest.mark.parametrize("rule", ["google.com", "co.uk", "gov.cn", "*.gov.cn"])
+async def test_a_rule_that_waits_for_a_second_person(http, world, rule):
+    """
+    Nothing is in force until an approver has agreed; then it is, under the name of who made it.
+    """
+    body = {"rule": rule, "reason": "an order", "expires_at": "1d"}
+    status, held = await call(http, world, "POST", "/v1/rules", json=body)
+    assert (status, held["changed"], held["in_force"]) == (200, False, 0)
+    assert held["decision"]["held"] is True
+    assert rule.removeprefix("*.") in held["decision"]["why"]
+    assert world.log.serial == 0
+    path = f"/v1/decisions/{held['decision']['decision']}/approve"
+    status, agreed = await call(http, world, "POST", path, Role.APPROVER, json={})
+    assert (status, agreed["serial"]) == (200, 1)
+    (batch,) = world.log.store.batches(0, 10)
+    assert (batch.source, batch.actor, batch.reason) == (
+        "analyst:my-analyst",
+        "my-analyst, my-approver",
+        "an order",
+    )
+    (claim,) = world.log.store.standing_after("analyst:my-analyst", "", 10)
+    assert (claim.action, claim.category) == ("block", "fraud")
+    assert claim.expires_at > time.time() + 80_000
+    assert _ident_of(claim) == held["id"]
+
+
+def _ident_of(claim):
+    from urlguard.api.rules import _ident
+
+    return _ident(claim.source, claim.rule)
 
 
 async def test_a_popular_name_may_be_allowed(http, world):

@@ -14,11 +14,12 @@ from typing import Annotated, Final, Literal, cast
 
 import msgspec
 
-from urlguard import rules, wellknown
+from urlguard import rules
 from urlguard.access.roles import Role
 from urlguard.access.tokens import Holder
 from urlguard.api import paging
-from urlguard.api.casework import source_of
+from urlguard.api.casework import casework, decider, person, source_of, told
+from urlguard.api.decisions import DecideAnswer, outcome
 from urlguard.api.log import reader
 from urlguard.api.problems import Problem
 from urlguard.api.routes import READERS, STAFF, Call, Nothing, Route
@@ -109,6 +110,10 @@ class RuleAnswer(msgspec.Struct):
     changed: Annotated[bool, msgspec.Meta(description="False if it stood so already.")]
     in_force: Annotated[int, msgspec.Meta(description="Workers that have confirmed it.")]
     workers: Annotated[int, msgspec.Meta(description="Workers that there are.")]
+    decision: Annotated[
+        DecideAnswer | None,
+        msgspec.Meta(description="If it waits for a second person: what `/v1/decisions` has."),
+    ] = None
 
 
 class OneRule(msgspec.Struct, forbid_unknown_fields=True):
@@ -206,14 +211,6 @@ async def rules_create(call: Call[RuleRequest, Nothing]) -> RuleAnswer:
     """Make a rule, in force on every worker when this answers."""
     asked = call.body
     rule = await _parsed(asked.rule)
-    if asked.action == "block":
-        held = await asyncio.to_thread(wellknown.hold_reason, rule.kind, rule.value)
-        if held is not None:
-            raise Problem(
-                "conflict",
-                f"{rule.value}: {held}; not blocked without a second person",
-                errors=[("rule", held)],
-            )
     begins = moment(asked.begins_at, "begins_at")
     ends = moment(asked.expires_at, "expires_at", begins)
     key = rule.key if begins is None else rules.planned(begins, rule.key)
@@ -222,6 +219,14 @@ async def rules_create(call: Call[RuleRequest, Nothing]) -> RuleAnswer:
         category = "fraud" if asked.action == "block" else ""
     source = source_of(call.holder)
     change = Change(key, asked.action, category, asked.reason, ends)
+    if asked.action == "block" and await casework(call.services).weigh([change]):
+        key_of_request = call.request.headers.get("Idempotency-Key")
+        held = await told(
+            decider(call.services).rule(change, person(call.holder), asked.reason, key_of_request)
+        )
+        found = outcome(held)
+        # Held, nobody has it in force; a second request under the key may find it approved.
+        return RuleAnswer(_ident(source, key), found.serial, not found.held, 0, 0, found)
     done = await commit(call.services, source, [change], call.holder, asked.reason)
     return RuleAnswer(_ident(source, key), *done)
 
@@ -284,7 +289,8 @@ ROUTES: Final = (
         tag="Rules",
         summary="Make or change a rule",
         words="In force on every worker when the answer comes, if `in_force` is `workers`. A rule"
-        " that would block a popular or protected name is refused.",
+        " that would block a popular, bank's or government's name, or much of what is asked for,"
+        " waits for a second person: then `decision` says so.",
         body=RuleRequest,
         answer=RuleAnswer,
         handler=rules_create,

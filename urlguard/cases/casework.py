@@ -7,7 +7,7 @@ a crash has left is put in order; until then whoever asks is told so.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -18,6 +18,7 @@ from urlguard.cases.store import Store, StoreError
 from urlguard.cases.threads import StoreThreads
 from urlguard.cases.triage import Check, Triage
 from urlguard.errors import PolicyError
+from urlguard.policy.log import Change
 
 DATABASE: Final = "cases.db"
 AGAIN_S: Final = 5.0  # after the store could not be opened
@@ -86,6 +87,10 @@ class Casework:
         """
         self._look()
         return await self._threads(work, bulk=bulk)
+
+    async def weigh(self, changes: Sequence[Change]) -> Sequence[str]:
+        """Why a change must wait for a second person, in words; empty if it need not."""
+        return await self._decider.weigh(changes)
 
     def wake(self) -> None:
         """Something was reported: have it judged at once."""

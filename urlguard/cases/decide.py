@@ -189,7 +189,11 @@ class Decider:
     async def _why_wait(self, made: Decision) -> str:
         if made.choice.act != Act.BLOCK:
             return ""
-        return "; ".join(await self._weigh(_claims(made)))
+        return "; ".join(await self.weigh(_claims(made)))
+
+    async def weigh(self, changes: Sequence[Change]) -> Sequence[str]:
+        """Why a change must wait for a second person, in words; empty if it need not."""
+        return await self._weigh(changes)
 
     async def approve(self, number: int, who: Person) -> Outcome:
         """

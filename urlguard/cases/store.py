@@ -37,6 +37,7 @@ MAX_PAGE: Final = 1000  # items of a page, and cases of one claim or decision
 MAX_ITEMS: Final = 100  # items that `Store.case` shows, the worst first
 MAX_FAILURES: Final = 5  # then an item is dead
 MAX_TAKES: Final = 50  # the same for one that nobody ever says a word about
+SCOPES: Final = ("domain", "url", "rule")  # the last for a rule that is of no case
 AGAIN_S: Final = 86_400  # after which a source's report of the same item is news
 
 
@@ -168,7 +169,7 @@ class Choice(NamedTuple):
     act: str  # an `Act`
     category: str = ""
     reason: str = ""
-    scope: str = "domain"  # or "url"
+    scope: str = "domain"  # one of `SCOPES`
     expires_at: int | None = None
 
 

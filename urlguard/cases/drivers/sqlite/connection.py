@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from urlguard.cases.store import Limits, StoreError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 APPLICATION: Final = 0x55474353  # "UGCS", in the file's head: whose file it is
 BUSY_S: Final = 10.0  # to wait for another writer
 _OLDEST: Final = (3, 35, 0)  # of SQLite: RETURNING
@@ -165,6 +165,50 @@ CREATE TABLE events (
 );
 CREATE INDEX events_case ON events (case_id, id);
 """
+_SCHEMA_2: Final = """
+CREATE TABLE submissions (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    item INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    public INTEGER NOT NULL,
+    network TEXT,                                  -- of a public one, under the day's pseudonym
+    comment TEXT NOT NULL,
+    evidence TEXT NOT NULL,                        -- JSON
+    tlp TEXT NOT NULL,
+    submitted_at INTEGER NOT NULL,
+    decision TEXT,                                 -- that its submitter was told of
+    made INTEGER,                                  -- its number; NULL: a rule stood before
+    decided_at INTEGER
+);
+CREATE INDEX submissions_item ON submissions (item);
+CREATE INDEX submissions_source ON submissions (source, number);
+CREATE INDEX submissions_made ON submissions (made) WHERE made IS NOT NULL;
+CREATE TABLE webhooks (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    url TEXT NOT NULL,
+    events TEXT NOT NULL,                          -- JSON
+    secret TEXT NOT NULL,                          -- as it is: messages are signed with it
+    who TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    delivered INTEGER NOT NULL DEFAULT 0,
+    given_up INTEGER NOT NULL DEFAULT 0,
+    last_at INTEGER,                               -- of what was delivered
+    error TEXT                                     -- of the last try; NULL: it did well
+);
+CREATE TABLE outbox (
+    number INTEGER PRIMARY KEY,
+    webhook INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    body BLOB NOT NULL,
+    at INTEGER NOT NULL,
+    tries INTEGER NOT NULL DEFAULT 0,
+    due REAL NOT NULL
+);
+CREATE INDEX outbox_due ON outbox (webhook, due, number);
+"""
+_SCHEMAS: Final = (_SCHEMA, _SCHEMA_2)  # what each version adds
 # An `Item` without its reports.
 ITEM: Final = (
     "SELECT id, item, name, CASE WHEN error IS NOT NULL THEN 'dead' WHEN EXISTS"
@@ -233,14 +277,15 @@ class Connection:
         db.execute("PRAGMA synchronous = FULL")
         db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         db.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}")
-        if version == 0:
+        if version < SCHEMA_VERSION:
             with self.writing():
                 # Another process may have made the tables while this one waited for the lock.
-                if db.execute("PRAGMA user_version").fetchone() == (0,):
-                    for statement in _SCHEMA.split(";\n"):
+                (version,) = db.execute("PRAGMA user_version").fetchone()
+                for schema in _SCHEMAS[version:]:
+                    for statement in schema.split(";\n"):
                         db.execute(statement)
-                    db.execute(f"PRAGMA application_id = {APPLICATION}")
-                    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                db.execute(f"PRAGMA application_id = {APPLICATION}")
+                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def close(self) -> None:
         """Close the connections."""

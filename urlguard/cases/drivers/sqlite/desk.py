@@ -17,6 +17,7 @@ from urlguard.cases.drivers.sqlite.lists import by_number, decisions
 from urlguard.cases.store import (
     MAX_PAGE,
     MAX_TEXT,
+    SCOPES,
     Act,
     Case,
     Choice,
@@ -222,8 +223,8 @@ def _checked(choice: Choice) -> Choice:
     """
     if choice.act not in set(Act):
         raise InputError(f"decision {choice.act!a}: must be {', '.join(Act)}")
-    if choice.scope not in ("domain", "url"):
-        raise InputError(f"scope {choice.scope!a}: must be domain or url")
+    if choice.scope not in SCOPES:
+        raise InputError(f"scope {choice.scope!a}: must be {', '.join(SCOPES)}")
     return choice._replace(
         category=clean(choice.category, MAX_TEXT), reason=clean(choice.reason, MAX_TEXT)
     )

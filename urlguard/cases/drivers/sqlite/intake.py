@@ -54,44 +54,60 @@ class Intake(Connection):
         quota: Quota | None = None,
     ) -> Added:
         """See `Store.add`."""
+        with self.writing() as db:
+            return self._add(db, source, rows, now, invalid, urgent, quota)
+
+    def _add(
+        self,
+        db: sqlite3.Connection,
+        source: str,
+        rows: Sequence[Candidate],
+        now: int,
+        invalid: int = 0,
+        urgent: bool = False,
+        quota: Quota | None = None,
+    ) -> Added:
+        """`add` within a transaction."""
         if not source.isprintable() or not 0 < len(source) <= MAX_SOURCE:
             raise InputError(f"source {source!a}: must have 1 to {MAX_SOURCE} printable characters")
-        with self.writing() as db:
-            (number,) = db.execute(
-                "INSERT INTO sources (name, first_at, last_at) VALUES (?,?,?)"
-                " ON CONFLICT (name) DO UPDATE SET last_at = max(last_at, excluded.last_at)"
-                " RETURNING id",
-                (source, now, now),
-            ).fetchone()
-            self._admit(db, number, len(rows), now, quota)
-            try:
-                accepted, fresh = self._insert(db, number, rows, now)
-            except (UnicodeEncodeError, OverflowError):
-                # Halves of surrogate pairs, or a count beyond reason: rare, so looked at only now.
-                whole = [
-                    Candidate._make(
-                        min(v, 2**40) if isinstance(v, int) else clean(v, MAX_RAW) for v in row
-                    )
-                    for row in rows
-                ]
-                accepted, fresh = self._insert(db, number, whole, now)
-                rows = whole
-            duplicate = len(rows) - accepted
-            bulk = int(not urgent)
-            if accepted:
-                db.execute(
-                    "INSERT INTO queue (item, source, bulk, due) SELECT id, source, ?, ?"
-                    " FROM items WHERE id > ?",
-                    (bulk, now, fresh),
+        (number,) = db.execute(
+            "INSERT INTO sources (name, first_at, last_at) VALUES (?,?,?)"
+            " ON CONFLICT (name) DO UPDATE SET last_at = max(last_at, excluded.last_at)"
+            " RETURNING id",
+            (source, now, now),
+        ).fetchone()
+        self._admit(db, number, len(rows), now, quota)
+        (fresh,) = db.execute("SELECT coalesce(max(id), 0) FROM items").fetchone()
+        done = db.total_changes
+        try:
+            self._insert(db, number, rows, now)
+        except (UnicodeEncodeError, OverflowError):
+            # Halves of surrogate pairs, or a count beyond reason: rare, so looked at only now.
+            # What was inserted before the one that does not fit is passed over now.
+            rows = [
+                Candidate._make(
+                    min(v, 2**40) if isinstance(v, int) else clean(v, MAX_RAW) for v in row
                 )
-                count_waiting(db, {number: accepted})
-            if duplicate:
-                self._again(db, number, _rest(db, rows, fresh), now, bulk)
+                for row in rows
+            ]
+            self._insert(db, number, rows, now)
+        accepted = db.total_changes - done
+        duplicate = len(rows) - accepted
+        bulk = int(not urgent)
+        if accepted:
             db.execute(
-                "UPDATE sources SET accepted = accepted + ?, duplicate = duplicate + ?,"
-                " invalid = invalid + ? WHERE id = ?",
-                (accepted, duplicate, invalid, number),
+                "INSERT INTO queue (item, source, bulk, due) SELECT id, source, ?, ?"
+                " FROM items WHERE id > ?",
+                (bulk, now, fresh),
             )
+            count_waiting(db, {number: accepted})
+        if duplicate:
+            self._again(db, number, _rest(db, rows, fresh), now, bulk)
+        db.execute(
+            "UPDATE sources SET accepted = accepted + ?, duplicate = duplicate + ?,"
+            " invalid = invalid + ? WHERE id = ?",
+            (accepted, duplicate, invalid, number),
+        )
         return Added(accepted, duplicate)
 
     def _admit(
@@ -118,10 +134,8 @@ class Intake(Connection):
 
     def _insert(
         self, db: sqlite3.Connection, source: int, rows: Sequence[Candidate], now: int
-    ) -> tuple[int, int]:
-        """Insert what is new: how many, and the number above which their numbers are."""
-        (before,) = db.execute("SELECT coalesce(max(id), 0) FROM items").fetchone()
-        done = db.total_changes
+    ) -> None:
+        """Insert what is new."""
         db.executemany(
             "INSERT INTO items (item, name, owner, raw, seen_at, context, queries, source,"
             " added_at) VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT (item) DO NOTHING",
@@ -140,7 +154,6 @@ class Intake(Connection):
                 for item, name, owner, raw, seen_at, context, queries in rows
             ),
         )
-        return db.total_changes - done, before
 
     def _again(
         self,
