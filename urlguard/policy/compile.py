@@ -69,6 +69,22 @@ def foreign(log: PolicyLog, folder: Path) -> set[str]:
     }
 
 
+def refuse_a_new_log(database: Path, folder: Path) -> None:
+    """
+    Make sure that a log which once was there is still there.
+
+    A new, empty one in its place would take back from every worker what people have decided.
+
+    Raises:
+        PolicyError: there is no log, but snapshots of one.
+    """
+    if not database.exists() and (left := snapshot.newest(folder)):
+        raise PolicyError(
+            f"policy log {database}: not there, but {left[0].name} was made of it; put it back, "
+            f"restore a backup, or move {folder} away to begin a new one"
+        )
+
+
 def command(database: Path, folder: Path) -> list[str]:
     """The command line of a compile in another process."""
     return [sys.executable, "-m", "urlguard.policy.compile", str(database), str(folder)]

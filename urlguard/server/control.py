@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from urlguard import events, names, wellknown
+from urlguard import events, names, weight
 from urlguard.access import tokens
 from urlguard.api.source import Decided
 from urlguard.blocklist import overlay, snapshot
@@ -34,9 +34,10 @@ from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.feeds import schedule
 from urlguard.policy import compile as compiling
 from urlguard.policy.log import Change, PolicyLog
-from urlguard.rules import Rule
-from urlguard.server import channel, process
+from urlguard.rules import OPERATOR
+from urlguard.server import channel, process, sampling
 from urlguard.server.channel import Message
+from urlguard.server.handover import Handover
 from urlguard.server.hitlog import HitLog
 from urlguard.server.judges import BusyError, Judges
 from urlguard.server.scrape import Facts, Observer
@@ -44,6 +45,7 @@ from urlguard.server.signing import Signing
 from urlguard.server.workers import Worker, Workers
 from urlguard.share import rpz
 from urlguard.verdict import FEED
+from urlguard.weight import Sampled
 
 T = TypeVar("T")
 
@@ -54,9 +56,11 @@ COMPILE_KEYS = 5_000  # an overlay of this size is compiled at once,
 COMPILE_AFTER_S = 600.0  # a smaller one after this long
 REFRESH_S = 1800.0  # for reading and committing a list, beyond its download
 RETRY_S = 60.0  # after a failed compile
+UNUSABLE_S = 1.0  # before the next start, if the log cannot be opened
 API_AFTER_S = 2.0  # workers wait for the first policy; importing aiohttp comes after it, or now
 FLUSH_S = 2.0  # for the workers to empty their caches
 GREY_S = 2.0  # for the workers to tell their suspects
+SAMPLE_S = 2.0  # for the workers to look through their samples
 MAX_FLUSHED = 1000  # names in one request
 
 
@@ -66,6 +70,7 @@ class Control:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.snapshots = config.state_dir / "snapshots"
+        compiling.refuse_a_new_log(config.database, self.snapshots)
         self.log = PolicyLog(config.database)
         self.workers = Workers()
         self.ready = False  # the first policy is there, or will not come
@@ -74,6 +79,7 @@ class Control:
         self._log_file: tuple[int, int] | None = None  # device and inode
         self._database = ThreadPoolExecutor(1, "policy-log")
         self._push = asyncio.Lock()
+        self._sampling = asyncio.Lock()
         self._compiling: asyncio.Task[None] | None = None
         self._stopping = False
         self._compiled_at = time.monotonic()
@@ -114,6 +120,7 @@ class Control:
                 asyncio.create_task(self._signing.run()),
                 asyncio.create_task(self._judges.run()),
                 asyncio.create_task(self._casework.run()),
+                asyncio.create_task(Handover(self.workers, self._judges, self._casework).run()),
                 asyncio.create_task(self._serve_http()),
                 asyncio.create_task(asyncio.to_thread(tokens.first_start, self.config.state_dir)),
             ]
@@ -468,8 +475,11 @@ class Control:
                     return await self._flush(message)
                 case "grey":
                     return await self._grey(message)
+                case "sample":
+                    found = await self._sample(message["rules"], str(message["source"]))
+                    return {"sample": found}
                 case other:
-                    known = "apply, sync, status, flush, grey"
+                    known = "apply, sync, status, flush, grey, sample"
                     return {"error": f"operation {other!r}; known: {known}"}
         except (UrlGuardError, KeyError, TypeError, ValueError) as exc:
             return {"error": str(exc)}
@@ -507,13 +517,25 @@ class Control:
 
     async def _weigh(self, changes: Sequence[Change]) -> list[str]:
         """Why a change that people make must wait for a second person."""
-        found = []
-        for change in changes:
-            rule = Rule.from_key(change.rule)
-            held = await asyncio.to_thread(wellknown.hold_reason, rule.kind, rule.value)
-            if change.action == "block" and held is not None:
-                found.append(f"{rule.value}: {held}")
-        return found
+        rules = [rule.key for rule in weight.blocking(changes)]
+        if not rules:
+            return []
+        sample = await self._sample(rules)
+        return await asyncio.to_thread(weight.reasons_to_hold, changes, sample)
+
+    async def _sample(self, rules: Sequence[str] | None, source: str = OPERATOR) -> Sampled:
+        """
+        How much of the live queries rules would newly block, by all workers together.
+
+        Args:
+            rules: keys, of which the first `sampling.MAX_RULES` count; None: those in shadow.
+            source: who says so, or would; whose shadow it is.
+        """
+        asked = None if rules is None else list(rules[: sampling.MAX_RULES])
+        question = {"op": "sample", "rules": asked, "source": source}
+        async with self._sampling:  # a worker looks through its sample once at a time
+            replies = await self.workers.ask(question, SAMPLE_S)
+        return sampling.merged(list(replies.values()))
 
     async def _synced(self, serial: int) -> Message:
         count = self.config.server.workers
@@ -574,7 +596,14 @@ def main() -> None:
     """Entry point of the control process."""
     config: Config = process.handed()
     events.bind(role="control")
-    process.run(lambda stop: Control(config).run(stop))
+    try:
+        control = Control(config)
+    except PolicyError as exc:
+        # The supervisor starts the next one; meanwhile workers go on with what they have.
+        events.error("policy.unusable", error=str(exc), using="last_good")
+        time.sleep(UNUSABLE_S)
+        sys.exit(1)
+    process.run(control.run)
 
 
 if __name__ == "__main__":
