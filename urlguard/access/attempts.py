@@ -70,29 +70,29 @@ class Attempts:
             address: an IP address; all that are none, such as "", count as one.
         """
         now = self._clock()
-        count, last = self._standing(_network(address), now)
+        count, last = self._standing(network(address), now)
         self._refill(now)
         return max(last + _penalty(count) - now, (1.0 - self._room) / CEILING, 0.0)
 
     def failed(self, address: str) -> None:
         """A try from an address failed."""
-        network = _network(address)
+        where = network(address)
         now = self._clock()
-        count = min(self._standing(network, now)[0] + 1, _ENOUGH)
+        count = min(self._standing(where, now)[0] + 1, _ENOUGH)
         self._refill(now)
         self._room = max(self._room - 1.0, 0.0)
-        self._failed.pop(network, None)
+        self._failed.pop(where, None)
         if len(self._failed) >= MAX_NETWORKS:
             quiet = islice(self._failed, LOOKED_AT)
             del self._failed[min(quiet, key=lambda one: self._standing(one, now)[0])]
-        self._failed[network] = (count, now)
+        self._failed[where] = (count, now)
         if count > FREE or self._room < 1.0:
             self._unsaid += 1
             if now - self._said >= SAID_S:
                 self._said = now
                 events.warning(
                     "access.guessing",
-                    network=_shown(network),
+                    network=_shown(where),
                     wait_s=round(self.wait(address), 1),
                     failures=self._unsaid,
                 )
@@ -102,10 +102,10 @@ class Attempts:
         """A valid token came from an address."""
         if not self._failed:
             return
-        network = _network(address)
-        count, last = self._failed.pop(network, (0, 0.0))
+        where = network(address)
+        count, last = self._failed.pop(where, (0, 0.0))
         if count > 1:
-            self._failed[network] = (count - 1, last)
+            self._failed[where] = (count - 1, last)
 
     def _standing(self, network: _Network, now: float) -> tuple[int, float]:
         """Failures that are not forgiven yet, and when the last was."""
@@ -122,7 +122,8 @@ def _penalty(count: int) -> float:
     return 0.0 if count <= FREE else min(2.0 ** (count - FREE - 1), MAX_WAIT_S)
 
 
-def _network(address: str) -> _Network:
+def network(address: str) -> _Network:
+    """What shares a limit with an address: itself in IPv4, its /64 in IPv6; None if it is none."""
     try:
         found = ip_address(address)
     except ValueError:

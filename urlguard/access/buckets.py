@@ -1,0 +1,63 @@
+"""
+Limits on what anybody may ask for without a token: token buckets by network, and one for all.
+
+Knows keys and a clock, no HTTP.  Whose a key is, the caller says: `attempts.network` makes one of
+an address, so that all who share a network share a bucket.
+
+How it works.  A bucket holds as many tokens as may be used at once, and gets new ones at a steady
+rate.  A request takes one from its network's and one from the bucket for all, or none from either:
+who is refused costs the others nothing.  Memory is bounded: of more than `MAX_KEYS` networks the
+one that asked longest ago is forgotten.  Whoever has that many networks is held up by the bucket
+for all.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Final, NamedTuple
+
+MAX_KEYS: Final = 4096
+
+
+class Rate(NamedTuple):
+    """So many at once, and so many a second after that."""
+
+    burst: float
+    per_s: float
+
+
+class Buckets:
+    """
+    Buckets of one sort of request.  For one thread; waits for nothing.
+
+    Args:
+        clock: the time in seconds, that never goes back.
+        each: of one network.
+        together: of all.
+    """
+
+    def __init__(self, clock: Callable[[], float], each: Rate, together: Rate) -> None:
+        self._clock = clock
+        self._each = each
+        self._together = together
+        # Level and when; who asked longest ago comes first.
+        self._levels: dict[Hashable, tuple[float, float]] = {}
+        self._all = (together.burst, clock())
+
+    def take(self, key: Hashable) -> float:
+        """0 if it may be done now; else the seconds until it may, and nothing is taken."""
+        now = self._clock()
+        mine = _filled(self._levels.get(key, (self._each.burst, now)), self._each, now)
+        everybody = _filled(self._all, self._together, now)
+        wait = max((1 - mine) / self._each.per_s, (1 - everybody) / self._together.per_s)
+        if wait > 0:
+            return wait
+        self._levels.pop(key, None)
+        if len(self._levels) >= MAX_KEYS:
+            del self._levels[next(iter(self._levels))]
+        self._levels[key] = (mine - 1, now)
+        self._all = (everybody - 1, now)
+        return 0.0
+
+
+def _filled(bucket: tuple[float, float], rate: Rate, now: float) -> float:
+    level, at = bucket
+    return min(level + (now - at) * rate.per_s, rate.burst)
