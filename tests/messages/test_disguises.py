@@ -143,6 +143,8 @@ def test_plain_language_stays(text):
     ("text", "address"),
     [
         ("删除汉字：demo-m汉.c字om", "demo-m.com"),
+        ("删除符号 de☆mo.☆com", "demo.com"),
+        ("去除汉字 d汉em字o点com", "demo{spelled}com"),
         ("请去掉表情 dem😀o.c😀om", "demo.com"),
         ("remove the emoji: dem😀o.c😀om", "demo.com"),
         ("把#号删了：de#mo.c#om", "demo.com"),
@@ -158,8 +160,8 @@ def test_what_a_message_says_itself(text, address):
     """
     What is to be taken out is taken out if the message says so, and only then.
     """
-    told = as_told(undone(read(text)))
+    told = as_told(read(text))
     if address is None:
         assert told is None
     else:
-        assert address in told.text
+        assert address in shown(told)

@@ -9,8 +9,8 @@ say what it was, so that `hosts` can ask for more before it believes it.
 How it works.  Two passes of one regular expression each.  The first draws letters together that
 stand one by one; the second finds everything else, and the group that matched says what to put in
 its place.  All repetitions are bounded, or are of signs that cannot begin what follows, so the time
-is linear in the text.  A third pass is for messages that say themselves what is to be taken out of
-the address, and is made only where nothing was found without it.
+is linear in the text.  Messages that say themselves what is to be taken out of the address are read
+a second time, without it.
 """
 
 import re
@@ -84,8 +84,8 @@ _PUT = {
 }
 
 _says_so = re.compile(
-    r"[删刪去除](?:掉|除|去)?.{0,6}(?:中文|汉字|漢字|文字|表情|符号|空格|括号|星号|图标)"
-    r"|(?:中文|汉字|漢字|文字|表情|符号|空格|括号|星号|图标).{0,6}(?:[删刪]|去掉|去除)"
+    r"[删刪去除](?:掉|除|去)?.{0,6}(?:中文|汉字|漢字|文字|表情|符号|符號|空格|括号|星号|图标)"
+    r"|(?:中文|汉字|漢字|文字|表情|符号|符號|空格|括号|星号|图标).{0,6}(?:[删刪]|去掉|去除)"
     r"|remove .{0,12}(?:space|emoji|symbol|star|character|bracket)"
 )
 # "Take out the # and open it": a sign that the message names.
@@ -95,7 +95,9 @@ _names_sign = re.compile(
     rf"|(?:去掉|删除|刪除|删掉|去除){_named.format('b')}"
     rf"|\b(?:remove|delete|without)(?:[ ]the)?{_named.format('c')}"
 )
-_in_between = re.compile(rf"(?<=[a-z0-9.-])[^\x00-\x7f]{{1,4}}(?=[a-z0-9.])|(?<=\.)[{PICTURE} *]+")
+_in_between = re.compile(
+    rf"(?<=[a-z0-9.-])[^\x00-\x7f点點。·]{{1,4}}(?=[a-z0-9.])|(?<=\.)[{PICTURE} *]+"
+)
 
 
 def undone(reading: Reading) -> Reading:
@@ -127,14 +129,14 @@ def _replaced(text: str) -> Iterator[Edit]:
 
 def as_told(reading: Reading) -> Reading | None:
     """
-    The reading without what stands within the address, if the message says that it is to go.
+    The reading without disguises and what stands within the address, if it says that this is to go.
 
     "Remove the Chinese characters and open it", "delete the #": None for any other message.
     """
     if named := _names_sign.search(reading.text):
         sign = re.escape(named[named.lastindex or 0])
         within = re.compile(rf"(?<=[a-z0-9.-]){sign}{{1,3}}(?=[a-z0-9.-])")
-        return reading.edited((*found.span(), "") for found in within.finditer(reading.text))
+        return undone(reading.edited((*one.span(), "") for one in within.finditer(reading.text)))
     if not _says_so.search(reading.text):
         return None
-    return reading.edited((*found.span(), "") for found in _in_between.finditer(reading.text))
+    return undone(reading.edited((*one.span(), "") for one in _in_between.finditer(reading.text)))

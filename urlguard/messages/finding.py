@@ -96,10 +96,13 @@ def find(text: str) -> list[Found]:
     message = text[:MAX_TEXT]
     if not _dotted(message):
         return []
-    reading = disguises.undone(read(message))
-    found = _in(reading, message)
-    if not found and (told := disguises.as_told(reading)) is not None:
-        found = _in(told, message)
+    reading = read(message)
+    found = _in(disguises.undone(reading), message)
+    if (told := disguises.as_told(reading)) is not None:
+        # As it stands, a part of the address may look like one.  Where names were drawn together
+        # that are several, the message meant something else.
+        as_told = _in(told, message)
+        found = as_told if len(as_told) >= len(found) else found
     return found
 
 
