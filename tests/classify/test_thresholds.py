@@ -6,10 +6,10 @@ np = pytest.importorskip("numpy")
 pytest.importorskip("sklearn")
 from urlguard.classify.training import thresholds  # noqa: E402 - what the imports above may skip
 from urlguard.classify.training.slices import LEAST as SLICE_ROWS  # noqa: E402
-from urlguard.classify.training.thresholds import MARGIN, NEVER  # noqa: E402
+from urlguard.classify.training.thresholds import NEVER, RISK  # noqa: E402
 
 OWN, HOSTING = 80_000, 40_000
-BLOCK, REVIEW = (int(rate * 120_000) for rate in (1e-4 * MARGIN, 5e-3))
+BLOCK, REVIEW = (thresholds.allowed(rate, OWN + HOSTING) for rate in (1e-4, 5e-3))
 
 
 def reached(score, found, hosting, which):
@@ -27,6 +27,36 @@ def rows(seed, own_shift=0.0, hosting_shift=0.0, fraud=4000):
     raw = random.normal(0, 1, len(harmless)) + np.where(harmless, 0, 3)
     raw += np.where(hosting, hosting_shift, own_shift)
     return np.round(1 / (1 + np.exp(4 - raw)), 6), harmless, hosting
+
+
+@pytest.mark.parametrize(
+    ("rate", "rows", "few"),
+    [
+        (1e-4, 0, 0),
+        (1e-4, 9_999, 0),  # not one of so few
+        (5e-4, 6_000, 0),
+        (5e-4, 15_000, 2),  # of 7
+        (1e-4, 200_000, 11),  # of 20
+        (1e-4, 1_000_000, 78),  # of 100
+        (5e-3, 200_000, 928),  # of 1000
+    ],
+)
+def test_fewer_are_allowed_than_a_rate_says(rate, rows, few):
+    """
+    The fewer rows there are, the less what is seen on them says of the next ones.
+    """
+    assert thresholds.allowed(rate, rows) == few
+
+
+def test_what_is_allowed_keeps_its_rate_on_new_rows():
+    """
+    In 19 of 20 lots of new rows, whatever the true rate was that let as many through as allowed.
+    """
+    random = np.random.default_rng(7)
+    rate = random.uniform(0, 2e-4, 400_000)
+    seen, new = random.poisson(rate * 200_000), random.poisson(rate * 200_000)
+    at = seen == thresholds.allowed(1e-4, 200_000)
+    assert (new[at] > 20).mean() < 1.2 * RISK
 
 
 @pytest.mark.parametrize("shift", [-2.0, 0.0, 2.0])
@@ -65,7 +95,7 @@ def test_a_large_slice_binds_and_a_small_one_does_not():
     group[OWN : OWN + 50] = True
     assert group.sum() >= SLICE_ROWS
     bound = thresholds.chosen(score, harmless, hosting, {"many": group})
-    allowed = int(5e-4 * MARGIN * group.sum())
+    allowed = thresholds.allowed(5e-4, int(group.sum()))
     assert blocked > allowed
     assert reached(score, bound, hosting, "block_at")[group].sum() <= allowed
 

@@ -165,7 +165,9 @@ def _measured(card: Json) -> str:
         "half train. The model that ships was then trained on all rows that may train.",
         "Curve and thresholds come about as those of the model that ships: the rows that train are "
         "scored by tables and trees without their fifth, in which fraud stands by its month and "
-        "harmless rows by their owner, and rows that train nothing by the whole.",
+        "harmless rows by their owner, and rows that train nothing by the whole. The trial's "
+        "harmless rows for this are those that calibrate alone, since those that train are of "
+        "fewer sources than the test's; the model that ships counts all.",
     ]
     rows = [
         [name, _PARTS[name], f"{counts['fraud']:,}", f"{counts['harmless']:,}"]

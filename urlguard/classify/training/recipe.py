@@ -13,7 +13,9 @@ How it works.  Thrice the same steps, see `grow.fitted`:
 Curve and thresholds of trial and final model come about in the same way, so that the trial's
 figures speak for what ships (`_judged`): each fold's rows are scored by tables and trees without
 it, and beside them rows that train nothing: in the trial those that calibrate, and in the end the
-harmless ones under non-commercial licences.
+harmless ones under non-commercial licences.  Harmless rows must be of the same kinds, in the same
+parts, as those that the thresholds are for.  In the end they are: all of the data.  In the trial
+they are those that calibrate and no others, as those that train are of fewer sources than the test.
 """
 
 import hashlib
@@ -183,7 +185,7 @@ def _trial(found: Rows, other: Rows, folder: Path, workers: ProcessPoolExecutor,
     parts = rows.split(found)
     _check(found, parts)
     fitted = _tried(found, parts, other, limited=False, folder=folder, workers=workers, say=say)
-    judged = _judged(found, fitted, parts.calibrate, workers, say)
+    judged = _judged(found, fitted, parts.calibrate, workers, say, harmless=False)
     known = Tables.open(fitted.whole)
     raw, undated = (
         boost.raw(fitted.booster, _whole(found, part, fitted, workers))
@@ -232,16 +234,28 @@ def _tried(
 
 
 def _judged(
-    found: Rows, fitted: Fitted, beside: Ints, workers: ProcessPoolExecutor, say: Say
+    found: Rows,
+    fitted: Fitted,
+    beside: Ints,
+    workers: ProcessPoolExecutor,
+    say: Say,
+    *,
+    harmless: bool,
 ) -> Judged:
-    """Score what the trees grew from, each fold without itself, and other rows `beside`."""
+    """
+    Score what the trees grew from, each fold without itself, and other rows `beside`.
+
+    `harmless` says whether harmless rows that the trees grew from count.
+    """
     raw = np.zeros(len(fitted.chosen))
     for number in range(FOLDS):
         here = fitted.fold == number
         raw[here] = boost.raw(fitted.without(found, number), fitted.features[here])
         say(f"trees without fold {number + 1} of {FOLDS}")
-    every = np.concatenate([fitted.chosen, beside])
-    raw = np.concatenate([raw, boost.raw(fitted.booster, _whole(found, beside, fitted, workers))])
+    counted = harmless | (found.label[fitted.chosen] == 1)
+    every = np.concatenate([fitted.chosen[counted], beside])
+    others = boost.raw(fitted.booster, _whole(found, beside, fitted, workers))
+    raw = np.concatenate([raw[counted], others])
     label = found.label[every]
     curve = thresholds.calibrated(raw, label)
     score = thresholds.probabilities(raw, curve)
@@ -317,7 +331,7 @@ def _final(
     # Harmless rows that may not train are new to the model as they are, unless it knows the owner.
     owners = {found.owner[n] for n in learnt}
     new = [n for n in np.flatnonzero(limited & (found.label == 0)) if found.owner[n] not in owners]
-    judged = _judged(found, fitted, np.array(new, dtype=np.int64), workers, say)
+    judged = _judged(found, fitted, np.array(new, dtype=np.int64), workers, say, harmless=True)
     popular = rows.most_popular(found, judged.chosen)
     block_at = [judged.limits[where]["block_at"] for where in ("own", "hosting")]
     blocked = judged.score >= np.where(judged.hosting, block_at[1], block_at[0])

@@ -12,6 +12,11 @@ tell.  They are chosen together: of all pairs that keep the wrong blocks of all 
 of each large group of them, below what an operator can answer for, the one that finds the most
 fraud.  One threshold for both is such a pair, so two are not worse.  A threshold above 1 lets
 everything through.
+
+What just keeps a rate on these rows will miss it on every second lot of new ones.  So fewer wrong
+blocks are allowed than the rate says (`allowed`): as many as leave a chance of one in twenty that
+more than the rate would be among as many new rows.  Of few rows that is half of the rate, of very
+many nearly all of it.
 """
 
 from collections.abc import Mapping
@@ -19,6 +24,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import nbinom
 from sklearn.linear_model import LogisticRegression
 
 from urlguard.classify.training.slices import LEAST
@@ -30,8 +36,7 @@ Knots = list[tuple[float, float]]
 PRIOR: Final = 0.05  # share of fraud among names that no rule knows, as analysts meet them
 BLOCK_FPR, BLOCK_SLICE_FPR = 0.0001, 0.0005
 REVIEW_FPR = 0.005
-# A threshold that just keeps a rate here will not keep it on the next rows.
-MARGIN: Final = 0.75
+RISK: Final = 0.05  # of more wrong blocks than a rate allows, among as many new rows
 
 _SPAN, _STEP = 24.0, 0.25  # of the margins that the curve's knots cover
 _STEP_OF_SCORE: Final = 1e-6
@@ -56,6 +61,14 @@ def calibrated(raw: Floats, label: npt.NDArray[np.int8], prior: float = PRIOR) -
 def probabilities(raw: Floats, knots: Knots) -> Floats:
     """What the card's knots make of margins, as `model.Model.probability` does."""
     return np.round(np.interp(raw, [m for m, _ in knots], [p for _, p in knots]), 6)
+
+
+def allowed(rate: float, rows: int) -> int:
+    """How many of so many harmless rows may be wronged here; see the module's text."""
+    limit = int(rate * rows + 1e-9)
+    # What is seen says of the next count, by Jeffreys' prior, that it is negative binomial.
+    seen = np.arange(limit + 1)
+    return max(int((nbinom.sf(limit, seen + 0.5, 0.5) <= RISK).sum()) - 1, 0)
 
 
 class _Side:
@@ -110,12 +123,12 @@ def chosen(
         _Side(score[here], harmless[here], {name: group[here] for name, group in large.items()})
         for here in (~hosting, hosting)
     )
-    allowed = {
-        name: int(BLOCK_SLICE_FPR * MARGIN * (group & harmless).sum())
+    bounds = {
+        name: allowed(BLOCK_SLICE_FPR, int((group & harmless).sum()))
         for name, group in large.items()
     }
     pairs = {
-        "block_at": _pair(own, shared, BLOCK_FPR * MARGIN, allowed),
+        "block_at": _pair(own, shared, BLOCK_FPR, bounds),
         "review_at": _pair(own, shared, REVIEW_FPR, {}),
     }
     if not hosting.any():
@@ -132,11 +145,11 @@ def chosen(
 def _pair(own: _Side, shared: _Side, rate: float, groups: Mapping[str, int]) -> tuple[float, float]:
     """The pair that finds the most fraud; of equals the one with the higher threshold for own."""
     best, found = (NEVER, NEVER), -1
-    most = int(rate * (own.rows + shared.rows))
+    most = allowed(rate, own.rows + shared.rows)
     for here in own.steps(min(most, int(UNEVEN * rate * own.rows))):
         left = min(most - own.wrong(here), int(UNEVEN * rate * shared.rows))
-        beside = {name: allowed - own.wrong(here, name) for name, allowed in groups.items()}
-        if left < 0 or any(allowed < 0 for allowed in beside.values()):
+        beside = {name: bound - own.wrong(here, name) for name, bound in groups.items()}
+        if left < 0 or any(bound < 0 for bound in beside.values()):
             continue
         there = shared.lowest(left, beside)
         caught = own.found(here) + shared.found(there)
