@@ -1,0 +1,1 @@
+"""What goes out to strangers, within bounds: webhooks, proof files, TXT records.  No processes."""
