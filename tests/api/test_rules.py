@@ -175,6 +175,32 @@ async def test_a_rule_that_waits_for_a_second_person(http, world, rule):
     assert _ident_of(claim) == held["id"]
 
 
+@pytest.mark.parametrize(
+    ("role", "body", "days"),
+    [
+        (Role.ANALYST, {"category": "malware"}, 90),
+        (Role.ANALYST, {}, 365),
+        (Role.APPROVER, {"category": "phishing"}, 180),
+        (Role.ANALYST, {"expires_at": "2d"}, 2),
+        (Role.ADMIN, {}, None),
+        (Role.ANALYST, {"action": "allow"}, None),
+    ],
+)
+async def test_an_analysts_block_ends(http, world, role, body, days):
+    """
+    After the time of its category, unless it says when; an operator's stands until he ends it.
+    """
+    body = {"rule": "evil.example", **body}
+    status, made = await call(http, world, "POST", "/v1/rules", role, json=body)
+    assert status == 200
+    if days is None:
+        assert made["expires_at"] is None
+    else:
+        assert abs(made["expires_at"] - time.time() - days * 86_400) < 60
+    (claim,) = world.log.store.history("subtree evil.example")
+    assert claim.expires_at == made["expires_at"]
+
+
 def _ident_of(claim):
     from urlguard.api.rules import _ident
 

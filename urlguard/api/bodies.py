@@ -140,9 +140,14 @@ def params(request: web.BaseRequest, in_path: dict[str, str], route: Route) -> A
             raise _wrong(name, "is there twice")
         found[name] = value
     try:
-        return msgspec.convert(found, type=route.params, strict=False)
+        params = msgspec.convert(found, type=route.params, strict=False)
     except msgspec.ValidationError as exc:
         raise _invalid(exc) from None
+    for name, value in found.items():
+        # The library reads this word as nothing, where text is not what is wanted.
+        if value.lower() == "null" and getattr(params, name, value) is None:
+            raise _wrong(name, "expected a value, got null; leave it out")
+    return params
 
 
 def _wrong(field: str, error: str) -> Problem:

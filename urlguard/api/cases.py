@@ -16,6 +16,7 @@ from urlguard.cases.store import MAX_PAGE, Choice, State
 
 LEASE_S: Final = 900
 MAX_LEASE_S: Final = 86_400
+_MAX_BODY: Final = 8 << 20
 
 CaseState = Literal["known", "open", "claimed", "deciding", "held", "decided", "dismissed"]
 Act = Literal["block", "allow", "watch", "dismiss"]
@@ -399,6 +400,7 @@ ROUTES: Final = (
         " agree first.",
         params=OneCase,
         body=DecideOneRequest,
+        max_body=_MAX_BODY,
         answer=DecideAnswer,
         errors=("not-found",),
         handler=case_decide,

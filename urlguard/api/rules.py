@@ -10,6 +10,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import time
 from typing import Annotated, Final, Literal, cast
 
 import msgspec
@@ -25,13 +26,14 @@ from urlguard.api.problems import Problem
 from urlguard.api.routes import READERS, STAFF, Call, Nothing, Route
 from urlguard.api.schemas import Category, Kind, Moment, Page, Remark, Seconds, moment
 from urlguard.api.source import Decided, Services
+from urlguard.cases import priority
 from urlguard.errors import InputError, PolicyError
 from urlguard.policy.drivers.sqlite import ClaimRow
 from urlguard.policy.log import Change, PolicyLog
 from urlguard.rules import PLANNED, SWITCH, Rule
 from urlguard.verdict import FEED
 
-Said = Literal["block", "review", "allow", "except"]
+Said = Literal["block", "review", "allow", "except", "shadow"]
 RuleText = Annotated[
     str,
     msgspec.Meta(
@@ -110,6 +112,9 @@ class RuleAnswer(msgspec.Struct):
     changed: Annotated[bool, msgspec.Meta(description="False if it stood so already.")]
     in_force: Annotated[int, msgspec.Meta(description="Workers that have confirmed it.")]
     workers: Annotated[int, msgspec.Meta(description="Workers that there are.")]
+    expires_at: Annotated[Seconds | None, msgspec.Meta(description="When it ends by itself.")] = (
+        None
+    )
     decision: Annotated[
         DecideAnswer | None,
         msgspec.Meta(description="If it waits for a second person: what `/v1/decisions` has."),
@@ -217,6 +222,9 @@ async def rules_create(call: Call[RuleRequest, Nothing]) -> RuleAnswer:
     category = asked.category
     if category is None:
         category = "fraud" if asked.action == "block" else ""
+    if ends is None and asked.action == "block" and call.holder.role is not Role.ADMIN:
+        start = int(time.time()) if begins is None else begins
+        ends = priority.recheck_at(asked.action, category, None, start)
     source = source_of(call.holder)
     change = Change(key, asked.action, category, asked.reason, ends)
     if asked.action == "block" and await casework(call.services).weigh([change]):
@@ -226,9 +234,9 @@ async def rules_create(call: Call[RuleRequest, Nothing]) -> RuleAnswer:
         )
         found = outcome(held)
         # Held, nobody has it in force; a second request under the key may find it approved.
-        return RuleAnswer(_ident(source, key), found.serial, not found.held, 0, 0, found)
+        return RuleAnswer(_ident(source, key), found.serial, not found.held, 0, 0, ends, found)
     done = await commit(call.services, source, [change], call.holder, asked.reason)
-    return RuleAnswer(_ident(source, key), *done)
+    return RuleAnswer(_ident(source, key), *done, ends)
 
 
 async def rules_delete(call: Call[Nothing, OneRule]) -> RuleAnswer:
@@ -290,7 +298,8 @@ ROUTES: Final = (
         summary="Make or change a rule",
         words="In force on every worker when the answer comes, if `in_force` is `workers`. A rule"
         " that would block a popular, bank's or government's name, or much of what is asked for,"
-        " waits for a second person: then `decision` says so.",
+        " waits for a second person: then `decision` says so. A block of an analyst's or approver's"
+        " that names no end gets one by its category, see `expires_at`; made again, it lasts longer.",
         body=RuleRequest,
         answer=RuleAnswer,
         handler=rules_create,
