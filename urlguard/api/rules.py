@@ -223,8 +223,7 @@ async def rules_create(call: Call[RuleRequest, Nothing]) -> RuleAnswer:
     if category is None:
         category = "fraud" if asked.action == "block" else ""
     if ends is None and asked.action == "block" and call.holder.role is not Role.ADMIN:
-        start = int(time.time()) if begins is None else begins
-        ends = priority.recheck_at(asked.action, category, None, start)
+        ends = _end(category, int(time.time()) if begins is None else begins)
     source = source_of(call.holder)
     change = Change(key, asked.action, category, asked.reason, ends)
     if asked.action == "block" and await casework(call.services).weigh([change]):
@@ -237,6 +236,12 @@ async def rules_create(call: Call[RuleRequest, Nothing]) -> RuleAnswer:
         return RuleAnswer(_ident(source, key), found.serial, not found.held, 0, 0, ends, found)
     done = await commit(call.services, source, [change], call.holder, asked.reason)
     return RuleAnswer(_ident(source, key), *done, ends)
+
+
+def _end(category: str, start: int) -> int:
+    """When a block ends that names no end: with the day on which people would look again."""
+    due = priority.recheck_at("block", category, None, start) or start
+    return -(-due // priority.DAY_S) * priority.DAY_S
 
 
 async def rules_delete(call: Call[Nothing, OneRule]) -> RuleAnswer:
@@ -299,7 +304,7 @@ ROUTES: Final = (
         words="In force on every worker when the answer comes, if `in_force` is `workers`. A rule"
         " that would block a popular, bank's or government's name, or much of what is asked for,"
         " waits for a second person: then `decision` says so. A block of an analyst's or approver's"
-        " that names no end gets one by its category, see `expires_at`; made again, it lasts longer.",
+        " that names no end gets one by its category: see `expires_at`.",
         body=RuleRequest,
         answer=RuleAnswer,
         handler=rules_create,
