@@ -27,6 +27,7 @@ def items(text):
         ("example.com and example.org", ["example.com", "example.org"]),
         ("example.com,example.org;example.net", ["example.com", "example.org", "example.net"]),
         ("example.com|example.org", ["example.com", "example.org"]),
+        ("example.com。example.org。cn", ["example.com", "example.org"]),
         ("请登录example.com领取", ["example.com"]),
         ("👉example.com👈", ["example.com"]),
         ("поддержка example.ru", ["example.ru"]),
@@ -38,6 +39,7 @@ def items(text):
         # Below an ending that no list knows only behind a scheme.
         ("http://login.bank.example/", ["http://login.bank.example/"]),
         ("login.bank.example/", []),
+        ("http://build.internal.2", []),
         ("https://localhost/a", []),
         ("http://...", []),
         ("http:// ", []),
@@ -218,6 +220,7 @@ def test_long_messages_and_many_names():
     assert items("x" * MAX_TEXT + " example.com") == []
     many = find("".join(f"demo{n}.com " for n in range(MAX_FOUND + 50)))
     assert [one.item for one in many] == [f"demo{n}.com" for n in range(MAX_FOUND)]
+    assert len(find("示例.公司 example.com " * MAX_FOUND)) == MAX_FOUND
 
 
 def test_labels_that_are_too_long_are_none():

@@ -46,8 +46,8 @@ _candidate = re.compile(
 )
 _signs = rf"!-;=?-\[\]_a-z~{HOST[8:]}"  # what a URL is made of behind its host; no <>"`{{|}}^
 _port = re.compile(r":[0-9]{1,5}(?![0-9])")
-_tail = re.compile(rf"[/?#\\][{_signs}\\]*")
-_loose_tail = re.compile(rf"[ ]{{0,2}}/[ ]{{0,2}}[{_signs}]*")
+_tail = re.compile(rf"[/?#\\][{_signs}\\]{{0,{urls.MAX_URL}}}")  # a longer one makes no URL
+_loose_tail = re.compile(rf"[ ]{{0,2}}/[ ]{{0,2}}[{_signs}]{{0,{urls.MAX_URL}}}")
 _another = re.compile(r"(?<=[a-z0-9;,:|])https?://")
 _split = re.compile(_dots).split
 _address = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}").fullmatch
