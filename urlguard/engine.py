@@ -19,12 +19,15 @@ from operator import itemgetter
 
 from urlguard import urls, wellknown
 from urlguard.blocklist.overlay import Overlay
-from urlguard.blocklist.snapshot import Snapshot
+from urlguard.blocklist.patterns import Pattern
+from urlguard.blocklist.snapshot import Snapshot, nothing
 from urlguard.blocklist.table import EMPTY
 from urlguard.names import parents
+from urlguard.rules import Rule
 from urlguard.verdict import NOTHING, Ruling, Verdict, from_parts
 
-_STRENGTH = {"review": 0, "block": 1, "allow": 2, "except": 2}
+# Those in shadow are among themselves.
+_STRENGTH = {"review": 0, "block": 1, "allow": 2, "except": 2, "shadow": 0}
 
 # How specific a kind is before length counts: an exact name beats any subtree, a URL beats both.
 _DEPTH = {"below": 0, "subtree": 0, "domain": 1, "url": 2, "pattern": 0}
@@ -48,6 +51,13 @@ class Engine:
         self._keys = snapshot.names.keys
         self._cell = snapshot.names.cell
         self._patterned = len(snapshot.patterns) > 0
+
+    def shadow(self) -> "Engine | None":
+        """The rules in shadow, as an engine of their own; None while there are none."""
+        snapshot, overlay = self.snapshot.shadow, self.overlay.shadow
+        if snapshot is None and overlay is None:
+            return None
+        return Engine(snapshot or nothing(), overlay)
 
     @property
     def serial(self) -> int:
@@ -92,6 +102,49 @@ class Engine:
             return ruling
         if self._patterned or self.overlay.patterns:
             return _winner(self._patterns(f".{name}.", on_url=False))
+        return None
+
+    def covering(self, name: str) -> list[Ruling]:
+        """What stands over a host name, at all keys, whatever decides."""
+        found = list(self._covering(name, self._keys(name)))
+        found += self._patterns(f".{name}.", on_url=False)
+        return [ruling for _, ruling in found if ruling.action != "except"]
+
+    def at(self, rule: Rule) -> Ruling | None:
+        """What stands at the very key of a pattern or URL rule."""
+        pattern = rule.kind == "pattern"
+        changed = self.overlay.patterns if pattern else self.overlay.urls
+        if rule.value in changed:
+            return changed[rule.value]
+        return (self.snapshot.pattern if pattern else self.snapshot.url)(rule.value)
+
+    def among(self, name: str, added: Collection[Ruling]) -> Ruling | None:
+        """
+        What would decide about `name` if rules were added that cover it.
+
+        Args:
+            name: as for `decide`.
+            added: their rulings; one takes the place of what stands at its key, unless that is a
+                person's word and it is not.
+        """
+        at = {(ruling.kind, ruling.value): ruling.operator for ruling in added}
+
+        def stays(ruling: Ruling) -> bool:
+            new = at.get((ruling.kind, ruling.value))
+            return new is None or ruling.operator > new
+
+        standing = {
+            False: self._covering(name, self._keys(name)),
+            True: self._patterns(f".{name}.", on_url=False),
+        }
+        for patterns, found in standing.items():
+            tier = [candidate for candidate in found if stays(candidate[1])]
+            for ruling in added:
+                if (ruling.kind == "pattern") is patterns:
+                    length = Pattern(ruling.value).specificity if patterns else len(ruling.value)
+                    tier.append((_rank(ruling, ruling.kind, length), ruling))
+            if winner := _winner(tier):
+                return winner
         return None
 
     def verdict(self, name: str) -> Verdict:

@@ -10,11 +10,13 @@ A rule's *key* is its identity everywhere in UrlGuard: the kind, one space, and 
     pattern  pay-*-verify.example    see `blocklist.patterns` for what a pattern may say
     url      evil.example/a/b        a Safe Browsing expression; never blocks its host
 
-Two kinds of keys stand in the log alone; nobody can write them as a rule, and no feed brings them:
+Three kinds of keys are no rules; nobody can write them as one, and no feed brings them:
 
     switch   filtering               an operator's allow here: filtering is paused
     planned  0000001893456000 subtree evil.example
                                      the rule behind the time (seconds since 1970) begins then
+    shadow   subtree evil.example    what is claimed of the rule with action ``shadow``: counted,
+                                     and out of the way of everything that decides
 """
 
 import re
@@ -29,11 +31,14 @@ OPERATOR = "operator"  # the source of what people decide on the command line
 
 SWITCH = "switch filtering"
 PLANNED = "planned "  # what the key of a rule that begins later starts with
+SHADOWED = "shadow "  # what the key starts with at which the effect of a rule in shadow stands
 _PLANNED = re.compile(r"planned (\d{16}) (.+)", re.S)
 
 # What a claim can ask for.  ``except`` is a feed's exception (AdBlock @@, rpz-passthru): it cancels
-# that feed's own rules and says nothing about anybody else's.
-ACTIONS = ("block", "review", "allow", "except")
+# that feed's own rules and says nothing about anybody else's.  ``shadow`` counts what a block would
+# have done, and decides nothing.
+SHADOW = "shadow"
+ACTIONS = ("block", "review", "allow", "except", SHADOW)
 
 MAX_VALUE = 2048  # characters; longer rules are refused, so that a hostile feed stays bounded
 

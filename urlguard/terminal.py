@@ -13,9 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from urlguard.decisions import Plan
+from urlguard.decisions import Plan, moment
 from urlguard.policy.drivers.sqlite import BatchRow, EffectRow
-from urlguard.rules import SWITCH
+from urlguard.rules import SHADOWED, SWITCH
 from urlguard.verdict import decode
 
 _STYLES = {"block": "bold red", "review": "bold yellow", "allow": "bold green", "none": "dim"}
@@ -82,7 +82,9 @@ def show_feeds(rows: list[dict[str, Any]], show_all: bool) -> None:
     for column in ("feed", "rules", "format", "checked", "changed", "bad lines", "held", "state"):
         table.add_column(column, justify="right" if column in _NUMBERS else "left")
     for row in rows:
-        state = Text("failed", "bold red") if row["error"] else Text("ok", "green")
+        state = Text("shadow", "cyan") if row["shadow"] else Text("ok", "green")
+        if row["error"]:
+            state = Text("failed", "bold red")
         if not row["checked_at"]:
             state = Text("never refreshed", "yellow")
         table.add_row(
@@ -112,6 +114,41 @@ def show_feeds(rows: list[dict[str, Any]], show_all: bool) -> None:
             _out.print(Text(f"\n{row['name']}: lines of no use here: {ignored}"))
 
 
+def show_preview(found: dict[str, Any]) -> None:
+    """Print what would change if rules were enforced; see `preview.Preview`."""
+    about = "" if found["exact"] else "about "
+    new, covered = f"{about}{found['new']:,}", f"{about}{found['covered']:,}"
+    lines = [f"rules     {found['rules']:,}: {new} new, {covered} blocked already"]
+    if found["action"] == "block":
+        lines.append("in force  nothing would change")
+    if (sample := found["sample"]) is None:
+        lines.append("live      no server runs here, so nobody knows")
+    else:
+        few = "" if sample["judged"] else "; too few to judge by"
+        lines.append(
+            f"live      would newly block {sample['share']:.2%} of queries: "
+            f"{sample['newly_blocked']:,} of {sample['queries']:,} sampled, by up to "
+            f"{sample['newly_blocked_clients']:,} of {sample['clients']:,} clients{few}"
+        )
+        lines += [f"          {r['queries']:8,}  {r['rule']}" for r in sample["rules"]]
+    if shadow := found["shadow"]:
+        least = "" if shadow["complete"] else "at least "
+        lines.append(
+            f"counted   {least}{shadow['queries']:,} queries of {shadow['clients']:,} clients "
+            f"since {moment(shadow['since'])}"
+        )
+    held = [f"{row['rule']}: {row['reason']}" for row in found["held"]]
+    for what, rows in (("held", held), ("a second person is needed", found["reasons"])):
+        if rows:
+            lines.append(f"{what}")
+            lines += [f"    {row}" for row in rows[:_SHOWN_REASONS]]
+        if len(rows) > _SHOWN_REASONS:
+            lines.append(f"    … and {len(rows) - _SHOWN_REASONS:,} more; --json shows all")
+    for line in lines:
+        _out.print(Text(printable(line)))
+
+
+_SHOWN_REASONS = 20
 _NUMBERS = ("rules", "bad lines", "held")
 
 
@@ -139,7 +176,9 @@ def batch_line(
         if effect.key == SWITCH:
             lines.append(f"{'':10}{'PAUSED' if now else 'resumed':8} filtering")
         else:
-            lines.append(f"{'':10}{now.action if now else 'no rule':8} {effect.key}")
+            key = effect.key.removeprefix(SHADOWED)
+            gone = "no rule" if key == effect.key else "counted no more"
+            lines.append(f"{'':10}{now.action if now else gone:8} {key}")
     if effects > len(shown):
         lines.append(f"{'':10}and {effects - len(shown):,} more")
     for plan in planned[:_SHOWN_PLANS]:

@@ -10,6 +10,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from urlguard.rules import SHADOWED
+
 FEED = "feed:"  # the prefix of a feed's name among sources
 CLASSIFIER = "classifier"  # the source of a model's ruling
 
@@ -63,7 +65,8 @@ def decode(text: str | None, key: str) -> Ruling | None:
     """The ruling that `encode` wrote for `key`."""
     if text is None:
         return None
-    kind, _, value = key.partition(" ")
+    # A rule in shadow names the rule that it would be.
+    kind, _, value = key.removeprefix(SHADOWED).partition(" ")
     return from_parts(json.loads(text), kind, value)
 
 

@@ -39,7 +39,7 @@ def popular_rank(name: str) -> int | None:
 
 @cache
 def _protected() -> dict[str, str]:
-    """Each protected name, and why: ``infrastructure`` or ``protected name``."""
+    """Each protected name, and why: ``infrastructure``, ``bank`` or ``protected name``."""
     reason = ""
     found: dict[str, str] = {}
     for line in (_DATA / "protected.txt").read_text("utf-8").splitlines():
@@ -54,6 +54,30 @@ def _protected() -> dict[str, str]:
 def protected() -> frozenset[str]:
     """The canonical names that no feed may block, without those that differ by ``www.`` only."""
     return frozenset(_protected())
+
+
+# First labels of public suffixes below which only a government's bodies are.
+_GOVERNING = frozenset("gob gouv gov government govt gub gv mil parliament police".split())
+# Others, and names that governments use without a suffix of their own.
+_GOVERNMENTS = frozenset(
+    "admin.ch bund.de europa.eu gc.ca go.ci go.cr go.id go.jp go.ke go.kr go.th go.tj go.tz go.ug"
+    " gos.pk mod.gi nhs.uk".split()
+)
+
+
+@cache
+def governing_suffixes() -> frozenset[str]:
+    """What stands behind the names of governments, such as ``gov.cn`` and ``go.jp``."""
+    listed = (s for s in names.listed_suffixes() if s.partition(".")[0] in _GOVERNING)
+    return _GOVERNMENTS.union(listed)
+
+
+def government(value: str) -> str | None:
+    """Why a canonical name is a government's, in words; None if it is not known as one."""
+    for name in (value, *names.parents(value)):
+        if name in governing_suffixes():
+            return f"government, {name}"
+    return None
 
 
 def starter_path() -> Path:
@@ -88,8 +112,9 @@ def held_values(top: int = TOP) -> frozenset[str]:
     The values that a feed's rules may not have, for a bulk import to intersect with.
 
     Names whose popularity rank is beyond `top` are free.  A member is only a candidate, as some are
-    held for `subtree` and `below` alone: ask `hold_reason`.  Two sorts of value have no end and are
-    not in it: single labels, and names directly below a wildcard suffix (`names.is_public_suffix`).
+    held for `subtree` and `below` alone: ask `hold_reason`.  Three sorts of value have no end and
+    are not in it: single labels, names directly below a wildcard suffix (`names.is_public_suffix`),
+    and names directly below a government's suffix (`governing_suffixes`), also behind ``www.``.
     """
     return _held(top).values
 
@@ -104,13 +129,15 @@ def hold_reason(kind: str, value: str, top: int = TOP) -> str | None:
         top: the popularity rank up to which names are held.
 
     Returns:
-        ``public suffix`` (also for any single label), ``infrastructure``, ``protected name`` or
-        ``popular name, rank N``.  Where the value is not itself such a name but lies above one, the
-        words end with that name.  A name below a protected or popular one is free.
+        ``public suffix`` (also for any single label), ``infrastructure``, ``bank``, ``protected
+        name``, ``popular name, rank N`` or ``government, SUFFIX``.  Where the value is not itself
+        such a name but lies above one, the words end with that name.  A name below a protected or
+        popular one is free, and so is a host of one of a government's bodies.
     """
     held = _held(top)
-    # A wildcard suffix is the one thing beyond the set, hence the second question.
-    if value not in held.values and not names.is_public_suffix(value):
+    governed = value.removeprefix("www.").partition(".")[2] in governing_suffixes()
+    # What is beyond the set needs questions of its own.
+    if value not in held.values and not governed and not names.is_public_suffix(value):
         return None
     if kind not in _HOST_KINDS:
         return None
@@ -118,4 +145,5 @@ def hold_reason(kind: str, value: str, top: int = TOP) -> str | None:
         return held.itself[value]
     if names.is_public_suffix(value):
         return "public suffix"
-    return held.above.get(value) if kind in _COVERING else None
+    above = held.above.get(value) if kind in _COVERING else None
+    return above or (government(value) if governed else None)

@@ -14,6 +14,7 @@ BODIES = {
     "check": {"items": ["evil.example"]},
     "check_messages": {"messages": [{"id": 1, "text": "hello"}]},
     "rules_create": {"rule": "evil.example"},
+    "preview_rules": {"rules": ["evil.example"]},
     "cases_claim": {"count": 1},
     "cases_release": {"ids": [1]},
     "cases_decide": {"ids": [1], "decision": "watch"},
@@ -23,7 +24,7 @@ BODIES = {
     "decision_reject": {},
     "decision_undo": {},
 }
-QUERIES = {"why": "?item=evil.example"}
+QUERIES = {"why": "?item=evil.example", "preview_feed": "?feed=starter"}
 GUARDED = [route for route in ROUTES if route.roles is not None]
 OPEN = [route for route in ROUTES if route.roles is None]
 

@@ -22,6 +22,8 @@ from urlguard.config import Api, Config, Endpoint
 from urlguard.errors import UrlGuardError
 from urlguard.policy.log import PolicyLog
 from urlguard.rules import Rule
+from urlguard.server.previewing import Previews
+from urlguard.weight import Sampled
 
 
 class Fixed:
@@ -108,6 +110,8 @@ class World:
         self.attempts = Attempts(time.monotonic)
         self.error = None  # what a commit raises
         self.wait_s = 0.0
+        self.live = Sampled()  # what the workers count
+        self.sampled = []  # what they were asked
         self.begun = asyncio.Event()
         self.base = ""
 
@@ -127,6 +131,11 @@ class World:
         rules = [Rule.from_key(change.rule) for change in changes]
         held = [(rule, wellknown.hold_reason(rule.kind, rule.value)) for rule in rules]
         return [f"{rule.value}: {reason}" for rule, reason in held if reason]
+
+    async def sample(self, rules, source):
+        """What the workers would count."""
+        self.sampled.append((rules, source))
+        return self.live
 
     async def bring(self, *items, source="crawler-1"):
         """Have candidates reported and judged; their cases by owner."""
@@ -157,6 +166,7 @@ class World:
             attempts=self.attempts,
             log=LogReader(self.config.database),
             casework=self.casework,
+            previewing=Previews(self.config, self.sample),
             state_dir=self.folder,
         )
 

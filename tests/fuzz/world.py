@@ -241,6 +241,7 @@ class World:
             engine=SimpleNamespace(
                 decide=lambda n: BLOCK if f".{n}".endswith(f".{corpus.BLOCKED}") else None,
                 paused=False,
+                shadow=lambda: None,
             ),
             subscribe=lambda callback: None,
             unsubscribe=lambda callback: None,

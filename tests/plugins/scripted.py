@@ -122,7 +122,7 @@ class FakeLive:
     def __init__(self, rulings: dict[str, Any] | None = None) -> None:
         self.rulings = rulings or {}
         self.asked: list[str] = []
-        self.engine = SimpleNamespace(decide=self._decide, paused=False)
+        self.engine = SimpleNamespace(decide=self._decide, paused=False, shadow=lambda: None)
         self.callbacks: list[Callable[[], None]] = []
 
     def _decide(self, name: str) -> Ruling | None:

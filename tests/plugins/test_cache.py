@@ -780,7 +780,7 @@ def _fill(cache, messages, judged, decided):
         found.age = 1
         found.octets(q)
         if judged and (found.reply.targets or found.reply.beside):
-            found.reply.judged = _Judged(cache, (), (), (), None)
+            found.reply.judged = _Judged(cache, (), (), (), (), None)
 
 
 # ---- a new configuration

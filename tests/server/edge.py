@@ -47,7 +47,9 @@ class Live:
 
     def __init__(self):
         self.rulings = {"evil.example": BLOCK, "grey.example": REVIEW, "ads.example": ADS}
-        self.engine = SimpleNamespace(decide=lambda n: self.rulings.get(n), paused=False)
+        self.engine = SimpleNamespace(
+            decide=lambda n: self.rulings.get(n), paused=False, shadow=lambda: None
+        )
         self.callbacks = []
 
     def subscribe(self, callback):

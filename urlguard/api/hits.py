@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
+from urlguard.rules import SHADOW
+
 AROUND_S: Final = 3600.0  # before and after the moment
 MAX_OCTETS: Final = 64 << 20  # read in all, after decompression
 MAX_HITS: Final = 50
@@ -58,7 +60,8 @@ def around(folder: Path, name: str, moment: float) -> tuple[list[tuple[Seen, int
             for piece in _pieces(path, start, end):
                 room -= len(piece)
                 for seen, count in _rows(piece, name):
-                    if start <= seen.time <= end:
+                    # What is only counted, nobody met.
+                    if start <= seen.time <= end and seen.action != SHADOW:
                         found[seen] += count
                 if room <= 0:
                     break

@@ -22,7 +22,7 @@ from urlguard.api.connections import Gate
 from urlguard.api.frame import Frame
 from urlguard.api.reading import LogReader
 from urlguard.api.routes import Router
-from urlguard.api.source import Deciding, Judging, Services, Source
+from urlguard.api.source import Deciding, Judging, Previewing, Services, Source
 from urlguard.api.table import routes
 from urlguard.cases.casework import Casework
 from urlguard.config import Api, Config, Endpoint
@@ -119,6 +119,7 @@ def of(
     deciding: Deciding,
     judging: Judging | None,
     casework: Casework | None,
+    previewing: Previewing | None,
 ) -> ApiServer:
     """
     The server of a control process.
@@ -129,6 +130,7 @@ def of(
         deciding: who commits to the policy log.
         judging: who gives verdicts.
         casework: the cases.
+        previewing: who says what would change.
     """
     services = Services(
         source=source,
@@ -138,6 +140,7 @@ def of(
         attempts=Attempts(time.monotonic),
         log=LogReader(config.database),
         casework=casework,
+        previewing=previewing,
         state_dir=config.state_dir,
     )
     return ApiServer(config.api, services)

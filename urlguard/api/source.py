@@ -15,6 +15,7 @@ from urlguard.api.reading import LogReader
 from urlguard.cases.casework import Casework
 from urlguard.cases.ndjson import Intake
 from urlguard.policy.log import Change
+from urlguard.rules import Rule
 
 
 class Family(NamedTuple):
@@ -115,6 +116,31 @@ class Deciding(Protocol):
         ...
 
 
+class Previewing(Protocol):
+    """
+    Who says what would change, and how the lists are.
+
+    What each gives is described by the routes.  Any may raise PolicyError: not just now.
+    """
+
+    async def of_feed(self, name: str) -> dict[str, Any]:
+        """
+        If a list were enforced.
+
+        Raises:
+            InputError: there is none of this name.
+        """
+        ...
+
+    async def of_rules(self, rules: Sequence[Rule], source: str) -> dict[str, Any]:
+        """If `source` blocked these."""
+        ...
+
+    async def feeds(self) -> list[dict[str, Any]]:
+        """All lists, as ``urlguard feed list --json`` shows them."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Services:
     """
@@ -130,4 +156,5 @@ class Services:
     attempts: Attempts | None = None
     log: LogReader | None = None
     casework: Casework | None = None
+    previewing: Previewing | None = None
     state_dir: Path | None = None  # for what the API itself must remember

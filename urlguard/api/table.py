@@ -7,7 +7,23 @@ Each part keeps its rows beside its handlers; here they come together, in the or
 from pathlib import Path
 from typing import Final
 
-from urlguard.api import cases, checks, decisions, documents, health, log, metrics, rules, why
+from urlguard.api import (
+    candidates,
+    cases,
+    checks,
+    decisions,
+    documents,
+    feeds,
+    health,
+    log,
+    metrics,
+    preview,
+    rules,
+    sources,
+    submissions,
+    webhooks,
+    why,
+)
 from urlguard.api.routes import Route
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -15,6 +31,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     *cases.ROUTES,
     *decisions.ROUTES,
     *rules.ROUTES,
+    *preview.ROUTES,
+    *feeds.ROUTES,
     *why.ROUTES,
     *log.ROUTES,
     *health.ROUTES,

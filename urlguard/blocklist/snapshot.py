@@ -6,6 +6,7 @@ Snapshots: the policy of one serial as a folder of files, immutable, shared by a
                           and until when, SHA-256 of each file
         names.*  urls.*   tables of name rules and URL rules
         patterns.*        patterns and their automaton
+        shadow-*          tables of names and patterns in shadow, if there are any
 
 A snapshot is written under a temporary name, synced and renamed, so a folder with a proper name is
 whole; even so nothing is opened before its digests are checked.  Knows files; knows nothing of
@@ -29,13 +30,14 @@ from urlguard.blocklist.suffixes import FILE as NAMES
 from urlguard.blocklist.suffixes import Suffixes, backwards
 from urlguard.blocklist.table import Cell, Table, TableBuilder
 from urlguard.errors import SnapshotError
-from urlguard.rules import SWITCH
+from urlguard.rules import SHADOWED, SWITCH
 from urlguard.verdict import Ruling, from_parts
 
 FORMAT = 1
 _FOLDER = re.compile(r"(\d{10,})-(\d+)")
 _URLS = "urls"
 _PATTERN_RULINGS = "pattern-rulings"
+_SHADOW = "shadow-"
 
 
 class Snapshot:
@@ -50,6 +52,7 @@ class Snapshot:
         pattern_rulings: Table,
         *,
         paused_until: float = switch.ON,
+        shadow: "Snapshot | None" = None,
     ) -> None:
         self.serial = serial
         self.names = names
@@ -57,6 +60,7 @@ class Snapshot:
         self.patterns = patterns
         # The operator has switched filtering off until then: seconds since 1970.
         self.paused_until = paused_until
+        self.shadow = shadow  # the rules in shadow, if there are any
         self._pattern_rulings = pattern_rulings
 
     def __len__(self) -> int:
@@ -93,6 +97,7 @@ def write(folder: Path, serial: int, rulings: Iterable[tuple[str, str]], history
         OSError: the disk is full or not writable; nothing is left behind.
     """
     names, urls, patterns = TableBuilder(), TableBuilder(), TableBuilder()
+    aside = {NAMES: TableBuilder(), _PATTERN_RULINGS: TableBuilder()}
     texts: list[str] = []
     paused_until = switch.ON
     for key, ruling in rulings:
@@ -104,6 +109,12 @@ def write(folder: Path, serial: int, rulings: Iterable[tuple[str, str]], history
             texts.append(value)
         elif key == SWITCH:
             paused_until = switch.end(json.loads(ruling)[1])
+        elif key.startswith(SHADOWED):
+            kind, _, value = value.partition(" ")
+            if kind == "pattern":
+                aside[_PATTERN_RULINGS].add(value, kind, ruling)
+            elif kind != "url":  # which no query is counted for
+                aside[NAMES].add(backwards(value), kind, ruling)
         else:
             names.add(backwards(value), kind, ruling)
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,6 +124,9 @@ def write(folder: Path, serial: int, rulings: Iterable[tuple[str, str]], history
         paths += urls.write(temporary, _URLS)
         paths += patterns.write(temporary, _PATTERN_RULINGS)
         paths += PatternSet(texts).save(temporary)
+        if any(map(len, aside.values())):
+            for name, builder in aside.items():
+                paths += builder.write(temporary, _SHADOW + name)
         manifest = temporary / "manifest.json"
         manifest.write_text(
             json.dumps(
@@ -188,7 +202,17 @@ def open_folder(folder: Path) -> Snapshot:
         PatternSet.load(folder),
         Table.open(folder, _PATTERN_RULINGS),
         paused_until=paused_until,
+        shadow=_shadow(folder, serial) if f"{_SHADOW}{NAMES}.trie" in digests else None,
     )
+
+
+def _shadow(folder: Path, serial: int) -> Snapshot:
+    """The rules in shadow of a snapshot that has some."""
+    rulings = Table.open(folder, _SHADOW + _PATTERN_RULINGS)
+    # No feed brings patterns: there are as many as people have written.
+    patterns = PatternSet([text for text, _ in rulings.items()])
+    names = Suffixes(Table.open(folder, _SHADOW + NAMES))
+    return Snapshot(serial, names, Table(), patterns, rulings)
 
 
 def _paused_until(manifest: dict[str, Any]) -> float:

@@ -1,5 +1,5 @@
 """
-``feed list`` and ``feed refresh``.
+``feed list``, ``feed refresh`` and ``feed preview``.
 """
 
 import json
@@ -69,3 +69,26 @@ def feed_refresh(config: configuration.Config, names: tuple[str, ...], force: bo
     decisions.in_force(config)
     if failed:
         sys.exit(1)
+
+
+@feed.command("preview")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@with_config
+def feed_preview(config: configuration.Config, name: str, as_json: bool) -> None:
+    """Show what would change if a list, such as one in shadow, were enforced."""
+    from urlguard import preview, terminal
+    from urlguard.feeds import schedule
+    from urlguard.server import channel
+    from urlguard.verdict import FEED
+    from urlguard.weight import Sampled
+
+    schedule.named(config, name)
+    asked = {"op": "sample", "rules": None, "source": FEED + name}
+    reply = channel.ask(config.state_dir, asked) or {}
+    sample = Sampled.read(reply["sample"]) if "sample" in reply else None
+    found = preview.of_feed(config, name, sample).as_json()
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        terminal.show_preview(found)

@@ -89,7 +89,7 @@ def _planned(config: configuration.Config, items: tuple[str, ...]) -> dict[str, 
     for plan in decisions.plans(config)[:_MAX_PLANS]:
         # The engine itself says what the rule alone covers.
         engine = Engine(snapshot.nothing())
-        ruling = Ruling(plan.action, plan.category, (plan.source,), 0, *plan.rule)
+        ruling = Ruling("block", plan.category, (plan.source,), 0, *plan.rule)
         engine.overlay.apply([(plan.rule.key, ruling)], 0)
         for item in dict.fromkeys(items):
             if checking.inspect(engine, item)["rule"]:
@@ -126,6 +126,7 @@ def _decision(
 @click.command()
 @_decision("block")
 @click.option("--force", is_flag=True, help="Also block a public suffix, such as co.uk.")
+@click.option("--shadow", is_flag=True, help="Count what it would block, and block nothing.")
 @with_config
 def block(
     config: configuration.Config,
@@ -135,6 +136,7 @@ def block(
     begins: str | None,
     expires: str | None,
     force: bool,
+    shadow: bool,
 ) -> None:
     """
     Block names, URLs or patterns, in force on every worker when the command returns.
@@ -144,14 +146,15 @@ def block(
     """
     from urlguard import rules, wellknown
 
-    for value in values:
+    for value in () if shadow else values:
         rule = rules.parse(value)
         held = wellknown.hold_reason(rule.kind, rule.value)
         if held and held.startswith("public suffix") and not force:
             raise InputError(f"{value}: {held}; --force blocks it all the same")
         if held and not force:
             warn(f"{value}: {held}")
-    _decide(config, values, "block", category, reason, begins, expires)
+    action = rules.SHADOW if shadow else "block"
+    _decide(config, values, action, category, reason, begins, expires)
 
 
 @click.command()

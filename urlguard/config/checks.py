@@ -205,6 +205,8 @@ def _feeds(config: Config, reader: Reader) -> None:
             reader.problem(where, f"url = {feed.url!r}: must begin with https:// or http://")
         elif feed.url is not None and feed.url.startswith("http://") and not feed.allow_http:
             reader.problem(where, "url is http://; must be https:// unless allow_http = true")
+        if feed.shadow and feed.action != "block":
+            reader.problem(where, f"action = {feed.action!r}: must be block under shadow = true")
 
 
 def _upstreams(where: str, texts: Iterable[str], config: Config, reader: Reader) -> None:

@@ -286,6 +286,7 @@ class Feed:
     category_column: str | None = _key(None, "csv: the column that holds each line's category")
     category: str = _key("fraud", "for lines that name none", pattern=r"[a-z0-9][a-z0-9_.-]{0,63}")
     action: str = _key("block", "what its rules do", choices=("block", "review", "allow"))
+    shadow: bool = _key(False, "count what its rules would block, and block nothing")
     regulator: bool = _key(False, "a regulator's order: answers carry EDE 16 (Censored)")
     refresh_s: int = _key(
         3600, "seconds between refreshes; 0: only by hand", low=0, high=31_536_000

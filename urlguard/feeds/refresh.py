@@ -5,7 +5,8 @@ One refresh of one feed: what it says now becomes one batch with the difference.
 
 A feed that cannot be had, is mostly bad, or grew or shrank absurdly changes nothing: what it said
 last stays in force.  Rules that would block a public suffix, an infrastructure name or one of the
-most popular names are held back and shown; an operator can still make them by hand.
+most popular names are held back and shown; an operator can still make them by hand.  A list in
+shadow goes the same way, and its rules are only counted.
 
 The control process runs this as ``python -m urlguard.feeds.refresh NAME``, so that a million lines
 never hold up a loop; the command ``urlguard feed refresh`` runs it directly.
@@ -31,6 +32,7 @@ from urlguard.errors import FeedError, UrlGuardError
 from urlguard.feeds import formats, source
 from urlguard.feeds.parsed import Parsed
 from urlguard.policy.log import Batch, Change, PolicyLog
+from urlguard.rules import SHADOW
 from urlguard.verdict import FEED
 
 MIN_JUDGED = 100  # rules; a smaller feed may change as it likes
@@ -143,6 +145,8 @@ def _refresh(
     held = _hold_back(parsed, feed)
     step("comparing", 0, 0)
     origin = FEED + feed.name
+    if feed.shadow:
+        _take_exceptions_out(parsed)
     # What stands counts exceptions too, and one claim where a key is both.
     rules = len(parsed.rules) + sum(rule not in parsed.rules for rule in parsed.exceptions)
     changes, standing = _difference(log, origin, parsed, feed)
@@ -181,19 +185,36 @@ def _hold_back(parsed: Parsed, feed: Feed) -> list[tuple[str, str]]:
         return []
     held = []
     values = wellknown.held_values()
-    wildcards = names.wildcard_suffixes()
+    beneath = names.wildcard_suffixes() | wellknown.governing_suffixes()
     for key in parsed.rules:
         kind, _, value = key.partition(" ")
         if kind == "url":
             # Only the whole site: a page on a popular site is what URL rules are for.
             value = value[:-1] if value.endswith("/") and value.count("/") == 1 else ""
             kind = "subtree"
-        candidate = value in values or value.partition(".")[2] in wildcards
+        candidate = value in values or value.removeprefix("www.").partition(".")[2] in beneath
         if candidate and (reason := wellknown.hold_reason(kind, value)):
             held.append((key, reason))
     for key, _ in held:
         del parsed.rules[key]
     return sorted(held)
+
+
+def _take_exceptions_out(parsed: Parsed) -> None:
+    """
+    Leave out the rules at and below exceptions, and the exceptions.
+
+    In the log an exception cancels rules that decide; those in shadow never do.  A wider rule of
+    the list therefore also counts names that its exception would let through.
+    """
+    spared = {key.partition(" ")[2] for key in parsed.exceptions}
+    parsed.exceptions.clear()
+    if not spared:
+        return
+    for key in list(parsed.rules):
+        value = key.partition(" ")[2]
+        if value in spared or not spared.isdisjoint(names.parents(value)):
+            del parsed.rules[key]
 
 
 def _difference(
@@ -213,7 +234,7 @@ def _difference(
     standing = 0
     # Of millions of rules nearly all are as they were: one look-up each, and what is left is new.
     take = new.pop
-    for rule, was in log.store.said(origin, feed.action):
+    for rule, was in log.store.said(origin, _action(feed)):
         standing += 1
         now = take(rule, None)
         if now is None or now != was:
@@ -227,7 +248,12 @@ def _change(feed: Feed, rule: str, category: str | None) -> Change:
         return Change(rule, None)
     if category == _EXCEPT:
         return Change(rule, "except")
-    return Change(rule, feed.action, category)
+    return Change(rule, _action(feed), category)
+
+
+def _action(feed: Feed) -> str:
+    """What the feed's claims ask for."""
+    return SHADOW if feed.shadow else feed.action
 
 
 def _judge_size(feed: Feed, rules: int, standing: int) -> None:
@@ -251,6 +277,8 @@ def settings_of(feed: Feed) -> str:
     """A digest of the settings that decide what a list's bytes mean."""
     names = ("path", "url", "format", "column", "category_column", "category", "action")
     values: Iterable[Any] = (getattr(feed, name) for name in (*names, "allow_popular"))
+    if feed.shadow:  # others keep the digest that they had before there were any
+        values = (*values, SHADOW)
     return hashlib.sha256(repr([str(v) for v in values]).encode()).hexdigest()[:16]
 
 

@@ -86,7 +86,8 @@ def overview(config: Config) -> list[dict[str, Any]]:
 
 def _row(feed: Feed, status: Status, held: list[tuple[str, str]]) -> dict[str, Any]:
     where = feed.url or str(feed.path)
-    return {"name": feed.name, "from": where, **dataclasses.asdict(status), "held_rules": held}
+    about = {"name": feed.name, "from": where, "shadow": feed.shadow}
+    return {**about, **dataclasses.asdict(status), "held_rules": held}
 
 
 def end_unconfigured(log: PolicyLog, config: Config) -> None:

@@ -14,6 +14,9 @@ so that a score would say little, cost as much as the answer, and break sites th
 What clients ask for beside a site's address, such as MX or TXT, costs no score.  But of a name that
 the model is known to block every type is, as of a listed name.
 
+Rules in shadow are noted in the query, for whoever books the answer, where they would be in force
+for its client; they change nothing.
+
 What a blocked name gets, by ``[guard] answer``, or the client's segment's, and the query's type:
 
     mode       A, ANY         AAAA           SOA      any other type
@@ -55,6 +58,7 @@ class _Judged(NamedTuple):
     policy: object
     blocks: tuple[Ruling, ...]
     reviews: tuple[Ruling, ...]
+    shadows: tuple[Ruling, ...]
     beside: tuple[Ruling, ...]  # that block owners of additional records
     bare: Reply | None  # the reply without those
 
@@ -96,6 +100,7 @@ class Guard(Local):
         self.canary = options.canary
         self._canary_ruling = Ruling("block", CANARY, ("operator",), 0, "domain", options.canary)
         self._policy = object()  # another one after each change
+        self._shadow = live.engine.shadow()
         live.subscribe(self._changed)
 
     @classmethod
@@ -114,6 +119,8 @@ class Guard(Local):
         """The block answer if the engine's ruling on the name is to block."""
         engine = self._live.engine
         name = q.name
+        if self._shadow is not None:
+            self._note(q, self._shadow.covering(name))
         ruling = engine.decide(name)
         if name == self.canary:
             ruling = self._canary_ruling  # after the engine was asked: it must be able to answer
@@ -149,6 +156,8 @@ class Guard(Local):
         judged: _Judged = reply.judged
         if judged is None or judged.policy is not self._policy:
             judged = reply.judged = self._judge(reply)
+        if judged.shadows:
+            self._note(q, judged.shadows)
         if not (judged.blocks or judged.beside or judged.reviews):
             return a
         return self._led(q, a, reply, judged)
@@ -174,6 +183,15 @@ class Guard(Local):
 
     def _changed(self, names: Collection[str] | None = None) -> None:
         self._policy = object()
+        self._shadow = self._live.engine.shadow()
+
+    def _note(self, q: Query, shadows: Iterable[Ruling]) -> None:
+        """Note the rules in shadow that would be in force for the client, each once."""
+        segment = None if q.who is None else q.who.segment
+        manner = self._usual if segment is None else self._manners[segment.name]
+        mine = [ruling for ruling in shadows if manner.blocks(ruling)]
+        if mine:
+            q.shadows = list(dict.fromkeys([*(q.shadows or ()), *mine]))
 
     def _judge(self, reply: Reply) -> _Judged:
         decide = self._live.engine.decide
@@ -183,7 +201,11 @@ class Guard(Local):
         reviews = tuple(r for r in found if r.action == "review")
         mentioned = tuple(r for r in beside if r.action == "block")
         bare = reply.without_additional() if mentioned else None
-        return _Judged(self._policy, blocks, reviews, mentioned, bare)
+        shadow = self._shadow
+        shadows: list[Ruling] = []
+        if shadow is not None:
+            shadows = [ruling for name in reply.targets for ruling in shadow.covering(name)]
+        return _Judged(self._policy, blocks, reviews, tuple(shadows), mentioned, bare)
 
     def _led(self, q: Query, a: Answer, reply: Reply, judged: _Judged) -> Answer:
         """What becomes of an answer that leads to names with rules."""

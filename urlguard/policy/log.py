@@ -4,7 +4,8 @@ The policy log: the one place where a rule changes.
 Whoever wants a change commits a batch of claims to it; whoever needs rules reads what follows from
 them, the effects.  A batch gets one serial and one hash, see `chain`.  A claim for a rule that
 begins later stands under a key of its own, without an effect, until `PolicyLog.expire` puts the
-rule in its place.  Knows nothing of feeds, packets or processes.
+rule in its place.  A claim in shadow has its effect under a key of its own too, so that nothing
+that decides ever meets it.  Knows nothing of feeds, packets or processes.
 """
 
 import contextlib
@@ -23,8 +24,8 @@ from urlguard.errors import InputError, PolicyError
 from urlguard.policy import chain
 from urlguard.policy.chain import GENESIS, RESTORE, Damage
 from urlguard.policy.drivers.sqlite import ClaimRow, EffectRow, Store
-from urlguard.policy.precedence import Standing, effective, plain, same_world
-from urlguard.rules import ACTIONS, OPERATOR, PLANNED, SWITCH
+from urlguard.policy.precedence import Standing, effective, plain, same_world, shadowed
+from urlguard.rules import ACTIONS, OPERATOR, PLANNED, SHADOW, SHADOWED, SWITCH
 from urlguard.verdict import FEED, Ruling, encode
 
 EXPIRY_BATCH = 10_000  # claims that one expiry batch ends, so that none takes long
@@ -149,24 +150,27 @@ class PolicyLog:
                     # Nobody said anything about it: all that a list of millions mostly is.
                     text = alone.get(new[1:3])
                     if text is None:
-                        (claim,) = _own_after(source, new, serial)
-                        text = alone[new[1:3]] = encode(plain(key, [claim]))
-                    effects.append(EffectRow(serial, key, None, text))
+                        own = _own_after(source, new, serial)
+                        text = alone[new[1:3]] = encode(shadowed(key, own) or plain(key, own))
+                    at = SHADOWED + key if new.action == SHADOW else key
+                    effects.append(EffectRow(serial, at, None, text))
                     continue
+                rest = others.get(key, [])
+                then = [*rest, *_own_before(standing.get(key))]
+                own = [*rest, *_own_after(source, new, serial)]
                 if key in depending:
                     was, now = before[key], effective(key, self._claims_at)
                 else:
-                    rest = others.get(key, ())
-                    was, now = (
-                        plain(key, [*rest, *own])
-                        for own in (
-                            _own_before(standing.get(key)),
-                            _own_after(source, new, serial),
-                        )
-                    )
+                    was, now = plain(key, then), plain(key, own)
                 if not same_world(was, now):
                     texts = (_encoded(was, encoded), _encoded(now, encoded))
                     effects.append(EffectRow(serial, key, *texts))
+                was, now = shadowed(key, then), shadowed(key, own)
+                # Each source is counted, so another one is news.
+                if was != now:
+                    texts = (_encoded(was, encoded), _encoded(now, encoded))
+                    effects.append(EffectRow(serial, SHADOWED + key, *texts))
+            effects.sort(key=itemgetter(1))  # as they are read; sorted already without shadows
             store.add_effects(effects)
             step("sealing")
             digests = (
@@ -253,7 +257,7 @@ class PolicyLog:
 
     def rulings(self) -> Iterator[tuple[str, str]]:
         """
-        Every key at which something stands, with the encoded ruling, in the order of keys.
+        Every key at which something stands, with the encoded ruling, in the order of rules.
 
         Streams: call it inside ``store.reading()``, so that all of it is of one serial.
         """
@@ -261,12 +265,12 @@ class PolicyLog:
         streams = [self._standing_of(source) for source in self.store.sources()]
         encoded: dict[tuple[Any, ...], str | None] = {}
         for key, group in groupby(merge(*streams, key=itemgetter(0)), key=itemgetter(0)):
-            if key in keys:
-                ruling = effective(key, self._claims_at)
-            else:
-                ruling = plain(key, [claim for _, claim in group])
+            claims = [claim for _, claim in group]
+            ruling = effective(key, self._claims_at) if key in keys else plain(key, claims)
             if ruling is not None:
                 yield key, _encoded(ruling, encoded) or ""
+            if aside := shadowed(key, claims):
+                yield SHADOWED + key, _encoded(aside, encoded) or ""
 
     def _standing_of(self, source: str) -> Iterator[tuple[str, Standing]]:
         feed = source.startswith(FEED)
@@ -412,7 +416,10 @@ def _check_own(source: str, changes: list[Change]) -> None:
                 break
             if source.startswith(FEED) or (start != PLANNED and source != OPERATOR):
                 raise PolicyError(f"claim {change.rule[:60]!r}: {source} may not say that")
-            may = ("allow", None) if change.rule == SWITCH else ("block", "review", "allow", None)
+            if change.rule == SWITCH:
+                may: tuple[str | None, ...] = ("allow", None)
+            else:
+                may = ("block", "review", "allow", SHADOW, None)
             if change.action not in may:
                 raise PolicyError(
                     f"claim {change.rule[:60]!r}: action {change.action!r}; must be "

@@ -3,7 +3,7 @@ What stands at one rule key, once all claims about it are weighed.
 
 Pure: claims in, a ruling out.  It weighs per *exact key*; which key decides about a name is the
 engine's question.  Operator's and analysts' claims beat feeds'; within a tier allow beats block
-beats review.
+beats review.  Claims in shadow are weighed apart, by `shadowed`: to the others they are not there.
 
 Feeds' exceptions (AdBlock ``@@``, ``rpz-passthru``) cancel only their own feed's rules.  They are
 worked out here, so that nothing downstream has to know which feed said what: at the key of an
@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from urlguard import names
+from urlguard.rules import SHADOW
 from urlguard.verdict import FEED, Ruling
 
+_ASIDE = ("except", SHADOW)
 _STRENGTH = {"review": 0, "block": 1, "allow": 2}
 
 
@@ -35,7 +37,7 @@ ClaimsAt = Callable[[str], Iterable[Standing]]
 
 def plain(key: str, claims: Iterable[Standing]) -> Ruling | None:
     """What stands at `key` by the claims at the key alone, exceptions left out."""
-    tier = [c for c in claims if c.action != "except"]
+    tier = [c for c in claims if c.action not in _ASIDE]
     if decided := [c for c in tier if not c.source.startswith(FEED)]:
         tier = decided
     if not tier:
@@ -53,7 +55,7 @@ def effective(key: str, claims_at: ClaimsAt) -> Ruling | None:
     `claims_at` gives the claims in force at any key; it is asked for the key's parents only where
     an exception stands at the key.
     """
-    claims = list(claims_at(key))
+    claims = _weighed(claims_at(key))
     kind, _, value = key.partition(" ")
     if any(not c.source.startswith(FEED) for c in claims) or kind in ("pattern", "url"):
         return plain(key, claims)
@@ -66,6 +68,24 @@ def effective(key: str, claims_at: ClaimsAt) -> Ruling | None:
     return _resolved(kind, value, claims_at)
 
 
+def shadowed(key: str, claims: Iterable[Standing]) -> Ruling | None:
+    """What is counted at `key` by the claims in shadow there, of all sources together."""
+    own = [c for c in claims if c.action == SHADOW]
+    if not own:
+        return None
+    first = min(own, key=lambda c: (c.serial, c.source))
+    sources = tuple(sorted(c.source for c in own))
+    return Ruling(SHADOW, first.category, sources, first.serial, *_split(key))
+
+
+def _weighed(claims: Iterable[Standing]) -> list[Standing]:
+    return [c for c in claims if c.action != SHADOW]
+
+
+def _of_feed(claim: Standing) -> bool:
+    return claim.source.startswith(FEED)
+
+
 def _resolved(kind: str, value: str, claims_at: ClaimsAt) -> Ruling:
     """The strongest feed rule over the key that its own feed does not cancel, or ``except``."""
     serials: list[int] = []
@@ -73,7 +93,7 @@ def _resolved(kind: str, value: str, claims_at: ClaimsAt) -> Ruling:
     cancelled: set[str] = set()  # feeds whose rules at this level and above are cancelled
     # From the most specific level upwards: a feed's exception cancels what comes after it.
     for level in _levels(kind, value):
-        claims = [(k, c) for k in level for c in claims_at(k) if c.source.startswith(FEED)]
+        claims = [(k, c) for k in level for c in _weighed(claims_at(k)) if _of_feed(c)]
         for _, claim in claims:
             if claim.action == "except":
                 cancelled.add(claim.source)

@@ -40,6 +40,7 @@ from urlguard.server.channel import Message
 from urlguard.server.handover import Handover
 from urlguard.server.hitlog import HitLog
 from urlguard.server.judges import BusyError, Judges
+from urlguard.server.previewing import Previews
 from urlguard.server.scrape import Facts, Observer
 from urlguard.server.signing import Signing
 from urlguard.server.workers import Worker, Workers
@@ -392,6 +393,7 @@ class Control:
                 deciding=self._decide,
                 judging=self._judges,
                 casework=self._casework,
+                previewing=Previews(self.config, self._sample),
             )
             await api.run()
         except Exception as exc:

@@ -9,17 +9,20 @@ sockets nor rules.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from urlguard.errors import WireError
 from urlguard.plugins import Answer, Chain
 from urlguard.plugins.clients import PLENTY, Client, Clients
 from urlguard.server.ready import Ready, ReadyAnswers, Stat
+from urlguard.server.sampling import Sample
 from urlguard.server.stats import Figures, Histogram
 from urlguard.verdict import Ruling
 from urlguard.wire import answer, proxy
 from urlguard.wire.cookie import Cookies
-from urlguard.wire.query import Query, options
+from urlguard.wire.query import Query, options, parse_query
 
 if TYPE_CHECKING:
     from urlguard.server.dnstap import DnsTap
@@ -41,6 +44,7 @@ class Edge:
 
     ``at_once`` and ``waited`` hold how long answers took, in seconds: those given from within the
     batch that read the query, at the mean of the batch, and those that were waited for.
+    ``sample`` holds some of the queries.
 
     Args:
         clock: seconds since 1970, for cookies.
@@ -55,18 +59,21 @@ class Edge:
         cookies: Cookies | None = None,
         hits: "HitBuffer | None" = None,
         tap: "DnsTap | None" = None,
+        sample: Sample | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.chain = chain
         self.clients = clients
         self.loop = loop
         self.ready = ReadyAnswers(clients.ready, loop)
+        self.sample = Sample() if sample is None else sample
         self.cookies = cookies
         self.hits = hits
         self.tap = tap
         self.at_once = Histogram()
         self.waited = Histogram()
         self._clock = clock
+        self.shadowed: Counter[str] = Counter()  # what rules in shadow cover, by source
         self._kinds: dict[Kind, Stat] = {}
 
     def replace(self, chain: Chain, clients: Clients) -> None:
@@ -140,6 +147,25 @@ class Edge:
             return b""
         return answer.error_raw(data, rcode)
 
+    def note(self, data: bytes, host: str) -> None:
+        """Put a datagram from the socket's peer `host` into the sample, if it is a proper query."""
+        weight = self.sample.gap
+        try:
+            who = self.clients.find(host)
+            if who.front == "proxy":
+                data, who = self.unwrap(data, who)
+            q = parse_query(data)
+            q.who = who
+            if q.options:
+                self.read_options(q, who)
+        except WireError:
+            return
+        finally:
+            self.sample.turn()  # whatever happens: without it no batch would be read any more
+        # What is refused says nothing about those whom a rule would concern.
+        if q.who.allowed:
+            self.sample.add(q.name, q.who.host, weight)
+
     # ---- answers
 
     def keep(self, q: Query, found: Answer, wire: bytes) -> None:
@@ -153,6 +179,7 @@ class Edge:
             and who.front is None
             and self.tap is None
             and q.plain
+            and not q.shadows  # which are counted anew each time
             and (not led or sum(map(len, led)) <= MAX_LED)
         ):
             hit = self._hit(q, found.ruling)
@@ -173,6 +200,16 @@ class Edge:
         if ruling is not None and self.hits is not None:
             hit = self._hit(q, ruling)
             if hit is not None:
+                self.hits.add(q.who.host, *hit)
+        if q.shadows:
+            self._book_shadows(q)
+
+    def _book_shadows(self, q: Query) -> None:
+        """Count what rules in shadow would have blocked, once for each source."""
+        for ruling in q.shadows:
+            self.shadowed.update(ruling.sources)
+            hit = self._hit(q, ruling)
+            if hit is not None and self.hits is not None:
                 self.hits.add(q.who.host, *hit)
 
     def stat(self, source: str, ruling: Ruling | None, who: Client) -> Stat:
@@ -206,6 +243,8 @@ class Edge:
                 figures.count("urlguard_hits_total", stat.count, action, origin)
                 figures.count("urlguard_category_hits_total", stat.count, action, category)
                 figures.count("urlguard_segment_hits_total", stat.count, action, segment)
+        figures.counts("urlguard_shadow_hits_total", self.shadowed)
+        figures.gauge("urlguard_sampled_queries", len(self.sample))
         figures.histogram("urlguard_answer_seconds", self.at_once, "at_once")
         figures.histogram("urlguard_answer_seconds", self.waited, "waited")
         figures.gauge("urlguard_ready_answers", len(self.ready))

@@ -18,6 +18,7 @@ from urlguard.blocklist import snapshot
 from urlguard.blocklist.overlay import Overlay
 from urlguard.engine import Engine, Live
 from urlguard.errors import SnapshotError
+from urlguard.rules import SHADOWED
 from urlguard.server import channel
 from urlguard.server.channel import Message
 from urlguard.server.stats import Figures
@@ -216,7 +217,7 @@ def _names(changes: Sequence[tuple[str, Ruling | None]]) -> list[str] | None:
         return None
     names = []
     for key, _ in changes:
-        kind, _, value = key.partition(" ")
+        kind, _, value = key.removeprefix(SHADOWED).partition(" ")
         if kind in ("domain", "subtree", "below"):
             names.append(value)
         elif kind != "url":  # which never blocks its host

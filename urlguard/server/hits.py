@@ -1,11 +1,12 @@
 """
 The hit log, the worker's half: who was kept from what, under a pseudonym of the day.
 
-`HitBuffer.add` notes a blocked or review hit in memory.  Once a second the buffer is sent to the
-control process, which writes it.  A client's address leaves this process only as a pseudonym: a
-keyed hash (BLAKE2b) under a key that control makes for one day in UTC and destroys after it.  All
-workers have the same key, so a client is one pseudonym a day, and another one the next day; after
-the key is gone nobody can tell which address it was, not even by trying all of them.
+`HitBuffer.add` notes a blocked, review or shadow hit in memory.  Once a second the buffer is sent
+to the control process, which writes it.  A client's address leaves this process only as a
+pseudonym: a keyed hash (BLAKE2b) under a key that control makes for one day in UTC and destroys
+after it.  All workers have the same key, so a client is one pseudonym a day, and another one the
+next day; after the key is gone nobody can tell which address it was, not even by trying all of
+them.
 
 Both halves keep to days by the hit's own time: a hit of yesterday never gets today's pseudonym,
 which would link the two.
@@ -141,7 +142,7 @@ class HitBuffer:
             client: the address, as the socket gives it.
             name: the name asked for, as in `Query.name`.
             qtype: its type.
-            action: block or review.
+            action: block, review or shadow.
             category: of the rule.
             rule: its key, such as ``subtree evil.example``.
             sources: who says it.

@@ -8,6 +8,8 @@ How it works
     plain function calls; only a query that must be asked upstream is answered later.
     A *ready* answer costs neither parsing nor plugins: a known client, within its limits, gets what
     lies in its segment's table under the query's octets after the ID; see `ready`.
+    A batch ends early at a query that belongs to the sample, which costs the others nothing; see
+    `sampling`.
     A socket bound to a wildcard address learns from each datagram which of the machine's addresses
     it was sent to, and answers from there (RFC 3542 section 6.2): clients drop replies from others.
 """
@@ -105,8 +107,9 @@ class UdpListener:
         known = edge.clients.known.get
         started = self._now = perf_counter()
         count = ready = slow = 0
+        left = edge.sample.left
         try:
-            for _ in range(BATCH):
+            for _ in range(BATCH if left > BATCH else left):
                 data, client = receive(MAX_QUERY)
                 count += 1
                 who = known(client[0])
@@ -131,7 +134,8 @@ class UdpListener:
             pass
         except OSError:
             self.counters["read_failed"] += 1
-        self._count(count, ready, started)
+        if self._count(count, ready, started):
+            edge.note(data, client[0])
 
     def _read_any(self) -> None:
         """The same for a wildcard address, where replies must leave from the address asked."""
@@ -140,8 +144,9 @@ class UdpListener:
         known, sources = edge.clients.known.get, self._sources
         started = self._now = perf_counter()
         count = ready = slow = 0
+        left = edge.sample.left
         try:
-            for _ in range(BATCH):
+            for _ in range(BATCH if left > BATCH else left):
                 data, received, _flags, client = receive(MAX_QUERY, 64)
                 count += 1
                 info = received[0][2] if received else b""
@@ -170,15 +175,21 @@ class UdpListener:
             pass
         except OSError:
             self.counters["read_failed"] += 1
-        self._count(count, ready, started)
+        if self._count(count, ready, started):
+            edge.note(data, client[0])
 
-    def _count(self, count: int, ready: int, started: float) -> None:
-        if count:
-            self.counters["queries"] += count
-            self.counters["ready"] += ready
-            each = (perf_counter() - started) / count
-            self._edge.at_once.observe(each, count - self._waited)
-            self._waited = 0
+    def _count(self, count: int, ready: int, started: float) -> bool:
+        """Book a batch; True if its last query belongs to the sample."""
+        if not count:
+            return False
+        self.counters["queries"] += count
+        self.counters["ready"] += ready
+        each = (perf_counter() - started) / count
+        self._edge.at_once.observe(each, count - self._waited)
+        self._waited = 0
+        sample = self._edge.sample
+        sample.left -= count
+        return sample.left <= 0
 
     def _slow(
         self, data: bytes, client: tuple[Any, ...], via: Ancillary | None, who: Client | None

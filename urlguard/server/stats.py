@@ -68,6 +68,14 @@ METRICS: Final[dict[str, Metric]] = {
     "urlguard_segment_hits_total": Metric(
         "counter", "the same, by the client's segment", ("action", "segment")
     ),
+    "urlguard_shadow_hits_total": Metric(
+        "counter",
+        "queries that rules in shadow would have blocked, by who says so",
+        ("rule_source",),
+    ),
+    "urlguard_sampled_queries": Metric(
+        "gauge", "queries in the sample by which a change is weighed, one of each worker"
+    ),
     "urlguard_answer_seconds": Metric(
         "histogram", "from query to answer, by path: at_once or waited", ("path",)
     ),

@@ -36,6 +36,7 @@ from urlguard.server.edge import Edge
 from urlguard.server.following import Following
 from urlguard.server.hits import HitBuffer, Pseudonyms
 from urlguard.server.listener import UdpListener
+from urlguard.server.sampling import Asked, Sample
 from urlguard.server.secrets import cookie_secrets
 from urlguard.server.stats import Stats
 from urlguard.server.tcp import TcpListener
@@ -72,6 +73,7 @@ class Worker:
         self.models = InUse()
         self._taking = asyncio.Lock()  # models, one change after the other
         self.pseudonyms = Pseudonyms()
+        self.sample = Sample()
         self.stats = Stats()
         self.listeners: list[UdpListener | TcpListener] = []
         self.edge: Edge | None = None
@@ -126,7 +128,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         server = self.config.server
         chain, clients = self._chain(self.config)
-        edge = self.edge = Edge(chain, clients, loop)
+        edge = self.edge = Edge(chain, clients, loop, sample=self.sample)
         self._equip(edge)
         self.following.live.subscribe(lambda names: edge.ready.changed(names))
         over_tcp: TcpListener | None = None
@@ -307,6 +309,7 @@ class Worker:
                 "stats": self._stats,
                 "hitkey": self._hit_key,
                 "grey": self._grey,
+                "sample": Asked(self.sample, self.following.live),
             }
         )
         self.following.beside.append(self._send_hits)

@@ -29,6 +29,7 @@ from urlguard import events, lifetime
 from urlguard.config import Config, Endpoint
 from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.policy.log import PolicyLog
+from urlguard.rules import SHADOWED
 from urlguard.share import transfer
 from urlguard.share.store import State, TooMuchError, ZoneStore, packed
 from urlguard.share.transfer import AXFR, IXFR, NOERROR, REFUSED, SERVFAIL, SOA, Look, Request
@@ -60,6 +61,8 @@ def unsayable(config: Config) -> Iterator[tuple[str, str]]:
     zone = Look(config).zone
     with _reading(config) as log:
         for key, _ in log.rulings():
+            if key.startswith(SHADOWED):
+                continue  # it blocks nothing here either
             kind, _, value = key.partition(" ")
             if reason := why_not(kind, value, zone):
                 yield key, reason
@@ -491,7 +494,7 @@ def _left_out(log: PolicyLog, zone: str) -> Counter[str]:
     found: Counter[str] = Counter()
     for key, _ in log.rulings():
         kind, _, value = key.partition(" ")
-        if why_not(kind, value, zone):
+        if not key.startswith(SHADOWED) and why_not(kind, value, zone):
             found[kind if kind in ("pattern", "url", "switch") else "name"] += 1
     return found
 

@@ -62,8 +62,8 @@ class Query:
     ``client`` is the socket address that the answer goes to.  The rest are notes of those who pass
     the query on: ``via``, how the reply leaves; ``who``, the client as policy knows it; ``when``,
     its arrival by the performance counter; ``proven``, the client's address is no forgery (TCP, or
-    a valid cookie); ``ruling``, a rule that let it pass; ``key``, the cache's; ``done``, who wants
-    the answer.
+    a valid cookie); ``ruling``, a rule that let it pass; ``shadows``, rules that are only counted;
+    ``key``, the cache's; ``done``, who wants the answer.
     """
 
     __slots__ = (
@@ -85,6 +85,7 @@ class Query:
         "question_end",
         "reply_options",
         "ruling",
+        "shadows",
         "tcp",
         "udp_size",
         "via",
@@ -113,6 +114,7 @@ class Query:
     when: float
     proven: bool
     ruling: Any
+    shadows: Any
     key: Any
     done: Any
 
@@ -139,7 +141,7 @@ class Query:
         same.reply_options = b""
         same.client = NOBODY
         same.tcp = same.proven = True
-        same.via = same.who = same.ruling = None
+        same.via = same.who = same.ruling = same.shadows = None
         same.key = self.key
         return same
 
@@ -217,7 +219,7 @@ def parse_query(data: bytes, client: tuple[Any, ...] = NOBODY, tcp: bool = False
     q.tcp = tcp
     q.reply_options = b""
     q.proven = tcp
-    q.via = q.who = q.ruling = q.key = None
+    q.via = q.who = q.ruling = q.shadows = q.key = None
     if additionals == 1 and not answers and not authorities and data[end : end + 3] == b"\0\0\x29":
         _read_opt(q, end, size)
     else:

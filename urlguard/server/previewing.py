@@ -1,0 +1,47 @@
+"""
+Previews for the API: the policy on disk, read in a thread, and the workers' samples.
+
+One at a time: a large list takes seconds.  Knows neither HTTP nor how a preview is worked out.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from urlguard import preview
+from urlguard.config import Config
+from urlguard.feeds import schedule
+from urlguard.rules import Rule
+from urlguard.verdict import FEED
+from urlguard.weight import Sampled
+
+# The sample counted for rules, or with None for those that the source has in shadow.
+Sampling = Callable[[Sequence[str] | None, str], Awaitable[Sampled]]
+
+
+class Previews:
+    """Makes previews."""
+
+    def __init__(self, config: Config, sampling: Sampling) -> None:
+        self._config = config
+        self._sampling = sampling
+        self._turn = asyncio.Lock()
+
+    async def of_feed(self, name: str) -> dict[str, Any]:
+        """See `api.source.Previewing`."""
+        schedule.named(self._config, name)
+        async with self._turn:
+            sample = await self._sampling(None, FEED + name)
+            found = await asyncio.to_thread(preview.of_feed, self._config, name, sample)
+            return await asyncio.to_thread(found.as_json)
+
+    async def of_rules(self, rules: Sequence[Rule], source: str) -> dict[str, Any]:
+        """See `api.source.Previewing`."""
+        async with self._turn:
+            sample = await self._sampling([rule.key for rule in rules], source)
+            found = await asyncio.to_thread(preview.of_rules, self._config, rules, sample)
+            return found.as_json()
+
+    async def feeds(self) -> list[dict[str, Any]]:
+        """See `api.source.Previewing`."""
+        return await asyncio.to_thread(schedule.overview, self._config)
