@@ -172,7 +172,8 @@ def main() -> None:
     parser.add_argument("--no-record", action="store_true", help="only print")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        served = Served(Path(folder))
+        # Some send two requests at once: more connections than the default's 64.
+        served = Served(Path(folder), f"connections = {4 * options.analysts}")
         state = Path(folder) / "var"
         fill(state, options.cases)
         with served.running():
