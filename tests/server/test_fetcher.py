@@ -9,12 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import dns.rcode
 import pytest
 
 from tests.fetch.world import Names, Site, answer, drip, on_loopback
 from tests.plugins.forward_upstreams import Authority
 from urlguard import config, events
-from urlguard.fetch.bounds import MAX_PROOF, MAX_SENT, Bounds, Fetched, FetchError
+from urlguard.fetch.bounds import LOOKUP_S, MAX_PROOF, MAX_SENT, Bounds, Fetched, FetchError
 from urlguard.server import confining, fetcher, fetching
 from urlguard.server.fetcher import BusyError, Fetcher
 
@@ -74,9 +75,10 @@ def gone(pid):
         return True
 
 
-async def test_the_three_jobs(authority, said):
+async def test_the_four_jobs(authority, said):
     """
-    A webhook, a proof file and a TXT record, by one child that is started when it is needed.
+    A webhook, a proof file, a TXT record and addresses, by one child that is started when it is
+    needed.
     """
     context = authority.server("hook.example")
     async with (
@@ -99,6 +101,11 @@ async def test_the_three_jobs(authority, said):
         assert await found.txt("none.example") == []
         shop.behave = answer(os.urandom(MAX_PROOF))
         assert (await found.proof_file("shop.example")).body == shop.behave[-MAX_PROOF:]
+        assert await found.addresses(["shop.example", "inside.example", "none.example"]) == {
+            "shop.example": ["127.1.0.1"],
+            "inside.example": [],
+            "none.example": [],
+        }
         assert found.pid == first
         # All names were asked of the upstream that the configuration has, and nobody else.
         assert {name for name, _, _ in names.asked} >= {*BOTH, "_urlguard.shop.example"}
@@ -143,18 +150,51 @@ async def test_a_server_knows_no_other_rules(authority):
             await task
 
 
-async def test_there_is_no_fourth_job(authority):
+async def test_there_is_no_fifth_job(authority):
     """
     A job of no kind is refused, and one without its keys fails; the child goes on.
     """
     async with Names(ZONE) as names, running(names, authority) as found:
-        for what, head, refused in ((0, {}, True), (4, {"url": "x"}, True), (1, {}, False)):
+        for what, head, refused in ((0, {}, True), (5, {"url": "x"}, True), (1, {}, False)):
             with pytest.raises(FetchError, match=f"job {what}|KeyError") as caught:
                 await found._done(found._proofs, what, fetching.packed(head), 5)
             assert caught.value.refused is refused
         with pytest.raises(FetchError, match="without an object"):
             await found._done(found._proofs, fetching.TXT, b"[]", 5)
         assert await found.txt("shop.example") == ["urlguard-proof=abc"]
+
+
+async def test_addresses_of_a_hundred(authority, said):
+    """
+    A hundred names are asked at once; of more, the first hundred; and none is no question.
+    """
+    zone = {(f"n{n}.example", "A"): [f"127.1.0.{n}"] for n in range(120)}
+    async with Names(zone) as names, running(names, authority) as found:
+        assert await found.addresses([]) == {}
+        assert names.asked == []
+        answers = await found.addresses([f"n{n}.example" for n in range(120)])
+        assert answers == {f"n{n}.example": [f"127.1.0.{n}"] for n in range(fetching.MAX_NAMES)}
+        await found.addresses(["none.example"])
+        assert set(names.asked[-2:]) == {("none.example", kind, "udp") for kind in ("A", "AAAA")}
+    assert said == []
+
+
+async def test_addresses_that_nobody_knows(authority, said):
+    """
+    A silent upstream, or one that fails, says nothing of a name: neither that it has an address
+    nor that it has none; and it is waited for no longer than a look-up takes.
+    """
+    async with Names(ZONE) as names, running(names, authority) as found:
+        names.rcode = dns.rcode.SERVFAIL
+        assert await found.addresses(["shop.example", "none.example"]) == {}
+        names.rcode = dns.rcode.NOERROR
+        names.silent = True
+        begun = time.monotonic()
+        assert await found.addresses([f"n{n}.example" for n in range(100)]) == {}
+        assert time.monotonic() - begun < LOOKUP_S + 1
+        names.silent = False
+        assert await found.addresses(["shop.example"]) == {"shop.example": ["127.1.0.1"]}
+    assert said == []
 
 
 async def test_what_the_child_has(authority, monkeypatch, tmp_path):

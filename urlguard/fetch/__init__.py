@@ -1,1 +1,1 @@
-"""What goes out to strangers, within bounds: webhooks, proof files, TXT records.  No processes."""
+"""What goes out to strangers, within bounds: webhooks, proofs, look-ups.  No processes."""

@@ -69,7 +69,7 @@ class Lookup:
         """
         kinds = (dns.rdatatype.A, dns.rdatatype.AAAA)
         answers = await asyncio.gather(
-            *(self._records(name, kind) for kind in kinds), return_exceptions=True
+            *(self.of_kind(name, kind) for kind in kinds), return_exceptions=True
         )
         found: list[str] = []
         problem: BaseException | None = None
@@ -77,12 +77,21 @@ class Lookup:
             if isinstance(answer, BaseException):
                 problem = answer
             else:
-                found += (record.address for record in answer)
+                found += answer
         if not found and problem is not None:
             raise problem
         if not 0 < len(found) <= MAX_ADDRESSES:
             raise FetchError(f"{name}: {len(found)} addresses; must have 1 to {MAX_ADDRESSES}")
         return found
+
+    async def of_kind(self, name: str, kind: dns.rdatatype.RdataType) -> list[str]:
+        """
+        The addresses of a name in its records of type A or AAAA, behind its aliases; maybe none.
+
+        Raises:
+            FetchError: nobody could say.
+        """
+        return [record.address for record in await self._records(name, kind)]
 
     async def txt(self, name: str) -> list[str]:
         """

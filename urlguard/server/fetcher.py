@@ -1,18 +1,19 @@
 """
-The fetching process's side of control: webhooks sent and proofs read without control meeting
-strangers.
+The fetching process's side of control: webhooks sent, proofs read and names looked up without
+control meeting strangers.
 
-Whoever wants something fetched awaits `Fetcher.post_webhook`, `proof_file` or `txt`; the work is
-done by a child, see `fetching`.  Knows jobs, queues and one process; knows nothing of HTTP, of who
-may set a webhook, or of what a proof must say.
+Whoever wants something fetched awaits `Fetcher.post_webhook`, `proof_file`, `txt` or `addresses`;
+the work is done by a child, see `fetching`.  Knows jobs, queues and one process; knows nothing of
+HTTP, of who may set a webhook, or of what a proof must say.
 
 How it works.  The child is started by the first job, ended after some minutes without one, and
-started again if it dies or a job is over its time.  A proof that was under way is then tried once
-more.  A webhook is not: it may have arrived, and whoever sends it has a schedule for that.
+started again if it dies or a job is over its time.  A proof or look-up that was under way is then
+tried once more.  A webhook is not: it may have arrived, and whoever sends it has a schedule for
+that.
 
-Webhooks and proofs have places of their own, so that receivers that let everybody wait do not hold
-up owners who prove that a domain is theirs, nor the other way round.  If too many wait for a place,
-the next is told to come back.
+Webhooks, proofs and look-ups have places of their own, so that receivers that let everybody wait do
+not hold up owners who prove that a domain is theirs, nor the other way round.  If too many wait for
+a place, the next is told to come back.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ import contextlib
 import os
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +34,8 @@ from urlguard.server import fetching, process
 from urlguard.server.fetching import HEAD
 
 PLACES: Final = 8  # of webhooks, and of proofs, that are under way
-MAX_WAITING: Final = 128  # of webhooks, and of proofs
+BATCHES: Final = 1  # of look-ups that are under way: many names each
+MAX_WAITING: Final = 128  # of webhooks, of proofs, and of batches of look-ups
 RETRY_S: Final = 10.0  # after which to ask again
 PATIENCE_S: Final = 90.0  # for a job from its beginning to its end
 GRACE_S: Final = 5.0  # beyond a job's own time, after which the child hangs
@@ -58,9 +60,17 @@ class BusyError(UrlGuardError):
 
 
 class _Lane:
-    """Jobs of one kind: some under way, some waiting."""
+    """
+    Jobs of one kind: some under way, some waiting.
 
-    def __init__(self) -> None:
+    Args:
+        places: how many are under way at most.
+        again: they may be tried once more if the child dies.
+    """
+
+    def __init__(self, places: int, *, again: bool) -> None:
+        self.places = places
+        self.again = again
         self.busy = 0
         self.waiting: deque[_Job] = deque()
 
@@ -71,15 +81,14 @@ class _Job:
 
     Args:
         limit_s: after which the child is taken to hang.
-        again: it may be tried once more if the child dies.
     """
 
-    def __init__(self, lane: _Lane, what: int, body: bytes, limit_s: float, again: bool) -> None:
+    def __init__(self, lane: _Lane, what: int, body: bytes, limit_s: float) -> None:
         self.lane = lane
         self.what = what
         self.body = body
         self.limit_s = limit_s
-        self.again = again
+        self.again = lane.again
         self.done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def fail(self, problem: str, *, refused: bool = False) -> None:
@@ -111,7 +120,10 @@ class Fetcher:
         self._bounds = bounds
         self._idle_s = idle_s
         self._grace_s = grace_s
-        self._webhooks, self._proofs = _Lane(), _Lane()
+        self._webhooks = _Lane(PLACES, again=False)
+        self._proofs = _Lane(PLACES, again=True)
+        self._lookups = _Lane(BATCHES, again=True)
+        self._lanes = (self._webhooks, self._proofs, self._lookups)
         self._wanted = asyncio.Event()
         self._child: asyncio.subprocess.Process | None = None
         self._ready = False
@@ -135,7 +147,7 @@ class Fetcher:
                 failures = 0 if await self._live() else failures + 1
                 if failures > 1:
                     self._give_up("no fetching process can be started; the server's log says why")
-                if not self._webhooks.waiting and not self._proofs.waiting:
+                if not any(lane.waiting for lane in self._lanes):
                     self._wanted.clear()
                 await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
         finally:
@@ -190,6 +202,25 @@ class Fetcher:
         data = await self._done(self._proofs, fetching.TXT, job, LOOKUP_S)
         return [str(text) for text in fetching.unpacked(data)[0]["txt"]]
 
+    async def addresses(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """
+        The public addresses of names, the lowest first; of IPv6 where there are none of IPv4.
+
+        Args:
+            names: canonical; those beyond `fetching.MAX_NAMES` are left out.
+
+        Returns:
+            By name: an empty list if it has none, nothing if nobody could say within 5 s.
+
+        Raises:
+            FetchError: nothing could be asked.
+            BusyError: too much is waiting.
+        """
+        job = fetching.packed({"names": list(names[: fetching.MAX_NAMES])})
+        data = await self._done(self._lookups, fetching.ADDRESSES, job, LOOKUP_S)
+        found = fetching.unpacked(data)[0]["addresses"]
+        return {str(name): [str(one) for one in those] for name, those in found.items()}
+
     async def _done(self, lane: _Lane, what: int, body: bytes, limit_s: float) -> bytes:
         """What the child gives for a job."""
         if self._ended:
@@ -200,7 +231,7 @@ class Fetcher:
             )
         if len(lane.waiting) >= MAX_WAITING:
             raise BusyError
-        job = _Job(lane, what, body, limit_s + self._grace_s, lane is self._proofs)
+        job = _Job(lane, what, body, limit_s + self._grace_s)
         lane.waiting.append(job)
         self._wanted.set()
         self._dispatch()
@@ -218,8 +249,8 @@ class Fetcher:
         """Hand out what can be handed out; after `idle_s` without anything, let the child go."""
         if not self._ready:
             return
-        for lane in (self._webhooks, self._proofs):
-            while lane.waiting and lane.busy < PLACES:
+        for lane in self._lanes:
+            while lane.waiting and lane.busy < lane.places:
                 job = lane.waiting.popleft()
                 if not job.done.done():
                     self._send(job)
@@ -353,7 +384,7 @@ class Fetcher:
 
     def _give_up(self, problem: str) -> None:
         """Nobody will do what waits."""
-        for lane in (self._webhooks, self._proofs):
+        for lane in self._lanes:
             for job in lane.waiting:
                 job.fail(problem)
             lane.waiting.clear()

@@ -2,7 +2,7 @@
 The fetching process: a child of control, and the only process that talks to strangers' servers.
 
 Started by `fetcher`, which hands it the upstreams and then jobs through its standard input, and
-reads what came of them from its standard output.  Knows the three jobs below and nothing else: no
+reads what came of them from its standard output.  Knows the four jobs below and nothing else: no
 configuration, no policy, no secret.  A webhook's signature is made before it comes here.
 
 How it works.  Once all is imported and the authorities' certificates are read, it gives up files
@@ -35,9 +35,10 @@ if TYPE_CHECKING:  # control imports this module for its frames, and has no use 
 # A frame: octets of its body, the job's number, and what it is; then the body.
 HEAD: Final = struct.Struct(">IIB")
 MAX_BODY: Final = max(MAX_SENT, MAX_PROOF) + (64 << 10)  # with what stands before it
-WEBHOOK, PROOF, TXT = 1, 2, 3  # jobs
+WEBHOOK, PROOF, TXT, ADDRESSES = 1, 2, 3, 4  # jobs
 READY, DONE, FAILED, REFUSED = 1, 2, 3, 4  # answers
 
+MAX_NAMES: Final = 100  # of one job: each has a socket of its own while it is asked
 NICE: Final = 5  # answering queries comes first
 
 
@@ -66,13 +67,21 @@ class Service:
 
     Args:
         client: for webhooks and proof files.
-        lookup: for TXT records.
+        lookup: for TXT records and addresses.
+        bounds: say which addresses are public.
         outward: takes the answers.
     """
 
-    def __init__(self, client: "Client", lookup: "Lookup", outward: asyncio.WriteTransport) -> None:
+    def __init__(
+        self,
+        client: "Client",
+        lookup: "Lookup",
+        bounds: Bounds,
+        outward: asyncio.WriteTransport,
+    ) -> None:
         self._client = client
         self._lookup = lookup
+        self._public = bounds.public
         self._outward = outward
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -103,7 +112,7 @@ class Service:
         self.send(number, answer, found)
 
     async def _work(self, what: int, body: bytes) -> bytes:
-        from urlguard.fetch import proof
+        from urlguard.fetch import leads, proof
 
         head, data = unpacked(body)
         if what == WEBHOOK:
@@ -112,7 +121,10 @@ class Service:
             return _shown(await proof.file(self._client, head["name"]))
         if what == TXT:
             return packed({"txt": await proof.txt(self._lookup, head["name"])})
-        raise FetchError(f"job {what}: must be from {WEBHOOK} to {TXT}", refused=True)
+        if what == ADDRESSES:
+            asked = head["names"][:MAX_NAMES]
+            return packed({"addresses": await leads.addresses(self._lookup, asked, self._public)})
+        raise FetchError(f"job {what}: must be from {WEBHOOK} to {ADDRESSES}", refused=True)
 
     def send(self, number: int, answer: int, body: bytes = b"") -> None:
         """Send a frame; what waits to be read is as much as there are jobs, so it is not much."""
@@ -130,7 +142,7 @@ async def _serve(
     ca_file: Path | None,
     bounds: Bounds,
 ) -> None:
-    from urlguard.fetch import proof  # noqa: F401, for later, when no file can be read
+    from urlguard.fetch import leads, proof  # noqa: F401, for later, when no file can be read
     from urlguard.fetch.http import Client
     from urlguard.fetch.lookup import Lookup, preload
 
@@ -149,7 +161,7 @@ async def _serve(
         return
     "example.org".encode("idna")  # the codec that TLS wants for the name, imported by its first use
     confining.confine(NICE)
-    service = Service(client, lookup, writer)
+    service = Service(client, lookup, bounds, writer)
     service.send(0, READY)
     with contextlib.suppress(asyncio.IncompleteReadError):
         await service.run(reader)
