@@ -49,7 +49,7 @@ _SOMETIMES_FILES = frozenset("cc ml cf ai app in am tf st sc ms nc map mo id".sp
 _STEMS = frozenset(
     """
     main index test tests setup config configure makefile readme util utils logo banner image
-    photo icon module lib app server client aclocal sendmail hello demo1 foo bar
+    photo icon module lib app server client aclocal sendmail hello foo bar
     """.split()
 )
 
