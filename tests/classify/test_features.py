@@ -274,6 +274,20 @@ def test_any_name_gives_finite_numbers(name):
         assert all(value == round(value, 5) for value in map(float, row))
 
 
+def test_many_at_once_are_each_as_alone():
+    """
+    Names with and without everything that a group of features looks for; and none at all.
+    """
+    extract = Extractor(tables())
+    many = [*features._PROBES, "localhost", "x" * 63 + ".top", "a-1.b-2.shop--7.weebly.com"]
+    assert extract.of_names(many) == list(map(extract.name, many))
+    ends = ["/", "/wp-content/login.php?user=a@b.c&id=7", "/a//b~%41?u=http://x"]
+    made = [urls.parse(f"http://{name}{end}") for name in many for end in ends]
+    made.append(urls.parse("http://192.0.2.7/paypal"))
+    assert extract.of_urls(made) == list(map(extract.url, made))
+    assert extract.of_names([]) == extract.of_urls([]) == []
+
+
 @given(st.text(max_size=60))
 def test_any_url_gives_finite_numbers(tail):
     try:

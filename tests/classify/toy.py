@@ -9,6 +9,7 @@ import json
 import random
 import sys
 import types
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,6 +74,12 @@ class Extractor:
     def url(self, url: Any) -> list[float]:
         return self.name(url.canonical.partition("://")[2])
 
+    def of_names(self, names: Sequence[str]) -> list[list[float]]:
+        return list(map(self.name, names))
+
+    def of_urls(self, urls: Sequence[Any]) -> list[list[float]]:
+        return list(map(self.url, urls))
+
 
 def install(into: dict[str, Any] = sys.modules) -> None:
     """Stand in for the real features, tables and brands in this process."""
@@ -95,6 +102,7 @@ def read(kind: str, tables: bytes) -> model.Reading:
         tuple(f.name for f in NAME),
         digest(kind),
         extractor.name if kind == "name" else extractor.url,
+        extractor.of_names if kind == "name" else extractor.of_urls,
         opened.hosting,
         lambda name: Brands().own(name) is not None,
     )

@@ -240,13 +240,14 @@ class Reading(NamedTuple):
     """
     How this code reads items for a model: the features, over the model's own tables.
 
-    ``row`` gives an item's features in order, ``hosting`` whether a name is on shared hosting, and
-    ``own`` whether it is a brand's own domain.
+    ``row`` gives an item's features in order and ``rows`` those of many items, ``hosting`` whether
+    a name is on shared hosting, and ``own`` whether it is a brand's own domain.
     """
 
     features: tuple[str, ...]
     digest: str
     row: Callable[[Any], Sequence[float]]
+    rows: Callable[[Sequence[Any]], Sequence[Sequence[float]]]
     hosting: Callable[[str], bool]
     own: Callable[[str], bool]
 
@@ -272,6 +273,7 @@ def reading(kind: str, tables: bytes) -> Reading:
         tuple(feature.name for feature in definition),
         features.digest(kind),
         extractor.name if kind == "name" else extractor.url,
+        extractor.of_names if kind == "name" else extractor.of_urls,
         opened.hosting,
         lambda name: brands.own(name) is not None,
     )
@@ -282,7 +284,7 @@ class Model:
     One model, ready to score.
 
     ``ident`` names it in verdicts: the name, and the first digits of its card's digest.  ``row``,
-    ``hosting`` and ``own`` are those of its `Reading`; ``margin`` gives the trees' raw margin of
+    ``rows``, ``hosting`` and ``own`` are its `Reading`'s; ``margin`` gives the trees' raw margin of
     such a row, and ``contributions`` what each feature adds to that and, as the last, the margin
     that is expected of any (`Booster.contributions`; milliseconds).
     """
@@ -300,6 +302,7 @@ class Model:
         self.own = reading.own
         self.hosting = reading.hosting
         self.row = reading.row
+        self.rows = reading.rows
         self.margin = booster.raw
         self.contributions = booster.contributions
         self._margins = booster.raws
@@ -362,7 +365,7 @@ class Model:
 
     def scores(self, items: Iterable[Any]) -> list[float]:
         """The scores of many items, each the same as from `score`."""
-        return list(map(self.probability, self._margins(list(map(self.row, items)))))
+        return list(map(self.probability, self._margins(self.rows(list(items)))))
 
     def judge(self, item: Any) -> tuple[str, float]:
         """The action at the model's thresholds (block, review or none), and the score."""
