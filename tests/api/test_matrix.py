@@ -15,6 +15,10 @@ BODIES = {
     "check_messages": {"messages": [{"id": 1, "text": "hello"}]},
     "rules_create": {"rule": "evil.example"},
     "preview_rules": {"rules": ["evil.example"]},
+    "candidates": {"url": "evil.example"},
+    "candidates_retry": {"ids": [1]},
+    "submit": {"url": "evil.example"},
+    "webhooks_create": {"url": "https://hook.example/", "events": ["submission.decided"]},
     "cases_claim": {"count": 1},
     "cases_release": {"ids": [1]},
     "cases_decide": {"ids": [1], "decision": "watch"},
@@ -24,7 +28,11 @@ BODIES = {
     "decision_reject": {},
     "decision_undo": {},
 }
-QUERIES = {"why": "?item=evil.example", "preview_feed": "?feed=starter"}
+QUERIES = {
+    "why": "?item=evil.example",
+    "preview_feed": "?feed=starter",
+    "candidate": "?item=evil.example",
+}
 GUARDED = [route for route in ROUTES if route.roles is not None]
 OPEN = [route for route in ROUTES if route.roles is None]
 

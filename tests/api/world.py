@@ -69,17 +69,32 @@ class Here:
         self.config = config
         self.error = None
         self.wait_s = 0.0
+        self.busy = 0  # so often
+        self.deaf = False  # to questions, not to candidates
         self.asked = []
+        self.pieces = []  # octets of candidates
 
     async def check(self, items, *, why=False, score=False):
         self.asked.append(len(items))
-        await asyncio.sleep(self.wait_s)
+        await asyncio.sleep(3600 if self.deaf else self.wait_s)
         if self.error:
             raise self.error
         engine = check.open_engine(self.config)
         classifier = check.Classifier(self.config, score=score, why=why)
         found = check.inspect_all(engine, items, classifier)
         return [json.dumps(one).encode() for one in found]
+
+    async def intake(self, data):
+        self.pieces.append(len(data))
+        await asyncio.sleep(self.wait_s)
+        if self.busy:
+            self.busy -= 1
+            raise BusyError("too much")
+        if self.error:
+            raise self.error
+        reader = ndjson.Reader(time.time())
+        reader.feed(data)
+        return ndjson.decoded(reader.encoded())
 
     async def messages(self, texts):
         found = []
@@ -99,8 +114,9 @@ class Here:
 class World:
     """The server's surroundings; `base` is its address."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *, limits=None):
         self.folder = folder
+        self.limits = limits
         self.config = Config(state_dir=folder)
         self.source = Fixed()
         self.judging = Here(self.config)
@@ -157,6 +173,7 @@ class World:
             commit=self.decide,
             read=self.read,
             weigh=self.weigh,
+            limits=self.limits,
         )
         return Services(
             source=self.source,

@@ -28,6 +28,7 @@ from urlguard.api.idempotency import Answers, Kept, checked, digest
 from urlguard.api.problems import Problem
 from urlguard.api.routes import NDJSON, Call, Encoded, Nothing, Route, Router
 from urlguard.api.source import Services
+from urlguard.cases.submissions import Pseudonyms
 from urlguard.config import Api
 from urlguard.errors import UrlGuardError
 
@@ -50,6 +51,8 @@ _TLS_HEADERS: Final = {"Strict-Transport-Security": "max-age=31536000"}
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
 _IPV4 = re.compile(r"\d{1,3}(\.\d{1,3}){3}")
+
+_STRANGERS: Final = Pseudonyms()
 
 T = TypeVar("T")
 
@@ -130,7 +133,7 @@ class Frame:
             )
         address = auth.client(request, self._options.proxy_from)
         holder: Holder | None = None
-        if route.roles is not None:
+        if route.roles is not None and not self._open(route, request):
             holder = await auth.caller(request, address, self._services)
             if holder.role not in route.roles:
                 raise Problem("forbidden", f"a token of role {holder.role} may not do this")
@@ -166,6 +169,14 @@ class Frame:
         if key is None or self._answers is None:
             return await self._run(call)
         return await self._once(call, key, data, self._answers)
+
+    def _open(self, route: Route, request: web.BaseRequest) -> bool:
+        """Whether a request needs no token; one that brings any is treated as its holder's."""
+        return (
+            route.anonymous
+            and self._services.public is not None
+            and "Authorization" not in request.headers
+        )
 
     def _look_at_host(self, request: web.BaseRequest) -> None:
         """
@@ -315,7 +326,10 @@ def _idempotency_key(request: web.BaseRequest) -> str | None:
 
 
 def _caller(call: Call[Any, Any]) -> str:
-    return f"address {call.address}" if call.caller is None else f"token {call.caller.number}"
+    """Whose an idempotency key is; it is written down, and no client's address may be."""
+    if call.caller is not None:
+        return f"token {call.caller.number}"
+    return f"address {_STRANGERS.of(call.address, time.time())}"
 
 
 async def _digest(request: web.BaseRequest, data: bytes) -> bytes:

@@ -78,7 +78,7 @@ def _operation(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
         "tags": [route.tag],
         "summary": route.summary,
         "description": _words(route),
-        "security": [] if route.roles is None else [{"token": []}],
+        "security": _security(route),
         "parameters": list(_parameters(route)),
         "responses": _responses(route, schema_of),
     }
@@ -95,11 +95,19 @@ def _operation(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
     return found
 
 
+def _security(route: Route) -> list[dict[str, list[str]]]:
+    if route.roles is None:
+        return []
+    return [{"token": []}, {}] if route.anonymous else [{"token": []}]
+
+
 def _words(route: Route) -> str:
     if route.roles is None:
         who = "Needs no token of the API."
     else:
         who = f"Roles: {', '.join(sorted(route.roles))}."
+    if route.anonymous:
+        who += " Also without a token, where the server takes what the public submits."
     return f"{route.words}\n\n{who}".strip()
 
 

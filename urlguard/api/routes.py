@@ -101,6 +101,7 @@ class Route:
     streams: bool = False  # the handler reads the body itself, of any size
     takes: tuple[str, ...] = (JSON,)  # content types of the body
     reads: bool = False  # a POST that changes nothing: it may be cut short, and done again
+    anonymous: bool = False  # also served without a token where `[cases] public` says so
     health: bool = False  # answered however many others are served, and to any Host
     also: tuple[int, ...] = ()  # other statuses that come with ``answer``
     pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)

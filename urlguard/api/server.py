@@ -20,6 +20,7 @@ from urlguard.api import connections
 from urlguard.api.auth import Keyring
 from urlguard.api.connections import Gate
 from urlguard.api.frame import Frame
+from urlguard.api.public import Public
 from urlguard.api.reading import LogReader
 from urlguard.api.routes import Router
 from urlguard.api.source import Deciding, Judging, Previewing, Services, Source
@@ -141,6 +142,8 @@ def of(
         log=LogReader(config.database),
         casework=casework,
         previewing=previewing,
+        cases=config.cases,
+        public=Public(config.cases) if config.cases.public else None,
         state_dir=config.state_dir,
     )
     return ApiServer(config.api, services)

@@ -5,15 +5,17 @@ Routes know HTTP and these types; they know neither workers nor judges' processe
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from urlguard.access.attempts import Attempts
 from urlguard.access.tokens import Holder
+from urlguard.api.public import Public
 from urlguard.api.reading import LogReader
 from urlguard.cases.casework import Casework
 from urlguard.cases.ndjson import Intake
+from urlguard.config import Cases
 from urlguard.policy.log import Change
 from urlguard.rules import Rule
 
@@ -157,4 +159,6 @@ class Services:
     log: LogReader | None = None
     casework: Casework | None = None
     previewing: Previewing | None = None
+    cases: Cases = field(default_factory=Cases)
+    public: Public | None = None  # None: nothing is taken without a token
     state_dir: Path | None = None  # for what the API itself must remember

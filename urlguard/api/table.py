@@ -28,6 +28,10 @@ from urlguard.api.routes import Route
 
 ROUTES: Final[tuple[Route, ...]] = (
     *checks.ROUTES,
+    *candidates.ROUTES,
+    *sources.ROUTES,
+    *submissions.ROUTES,
+    *webhooks.ROUTES,
     *cases.ROUTES,
     *decisions.ROUTES,
     *rules.ROUTES,

@@ -1,5 +1,5 @@
 """
-All about cases in one process: the store and its threads, triage, and decisions on their way.
+All about cases in one process: the store and its threads, triage, decisions on their way, webhooks.
 
 Made and run by the control process, used by the API.  Begins when the store can be opened and what
 a crash has left is put in order; until then whoever asks is told so.
@@ -14,7 +14,8 @@ from typing import Final, TypeVar
 from urlguard import events
 from urlguard.cases.decide import Commit, Decider, Read, Weigh
 from urlguard.cases.drivers.sqlite import open_store
-from urlguard.cases.store import Store, StoreError
+from urlguard.cases.outbox import Outbox, Post, Sign
+from urlguard.cases.store import Limits, Store, StoreError
 from urlguard.cases.threads import StoreThreads
 from urlguard.cases.triage import Check, Triage
 from urlguard.errors import PolicyError
@@ -39,6 +40,9 @@ class Casework:
         commit: commits decisions, see `Decider`.
         read: reads the policy log.
         weigh: says why a change must wait for a second person.
+        limits: what the store holds at most.
+        post: sends webhooks; while there is nobody to, they wait.
+        sign: signs them.
     """
 
     def __init__(
@@ -50,13 +54,19 @@ class Casework:
         commit: Commit,
         read: Read,
         weigh: Weigh,
+        limits: Limits | None = None,
+        post: Post | None = None,
+        sign: Sign | None = None,
     ) -> None:
-        self._threads = StoreThreads(lambda: open_store(folder / DATABASE))
+        self._threads = StoreThreads(lambda: open_store(folder / DATABASE, limits))
         self._check = check
-        self._busy = busy
+        self.busy = busy
         self._begun = False
         self._triage: Triage | None = None
         self._decider = Decider(self._threads, commit, read, weigh)
+        self._outbox: Outbox | None = None
+        if post is not None and sign is not None:
+            self._outbox = Outbox(self._threads, post, sign)
 
     @property
     def decider(self) -> Decider:
@@ -101,10 +111,12 @@ class Casework:
         """Work until cancelled; while the store cannot be opened, try again."""
         try:
             store = await self._opened()
-            self._triage = Triage(store, self._check, busy=self._busy)
+            self._triage = Triage(store, self._check, busy=self.busy)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._triage.run())
                 group.create_task(self._recover())
+                if self._outbox is not None:
+                    group.create_task(self._outbox.run())
         finally:
             self._begun = False
             await asyncio.shield(asyncio.to_thread(self._threads.close))

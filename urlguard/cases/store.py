@@ -27,6 +27,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
+from urlguard.cases.submissions import SubmissionStore
+from urlguard.cases.webhooks import WebhookStore
 from urlguard.errors import UrlGuardError
 
 MAX_CONTEXT: Final = 2000  # characters; what is longer is cut off
@@ -38,6 +40,8 @@ MAX_ITEMS: Final = 100  # items that `Store.case` shows, the worst first
 MAX_FAILURES: Final = 5  # then an item is dead
 MAX_TAKES: Final = 50  # the same for one that nobody ever says a word about
 SCOPES: Final = ("domain", "url", "rule")  # the last for a rule that is of no case
+# Reasons of verdicts that people, and not a model, stand behind.
+BY_RULE: Final = frozenset({"blocklist", "allowlist", "pattern"})
 AGAIN_S: Final = 86_400  # after which a source's report of the same item is news
 
 
@@ -302,7 +306,7 @@ class Tidied(NamedTuple):
     due: int  # cases to be looked at again
 
 
-class Store(Protocol):
+class Store(SubmissionStore, WebhookStore, Protocol):
     """
     Cases and candidates, safe to use from several threads and processes.
 

@@ -24,7 +24,7 @@ from typing import Any, Final, TypeVar
 
 from urlguard import events
 from urlguard.cases import campaigns
-from urlguard.cases.store import Judged, Store, StoreError, Work
+from urlguard.cases.store import BY_RULE, Judged, Store, StoreError, Work
 from urlguard.errors import UrlGuardError
 
 BATCH: Final = 1000  # items taken at once
@@ -39,9 +39,6 @@ Check = Callable[[Sequence[str]], Awaitable[Sequence[bytes]]]
 T = TypeVar("T")
 
 _PROBE: Final = "example.com"  # which whoever judges anything can judge
-
-# Reasons of verdicts that people, and not a model, stand behind.
-_BY_RULE: Final = frozenset({"blocklist", "allowlist", "pattern"})
 
 
 class OutageError(UrlGuardError):
@@ -207,7 +204,7 @@ def judged(work: Work, said: Sequence[dict[str, Any]]) -> Judged:
         raise ValueError(str(own["error"]))
     scores = [found["score"] for found in said if found["score"] is not None]
     worst = max(said, key=lambda found: -1.0 if found["score"] is None else found["score"])
-    known = own["action"] in ("block", "allow") and own["reason"] in _BY_RULE
+    known = own["action"] in ("block", "allow") and own["reason"] in BY_RULE
     return Judged(
         work.id,
         known,

@@ -326,6 +326,35 @@ class Api:
 
 
 @dataclass(frozen=True)
+class Cases:
+    """``[cases]``: candidates and submissions: how many, and from whom."""
+
+    backlog: int = _key(
+        2_000_000, "candidates that wait to be judged; more are refused", low=100, high=100_000_000
+    )
+    crawler_per_hour: int = _key(
+        0, "candidates of one crawler, on average; 0: any number", low=0, high=1_000_000_000
+    )
+    crawler_burst: int = _key(
+        100_000, "of these, at once after a time without any", low=1, high=1_000_000_000
+    )
+    reporter_per_hour: int = _key(
+        600, "submissions of one reporter, on average; 0: any number", low=0, high=1_000_000
+    )
+    reporter_burst: int = _key(
+        100, "of these, at once after a time without any", low=1, high=1_000_000
+    )
+    public: bool = _key(False, "let anybody submit URLs, without a token")
+    public_per_hour: int = _key(
+        300, "submissions of the public, all together, on average", low=1, high=1_000_000
+    )
+    public_burst: int = _key(100, "of these, at once after a time without any", low=1, high=100_000)
+    public_per_address: int = _key(
+        10, "of these, from one IPv4 address or IPv6 /64 an hour", low=1, high=10_000
+    )
+
+
+@dataclass(frozen=True)
 class Hits:
     """``[hits]``: the hit log: who was kept from what, under a pseudonym."""
 
@@ -421,6 +450,7 @@ class Config:
     classify: Classify = field(default_factory=Classify)
     feed: tuple[Feed, ...] = ()
     api: Api = field(default_factory=Api)
+    cases: Cases = field(default_factory=Cases)
     hits: Hits = field(default_factory=Hits)
     dnstap: Dnstap = field(default_factory=Dnstap)
     landing: Landing = field(default_factory=Landing)

@@ -1,18 +1,20 @@
 """
 Cases in one SQLite file: `connection` the file and its tables, `intake` candidates, `judging` the
-queue and what comes of it, `desk` decisions, `lists` what is read.
+queue and what comes of it, `desk` decisions, `lists` what is read, `submissions` and
+`webhooks` as they are called.
 """
 
 from pathlib import Path
 
 from urlguard.cases.drivers.sqlite.desk import Desk
-from urlguard.cases.drivers.sqlite.intake import Intake
 from urlguard.cases.drivers.sqlite.judging import Judging
 from urlguard.cases.drivers.sqlite.lists import Lists
+from urlguard.cases.drivers.sqlite.submissions import Submissions
+from urlguard.cases.drivers.sqlite.webhooks import Webhooks
 from urlguard.cases.store import Limits, Store
 
 
-class SqliteStore(Intake, Judging, Desk, Lists):
+class SqliteStore(Submissions, Judging, Desk, Lists, Webhooks):
     """`urlguard.cases.store.Store` in SQLite; see `Connection` for how it is opened."""
 
 

@@ -14,6 +14,7 @@ from urlguard.cases import priority
 from urlguard.cases.drivers.sqlite.connection import Connection, add_events, clean, numbers
 from urlguard.cases.drivers.sqlite.judging import lapse
 from urlguard.cases.drivers.sqlite.lists import by_number, decisions
+from urlguard.cases.drivers.sqlite.submissions import settle, unsettle
 from urlguard.cases.store import (
     MAX_PAGE,
     MAX_TEXT,
@@ -127,6 +128,7 @@ class Desk(Connection):
                 )
                 _move(db, there.cases, State.OPEN, now)
                 add_events(db, there.cases, now, there.who, "undone", there.remark)
+                unsettle(db, number, now)
                 return _set(db, number, step=Step.UNDONE, undo_serial=serial, done_at=now)
             if (there.step, there.serial) == (Step.DONE, serial) or (
                 (there.step, there.undo_serial) == (Step.UNDONE, serial)
@@ -147,6 +149,7 @@ class Desk(Connection):
         _discredit(db, made.cases)
         _credit(db, made)
         add_events(db, made.cases, now, made.who, "decided", f"{choice.act}: {choice.reason}")
+        settle(db, made, now)
 
     def abort(self, number: int, error: str, now: int) -> Decision:
         """See `Store.abort`."""

@@ -18,6 +18,7 @@ from urlguard.cases.drivers.sqlite.connection import (
     count_waiting,
     numbers,
 )
+from urlguard.cases.drivers.sqlite.submissions import settle_judged
 from urlguard.cases.growth import Evidence, Standing, grow, rank
 from urlguard.cases.store import (
     MAX_CONTEXT,
@@ -184,6 +185,7 @@ class Judging(Connection):
                 (count, source),
             )
         self._store(db, list(touched.values()), before, now)
+        settle_judged(db, [row[-1] for row in settled], now)
         return len(settled)
 
     def _store(
