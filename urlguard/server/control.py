@@ -18,7 +18,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -28,15 +28,18 @@ from urlguard.access import tokens
 from urlguard.api.source import Decided
 from urlguard.blocklist import overlay, snapshot
 from urlguard.cases.casework import Casework
+from urlguard.cases.store import Limits
 from urlguard.classify.judge import Suspect, merged
 from urlguard.config import Config, Feed
 from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.feeds import schedule
+from urlguard.fetch import signing
 from urlguard.policy import compile as compiling
 from urlguard.policy.log import Change, PolicyLog
 from urlguard.rules import OPERATOR
 from urlguard.server import channel, process, sampling
 from urlguard.server.channel import Message
+from urlguard.server.fetcher import Fetcher
 from urlguard.server.handover import Handover
 from urlguard.server.hitlog import HitLog
 from urlguard.server.judges import BusyError, Judges
@@ -97,6 +100,7 @@ class Control:
         )
         self._signing = Signing(config)
         self._judges = Judges(config)
+        self._fetcher = Fetcher(config)
         self._casework = Casework(
             config.state_dir,
             check=partial(self._judges.check, score=True),
@@ -104,6 +108,9 @@ class Control:
             commit=self._decide,
             read=self._read_log,
             weigh=self._weigh,
+            limits=Limits(backlog=config.cases.backlog),
+            post=self._post,
+            sign=signing.sign,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -120,6 +127,7 @@ class Control:
                 asyncio.create_task(self._hits.run()),
                 asyncio.create_task(self._signing.run()),
                 asyncio.create_task(self._judges.run()),
+                asyncio.create_task(self._fetcher.run()),
                 asyncio.create_task(self._casework.run()),
                 asyncio.create_task(Handover(self.workers, self._judges, self._casework).run()),
                 asyncio.create_task(self._serve_http()),
@@ -507,6 +515,10 @@ class Control:
         said = {"source": source, "changes": changes, "actor": actor, "reason": reason}
         done = await self._apply(said)
         return Decided(done["batch"], done["changed"], done["in_force"], done["workers"])
+
+    async def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
+        """Send a webhook; the status of the answer."""
+        return (await self._fetcher.post_webhook(url, body, headers)).status
 
     async def _read_log(self, work: Callable[[PolicyLog], T]) -> T:
         """What `work` finds in the log, all of it of one serial."""
