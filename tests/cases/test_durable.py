@@ -162,8 +162,8 @@ def test_damaged_while_in_use(tmp_path):
     store.close()
     size = path.stat().st_size
     with path.open("r+b") as file:
-        file.seek(size // 2)
-        file.write(os.urandom(size // 4))
+        file.seek(size // 10)
+        file.write(os.urandom(size * 8 // 10))
     store = SqliteStore(path)
     with pytest.raises(StoreError, match="cases"):
         assert all(store.item(f"n{n}.example").name == f"n{n}.example" for n in range(20_000))

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
+from urlguard.cases.addresses import AddressStore
 from urlguard.cases.submissions import SubmissionStore
 from urlguard.cases.webhooks import WebhookStore
 from urlguard.errors import UrlGuardError
@@ -306,7 +307,7 @@ class Tidied(NamedTuple):
     due: int  # cases to be looked at again
 
 
-class Store(SubmissionStore, WebhookStore, Protocol):
+class Store(AddressStore, SubmissionStore, WebhookStore, Protocol):
     """
     Cases and candidates, safe to use from several threads and processes.
 
@@ -418,7 +419,7 @@ class Store(SubmissionStore, WebhookStore, Protocol):
         Args:
             state: only in this `State`.
             source: only what this source reported.
-            campaign: only of this one.
+            campaign: only of this one; of an address, none if too many have it.
             query: only owners that begin with this text, or the case of this very item.
             order: "priority", the highest first, or "newest".
             after: ``next`` of the page before.

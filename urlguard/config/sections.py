@@ -352,6 +352,7 @@ class Cases:
     public_per_address: int = _key(
         10, "of these, from one IPv4 address or IPv6 /64 an hour", low=1, high=10_000
     )
+    look_up_addresses: bool = _key(True, "ask the upstreams where the names of open cases lead")
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from urlguard.policy import compile as compiling
 from urlguard.policy.log import Change, PolicyLog
 from urlguard.rules import OPERATOR
 from urlguard.server import channel, process, sampling
+from urlguard.server.addressing import Addressing
 from urlguard.server.channel import Message
 from urlguard.server.fetcher import Fetcher
 from urlguard.server.handover import Handover
@@ -130,6 +131,7 @@ class Control:
                 asyncio.create_task(self._fetcher.run()),
                 asyncio.create_task(self._casework.run()),
                 asyncio.create_task(Handover(self.workers, self._judges, self._casework).run()),
+                asyncio.create_task(Addressing(self.config, self._fetcher, self._casework).run()),
                 asyncio.create_task(self._serve_http()),
                 asyncio.create_task(asyncio.to_thread(tokens.first_start, self.config.state_dir)),
             ]
@@ -402,6 +404,7 @@ class Control:
                 judging=self._judges,
                 casework=self._casework,
                 previewing=Previews(self.config, self._sample),
+                proving=self._fetcher,
             )
             await api.run()
         except Exception as exc:

@@ -1,11 +1,12 @@
 """
 Cases in one SQLite file: `connection` the file and its tables, `intake` candidates, `judging` the
-queue and what comes of it, `desk` decisions, `lists` what is read, `submissions` and
+queue and what comes of it, `desk` decisions, `lists` what is read, `addresses`, `submissions` and
 `webhooks` as they are called.
 """
 
 from pathlib import Path
 
+from urlguard.cases.drivers.sqlite.addresses import Addresses
 from urlguard.cases.drivers.sqlite.desk import Desk
 from urlguard.cases.drivers.sqlite.judging import Judging
 from urlguard.cases.drivers.sqlite.lists import Lists
@@ -14,7 +15,7 @@ from urlguard.cases.drivers.sqlite.webhooks import Webhooks
 from urlguard.cases.store import Limits, Store
 
 
-class SqliteStore(Submissions, Judging, Desk, Lists, Webhooks):
+class SqliteStore(Submissions, Judging, Desk, Lists, Addresses, Webhooks):
     """`urlguard.cases.store.Store` in SQLite; see `Connection` for how it is opened."""
 
 

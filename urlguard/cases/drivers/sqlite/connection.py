@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from urlguard.cases.store import Limits, StoreError
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 APPLICATION: Final = 0x55474353  # "UGCS", in the file's head: whose file it is
 BUSY_S: Final = 10.0  # to wait for another writer
 _OLDEST: Final = (3, 35, 0)  # of SQLite: RETURNING
@@ -101,7 +101,7 @@ CREATE TABLE cases (
     score REAL,
     place REAL NOT NULL,                           -- minus the priority: the first comes first
     pattern TEXT,
-    address TEXT,                                  -- that it shares with others; nobody says yet
+    address TEXT,                                  -- to which its name leads
     queries INTEGER NOT NULL,
     items INTEGER NOT NULL,
     seen_at INTEGER NOT NULL,
@@ -208,7 +208,14 @@ CREATE TABLE outbox (
 );
 CREATE INDEX outbox_due ON outbox (webhook, due, number);
 """
-_SCHEMAS: Final = (_SCHEMA, _SCHEMA_2)  # what each version adds
+_SCHEMA_3: Final = """
+ALTER TABLE cases ADD COLUMN address_until INTEGER;
+CREATE INDEX cases_address ON cases (address, place, id) WHERE address IS NOT NULL;
+CREATE INDEX cases_unaddressed ON cases (place, id)
+    WHERE address_until IS NULL AND state IN ('open', 'claimed');
+CREATE INDEX cases_address_until ON cases (address_until) WHERE address_until IS NOT NULL;
+"""
+_SCHEMAS: Final = (_SCHEMA, _SCHEMA_2, _SCHEMA_3)  # what each version adds
 # An `Item` without its reports.
 ITEM: Final = (
     "SELECT id, item, name, CASE WHEN error IS NOT NULL THEN 'dead' WHEN EXISTS"

@@ -11,6 +11,8 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from urlguard.cases.addresses import PREFIX
+from urlguard.cases.drivers.sqlite import addresses
 from urlguard.cases.drivers.sqlite.connection import (
     ITEM,
     Connection,
@@ -36,10 +38,10 @@ from urlguard.errors import InputError
 _MAX_EVENTS: Final = 1000  # that `case` shows, the newest
 _PRIORITY, _NEWEST, _OWNER = "priority", "newest", "owner"
 _CASE: Final = (
-    "SELECT c.id, c.item, c.name, c.owner, c.state, c.decision, c.score, c.place, c.queries,"
-    " c.items, CASE WHEN c.pattern IS NOT NULL AND EXISTS (SELECT 1 FROM cases o"
-    " WHERE o.pattern = c.pattern AND o.id <> c.id) THEN c.pattern END, c.created_at,"
-    " c.updated_at, c.holder, c.lease_until, c.recheck_at FROM "
+    "SELECT c.id, c.item, c.name, c.owner, c.state, c.decision, c.score, c.place,"  # noqa: S608
+    " c.queries, c.items, CASE WHEN c.pattern IS NOT NULL AND EXISTS (SELECT 1 FROM cases o"
+    f" WHERE o.pattern = c.pattern AND o.id <> c.id) THEN c.pattern ELSE {addresses.CAMPAIGN} END,"
+    " c.created_at, c.updated_at, c.holder, c.lease_until, c.recheck_at FROM "
 )
 _DECISION: Final = (
     "SELECT number, step, who, act, category, reason, scope, expires_at, key, begun_at, done_at,"
@@ -165,8 +167,9 @@ def page_query(
         conditions.append("c.state = :state")
         values["state"] = state
     if campaign is not None:
-        conditions.append("c.pattern = :campaign")
-        values["campaign"] = campaign
+        address = campaign.removeprefix(PREFIX)
+        conditions.append("c.pattern = :campaign" if address == campaign else addresses.OF_CAMPAIGN)
+        values["campaign"] = address
     if order == _PRIORITY:
         sort = f"{place}, {number}"
         beyond = f"({place}, {number}) > (:place, :number)"
