@@ -42,11 +42,14 @@ NEVER = {
     "feeds": ["wire", "engine"],
     "fetch": ["wire", "policy", "blocklist", "access", "plugins"],
     "cases": ["wire", "blocklist", "classify", "engine", "plugins", "share"],
-    # Of the cases, `decide` alone meets the log.
+    # Of the cases, `decide` and `release` alone meet the log.
     "cases.store": ["policy"],
     "cases.triage": ["policy"],
     "cases.growth": ["policy"],
     "cases.recovery": ["policy"],
+    "cases.appeals": ["policy"],
+    "cases.incidents": ["policy"],
+    "cases.redress": ["policy"],
     "cases.drivers.sqlite": ["policy"],
     "cases.drivers.sqlite.desk": ["policy"],
     "server.listener": ["names", "policy", "blocklist", "rules"],

@@ -26,6 +26,7 @@ from urlguard.api.routes import Router
 from urlguard.api.source import Deciding, Judging, Previewing, Services, Source
 from urlguard.api.table import routes
 from urlguard.cases.casework import Casework
+from urlguard.cases.redress import Proving
 from urlguard.config import Api, Config, Endpoint
 
 MAX_HEADER = 8192  # octets of the request line, and of one header
@@ -121,6 +122,7 @@ def of(
     judging: Judging | None,
     casework: Casework | None,
     previewing: Previewing | None,
+    proving: Proving | None = None,
 ) -> ApiServer:
     """
     The server of a control process.
@@ -132,6 +134,7 @@ def of(
         judging: who gives verdicts.
         casework: the cases.
         previewing: who says what would change.
+        proving: who looks for proofs.
     """
     services = Services(
         source=source,
@@ -145,6 +148,7 @@ def of(
         cases=config.cases,
         public=Public(config.cases) if config.cases.public else None,
         state_dir=config.state_dir,
+        proving=proving,
     )
     return ApiServer(config.api, services)
 

@@ -4,6 +4,7 @@ What the HTTP routes ask for: the protocols that the control process fulfils, an
 Routes know HTTP and these types; they know neither workers nor judges' processes, nor who commits.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any, NamedTuple, Protocol
 
 from urlguard.access.attempts import Attempts
 from urlguard.access.tokens import Holder
+from urlguard.api.limits import Limits
 from urlguard.api.public import Public
 from urlguard.api.reading import LogReader
 from urlguard.cases.casework import Casework
 from urlguard.cases.ndjson import Intake
+from urlguard.cases.redress import Proving
 from urlguard.config import Cases
 from urlguard.policy.log import Change
 from urlguard.rules import Rule
@@ -162,3 +165,5 @@ class Services:
     cases: Cases = field(default_factory=Cases)
     public: Public | None = None  # None: nothing is taken without a token
     state_dir: Path | None = None  # for what the API itself must remember
+    proving: Proving | None = None
+    limits: Limits = field(default_factory=lambda: Limits(time.monotonic))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from urlguard.api import (
+    appeals,
     candidates,
     cases,
     checks,
@@ -34,6 +35,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *webhooks.ROUTES,
     *cases.ROUTES,
     *decisions.ROUTES,
+    *appeals.ROUTES,
     *rules.ROUTES,
     *preview.ROUTES,
     *feeds.ROUTES,

@@ -15,6 +15,7 @@ from urlguard import events
 from urlguard.cases.decide import Commit, Decider, Read, Weigh
 from urlguard.cases.drivers.sqlite import open_store
 from urlguard.cases.outbox import Outbox, Post, Sign
+from urlguard.cases.redress import Redress
 from urlguard.cases.store import Limits, Store, StoreError
 from urlguard.cases.threads import StoreThreads
 from urlguard.cases.triage import Check, Triage
@@ -64,6 +65,7 @@ class Casework:
         self._begun = False
         self._triage: Triage | None = None
         self._decider = Decider(self._threads, commit, read, weigh)
+        self._redress = Redress(folder, self._threads, self._decider, read, check)
         self._outbox: Outbox | None = None
         if post is not None and sign is not None:
             self._outbox = Outbox(self._threads, post, sign)
@@ -78,6 +80,17 @@ class Casework:
         """
         self._look()
         return self._decider
+
+    @property
+    def redress(self) -> Redress:
+        """
+        Who takes appeals.
+
+        Raises:
+            StoreError: not ready yet.
+        """
+        self._look()
+        return self._redress
 
     @property
     def ready(self) -> bool:

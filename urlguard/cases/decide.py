@@ -148,6 +148,30 @@ class Decider:
         choice = Choice(change.action or "", change.category, reason, "rule", change.expires_at)
         return await self._begin([], who, choice, {0: [change.rule]}, key)
 
+    async def release(
+        self,
+        appeal: int,
+        keys: Sequence[str],
+        who: Person,
+        reason: str,
+        expires_at: int,
+        case: int | None = None,
+    ) -> Outcome:
+        """
+        Allow what an appeal is upheld for, in one batch; like `decide`.
+
+        Args:
+            appeal: its number, which the claims carry as evidence.
+            keys: of the rules to make.
+            who: who upholds it.
+            reason: why.
+            expires_at: when the rules end.
+            case: a decided one that this decides otherwise, if there is one.
+        """
+        choice = Choice(Act.ALLOW, "", reason, "domain" if case else "rule", expires_at)
+        cases = [] if case is None else [case]
+        return await self._begin(cases, who, choice, {case or 0: keys}, None, appeal)
+
     async def _begin(
         self,
         cases: Sequence[int],
@@ -155,11 +179,19 @@ class Decider:
         choice: Choice,
         made_of: Mapping[int, Sequence[str]],
         key: str | None,
+        appeal: int = 0,
     ) -> Outcome:
         now = int(self._clock())
         made = await self._store(
             lambda store: store.begin(
-                cases, who.name, choice, now, key, source=who.source, rules=made_of
+                cases,
+                who.name,
+                choice,
+                now,
+                key,
+                source=who.source,
+                rules=made_of,
+                appeal=appeal,
             )
         )
         if made.step != Step.BEGUN:
@@ -295,14 +327,19 @@ def rules_of(case: Case, choice: Choice, items: Sequence[str]) -> list[str]:
     if choice.act not in (Act.BLOCK, Act.ALLOW):
         return []
     if choice.scope == "domain":
-        if (host := _as_host(case.owner)) is not None:
-            return [rules.Rule("url", urls.rule_value(f"http://{host}/")).key]
-        return [rules.Rule("subtree", case.owner).key]
+        return [whole(case.owner)]
     keys = [
         rules.Rule("url", urls.rule_value(item)) if "://" in item else rules.Rule("domain", item)
         for item in items or [case.item]
     ]
     return list(dict.fromkeys(rule.key for rule in keys))
+
+
+def whole(owner: str) -> str:
+    """The key of all that an owner has: his name and all below it, or the URLs of an address."""
+    if (host := _as_host(owner)) is not None:
+        return rules.Rule("url", urls.rule_value(f"http://{host}/")).key
+    return rules.Rule("subtree", owner).key
 
 
 def _as_host(owner: str) -> str | None:
@@ -380,4 +417,4 @@ def _standing(log: PolicyLog, unfinished: Sequence[Decision]) -> dict[tuple[int,
     return found
 
 
-__all__ = ["Decider", "Outcome", "Person", "StoreError", "reversal", "rules_of"]
+__all__ = ["Decider", "Outcome", "Person", "StoreError", "reversal", "rules_of", "whole"]

@@ -28,6 +28,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
 from urlguard.cases.addresses import AddressStore
+from urlguard.cases.appeals import AppealStore
 from urlguard.cases.submissions import SubmissionStore
 from urlguard.cases.webhooks import WebhookStore
 from urlguard.errors import UrlGuardError
@@ -195,9 +196,12 @@ class Decision(NamedTuple):
     remark: str  # why it is held, was refused or is undone
     source: str = ""  # under which the log's claims are made
     rules: tuple[tuple[int, str], ...] = ()  # case and key of each claim; case 0: of no case
+    appeal: int = 0  # that it was made for; 0: none
 
     def evidence(self, case: int) -> str:
         """What the log's claim about a case of this decision carries as evidence."""
+        if self.appeal:
+            return f"appeal:{self.appeal}:{self.number}"
         return f"case:{case}:{self.number}" if case else f"decision:{self.number}"
 
 
@@ -307,7 +311,7 @@ class Tidied(NamedTuple):
     due: int  # cases to be looked at again
 
 
-class Store(AddressStore, SubmissionStore, WebhookStore, Protocol):
+class Store(AddressStore, AppealStore, SubmissionStore, WebhookStore, Protocol):
     """
     Cases and candidates, safe to use from several threads and processes.
 
@@ -457,6 +461,7 @@ class Store(AddressStore, SubmissionStore, WebhookStore, Protocol):
         *,
         source: str = "",
         rules: Mapping[int, Sequence[str]] | None = None,
+        appeal: int = 0,
     ) -> Decision:
         """
         Decide cases, all of them or none; they are *deciding* until `finish`, `abort` or `hold`.
@@ -469,6 +474,7 @@ class Store(AddressStore, SubmissionStore, WebhookStore, Protocol):
             key: of the request; the same one of the same person gives the decision there is.
             source: under which the log's claims will be made.
             rules: the keys of these claims by case; under 0 those that are of no case.
+            appeal: the number of the one that this is for; then cases may be decided already.
 
         Raises:
             InputError: it is about nothing, or too much; or there is no such act or scope.

@@ -1,12 +1,13 @@
 """
 Cases in one SQLite file: `connection` the file and its tables, `intake` candidates, `judging` the
-queue and what comes of it, `desk` decisions, `lists` what is read, `addresses`, `submissions` and
-`webhooks` as they are called.
+queue and what comes of it, `desk` decisions, `lists` what is read, `addresses`, `appeals`,
+`submissions` and `webhooks` as they are called.
 """
 
 from pathlib import Path
 
 from urlguard.cases.drivers.sqlite.addresses import Addresses
+from urlguard.cases.drivers.sqlite.appeals import Appeals
 from urlguard.cases.drivers.sqlite.desk import Desk
 from urlguard.cases.drivers.sqlite.judging import Judging
 from urlguard.cases.drivers.sqlite.lists import Lists
@@ -15,7 +16,7 @@ from urlguard.cases.drivers.sqlite.webhooks import Webhooks
 from urlguard.cases.store import Limits, Store
 
 
-class SqliteStore(Submissions, Judging, Desk, Lists, Addresses, Webhooks):
+class SqliteStore(Submissions, Judging, Desk, Lists, Addresses, Appeals, Webhooks):
     """`urlguard.cases.store.Store` in SQLite; see `Connection` for how it is opened."""
 
 

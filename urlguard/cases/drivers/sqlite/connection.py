@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from urlguard.cases.store import Limits, StoreError
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 APPLICATION: Final = 0x55474353  # "UGCS", in the file's head: whose file it is
 BUSY_S: Final = 10.0  # to wait for another writer
 _OLDEST: Final = (3, 35, 0)  # of SQLite: RETURNING
@@ -215,7 +215,44 @@ CREATE INDEX cases_unaddressed ON cases (place, id)
     WHERE address_until IS NULL AND state IN ('open', 'claimed');
 CREATE INDEX cases_address_until ON cases (address_until) WHERE address_until IS NOT NULL;
 """
-_SCHEMAS: Final = (_SCHEMA, _SCHEMA_2, _SCHEMA_3)  # what each version adds
+_SCHEMA_4: Final = """
+ALTER TABLE decisions ADD COLUMN appeal INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX decisions_appeal ON decisions (appeal, number) WHERE appeal > 0;
+CREATE TABLE appeals (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,                       -- that nobody guesses
+    item TEXT NOT NULL,
+    name TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    day INTEGER NOT NULL,                          -- of the incident, since 1970
+    contact TEXT NOT NULL,
+    text TEXT NOT NULL,
+    token TEXT NOT NULL,                           -- that a proof shows
+    state TEXT NOT NULL,
+    unproven INTEGER NOT NULL DEFAULT 1,           -- proven ones come first
+    added_at INTEGER NOT NULL,
+    proof TEXT,
+    proof_at INTEGER,
+    decided_at INTEGER,
+    who TEXT,
+    reason TEXT NOT NULL DEFAULT '',
+    answer TEXT NOT NULL DEFAULT '',
+    serial INTEGER
+);
+CREATE INDEX appeals_queue ON appeals (state, unproven, number);
+CREATE INDEX appeals_all ON appeals (unproven, number);
+CREATE INDEX appeals_owner ON appeals (owner, number);
+CREATE TABLE appeal_events (
+    id INTEGER PRIMARY KEY,
+    appeal INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    who TEXT NOT NULL,
+    what TEXT NOT NULL,
+    text TEXT NOT NULL
+);
+CREATE INDEX appeal_events_appeal ON appeal_events (appeal, id);
+"""
+_SCHEMAS: Final = (_SCHEMA, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4)  # what each version adds
 # An `Item` without its reports.
 ITEM: Final = (
     "SELECT id, item, name, CASE WHEN error IS NOT NULL THEN 'dead' WHEN EXISTS"

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from urlguard.cases import priority
+from urlguard.cases.drivers.sqlite.appeals import reopen
 from urlguard.cases.drivers.sqlite.connection import Connection, add_events, clean, numbers
 from urlguard.cases.drivers.sqlite.judging import lapse
 from urlguard.cases.drivers.sqlite.lists import by_number, decisions
@@ -74,6 +75,7 @@ class Desk(Connection):
         *,
         source: str = "",
         rules: Mapping[int, Sequence[str]] | None = None,
+        appeal: int = 0,
     ) -> Decision:
         """See `Store.begin`."""
         ids = sorted(set(cases))
@@ -93,11 +95,11 @@ class Desk(Connection):
             for number in ids:
                 if number not in found:
                     raise MissingError(f"case {number}: there is none")
-                _refuse(found[number], who)
+                _refuse(found[number], who, appeal)
             (number,) = db.execute(
                 "INSERT INTO decisions (step, who, act, category, reason, scope, expires_at, key,"
-                " begun_at, source) VALUES (?,?,?,?,?,?,?,?,?,?) RETURNING number",
-                (Step.BEGUN, who, *choice, key, now, source),
+                " begun_at, source, appeal) VALUES (?,?,?,?,?,?,?,?,?,?,?) RETURNING number",
+                (Step.BEGUN, who, *choice, key, now, source, appeal),
             ).fetchone()
             before = {case: found[case].state for case in ids}
             if rules.get(0):
@@ -128,6 +130,7 @@ class Desk(Connection):
                 )
                 _move(db, there.cases, State.OPEN, now)
                 add_events(db, there.cases, now, there.who, "undone", there.remark)
+                reopen(db, there.appeal, now, there.remark.partition(":")[0])
                 unsettle(db, number, now)
                 return _set(db, number, step=Step.UNDONE, undo_serial=serial, done_at=now)
             if (there.step, there.serial) == (Step.DONE, serial) or (
@@ -233,9 +236,11 @@ def _checked(choice: Choice) -> Choice:
     )
 
 
-def _refuse(case: Case, who: str) -> None:
-    """Raise unless `who` may decide a case."""
+def _refuse(case: Case, who: str, appeal: int) -> None:
+    """Raise unless `who` may decide a case; an appeal's decision comes after another one."""
     if case.state == State.OPEN or (case.state == State.CLAIMED and case.holder == who):
+        return
+    if appeal and case.state == State.DECIDED:
         return
     if case.state == State.CLAIMED:
         raise ConflictError(f"case {case.id}: {case.holder!a} has it until {case.lease_until}")

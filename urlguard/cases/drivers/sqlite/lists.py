@@ -45,7 +45,7 @@ _CASE: Final = (
 )
 _DECISION: Final = (
     "SELECT number, step, who, act, category, reason, scope, expires_at, key, begun_at, done_at,"
-    " serial, undo_serial, approver, remark, source FROM decisions "
+    " serial, undo_serial, approver, remark, source, appeal FROM decisions "
 )
 
 
@@ -266,8 +266,8 @@ def decisions(db: sqlite3.Connection, ids: Sequence[int]) -> list[Decision]:
     return [
         Decision._make(
             (
-                *(*row[:3], Choice(*row[3:8]), tuple(cases[row[0]]), *row[8:]),
-                tuple(rules[row[0]]),
+                *(*row[:3], Choice(*row[3:8]), tuple(cases[row[0]]), *row[8:-1]),
+                *(tuple(rules[row[0]]), row[-1]),
             )
         )
         for row in rows.fetchall()
