@@ -127,7 +127,8 @@ def test_every_key_has_a_description():
 
 def test_the_annotated_example_loads():
     """
-    The example is a whole configuration, without warnings, and starts with the model in review.
+    The example is a whole configuration, without warnings, and starts with the model in review
+    and a list in shadow.
     """
     loaded = config.load(EXAMPLE)
     assert loaded.classify.mode == "review"
@@ -135,7 +136,7 @@ def test_the_annotated_example_loads():
     assert loaded.database == Path("/var/lib/urlguard/policy.db")
     # Its lists are not on this machine.
     assert [w for w in config.warnings(loaded) if not w.endswith("not there")] == []
-    assert any(feed.action == "review" for feed in loaded.feed)
+    assert any(feed.shadow for feed in loaded.feed)
 
 
 @pytest.mark.parametrize(("section", "f"), KEYS, ids=[f"{s}{f.name}" for s, f in KEYS])

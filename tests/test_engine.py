@@ -16,7 +16,7 @@ from urlguard.blocklist.overlay import Overlay
 from urlguard.engine import Engine, Live
 from urlguard.policy.log import Change, PolicyLog
 from urlguard.rules import SWITCH
-from urlguard.verdict import decode
+from urlguard.verdict import Ruling, decode
 
 
 def engine(claims, compiled_after=None):
@@ -435,3 +435,41 @@ def test_the_clock_is_asked_during_a_pause_only(monkeypatch):
     found = engine([RULE])
     monkeypatch.setattr(time, "time", lambda: pytest.fail("asked"))
     assert not found.paused
+
+
+# ---- what would be, if more rules stood
+
+
+@pytest.mark.parametrize(
+    ("standing", "added", "wins"),
+    [
+        ([], ("subtree a.example", "feed:x"), True),
+        # The most specific wins within a tier, people before lists, allow before block.
+        ([("allow", "subtree www.a.example", "feed:y")], ("subtree a.example", "feed:x"), False),
+        ([("allow", "subtree www.a.example", "feed:y")], ("subtree a.example", "operator"), True),
+        ([("allow", "subtree a.example", "operator")], ("domain www.a.example", "feed:x"), False),
+        ([("allow", "subtree a.example", "operator")], ("domain www.a.example", "operator"), True),
+        ([("allow", "below a.example", "feed:y")], ("subtree a.example", "feed:x"), False),
+        # At its own key a rule takes the place of what stands there, but a list's of no person's.
+        ([("allow", "subtree a.example", "operator")], ("subtree a.example", "operator"), True),
+        ([("allow", "subtree a.example", "feed:y")], ("subtree a.example", "operator"), True),
+        ([("allow", "subtree a.example", "operator")], ("subtree a.example", "feed:x"), False),
+        # Patterns are asked where no name rule decides.
+        ([], ("pattern *.a.*", "operator"), True),
+        ([("allow", "subtree a.example", "feed:y")], ("pattern *.a.*", "operator"), False),
+        ([("allow", "pattern www.a.exam*", "operator")], ("pattern *.a.exa*", "operator"), False),
+        ([("allow", "pattern *.a.exa*", "operator")], ("pattern www.a.exam*", "operator"), True),
+    ],
+)
+def test_what_would_decide_among_more_rules(standing, added, wins):
+    """
+    A rule that nobody has said is weighed as if it stood.
+    """
+    engine = Engine(snapshot.nothing(), Overlay(0))
+    engine.overlay.apply(
+        [(k, Ruling(action, "x", (s,), 1, *k.split(" "))) for action, k, s in standing], 1
+    )
+    key, source = added
+    new = Ruling("block", "x", (source,), 0, *key.split(" "))
+    assert (engine.among("www.a.example", [new]) is new) is wins
+    assert engine.among("www.a.example", []) == engine.decide("www.a.example")

@@ -84,9 +84,9 @@ def touched(rule: Rule) -> list[str]:
     if kind == "pattern":
         return _touched_by_pattern(value)
     if kind == "url":
-        # Only a whole site: a page on a popular site is what URL rules are for.
-        whole = value.endswith("/") and value.count("/") == 1
-        kind, value = "subtree", value[:-1] if whole else ""
+        if not value.endswith("/") or value.count("/") > 1:
+            return []  # a page on a popular site is what URL rules are for
+        kind, value = "subtree", value[:-1]
     reason = wellknown.hold_reason(kind, value) or wellknown.government(value)
     return [reason] if reason else []
 

@@ -103,3 +103,21 @@ def test_the_switch_carries_its_end():
     assert overlay.paused_until == 1795480000
     overlay.apply([(key, off._replace(category=""))], 5)
     assert overlay.paused_until == math.inf
+
+
+def test_rules_in_shadow_lie_apart():
+    """
+    They go into an overlay of their own, which is there from the first change on, and end there.
+    """
+    overlay = Overlay(3)
+    aside = Ruling("shadow", "fraud", ("feed:a",), 4, "subtree", "evil.example")
+    overlay.apply([("subtree evil.example", None)], 4)
+    assert overlay.shadow is None
+    overlay.apply([("shadow subtree evil.example", aside), ("shadow pattern *evil*", aside)], 5)
+    assert overlay.names == {"evil.example": {"subtree": None}}
+    assert overlay.patterns == {}
+    assert overlay.shadow.names == {"evil.example": {"subtree": aside}}
+    assert overlay.shadow.patterns.keys() == {"*evil*"}
+    assert len(overlay) == 3
+    overlay.apply([("shadow subtree evil.example", None)], 6)
+    assert overlay.shadow.names == {"evil.example": {"subtree": None}}

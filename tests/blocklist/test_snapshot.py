@@ -231,3 +231,30 @@ def test_a_manifest_that_does_not_say_paused_is_not(copy, value):
         del manifest["paused"]
     path.write_text(json.dumps(manifest))
     assert snapshot.open_folder(copy).paused_until == 0
+
+
+def test_rules_in_shadow_lie_apart(tmp_path):
+    """
+    They have tables of their own; a snapshot without any has the files that it always had.
+    """
+    text = '["shadow","fraud",["feed:a"],3]'
+    keys = ("subtree evil.example", "domain evil.example", "pattern *evil*", "url evil.example/a")
+    plain = snapshot.write(tmp_path, 3, [("subtree x.example", '["block","x",["operator"],1]')])
+    path = snapshot.write(
+        tmp_path,
+        4,
+        [
+            ("subtree x.example", '["block","x",["operator"],1]'),
+            *((f"shadow {k}", text) for k in keys),
+        ],
+    )
+    opened = snapshot.open_folder(path)
+    assert len(opened) == len(snapshot.open_folder(plain)) == 1
+    assert opened.shadow.names.get("evil.example").keys() == {"subtree", "domain"}
+    assert opened.shadow.pattern("*evil*").action == "shadow"
+    assert opened.names.get("evil.example") == {}
+    assert not any(file.name.startswith("shadow") for file in plain.iterdir())
+    assert snapshot.open_folder(plain).shadow is None
+    (path / "shadow-names.trie").write_bytes(b"x")
+    with pytest.raises(SnapshotError, match=r"shadow-names.trie: digest"):
+        snapshot.open_folder(path)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from urlguard import wellknown
 from urlguard.config import Config, Feed
 from urlguard.errors import FeedError, PolicyError
 from urlguard.feeds import schedule
-from urlguard.feeds.refresh import SHOWN_HELD, Status, refresh
+from urlguard.feeds.refresh import SHOWN_HELD, Status, refresh, settings_of
 from urlguard.policy.log import PolicyLog
 
 
@@ -410,3 +411,46 @@ def test_status_survives_keys_of_another_version(play):
     assert play.status == Status(rules=7)
     assert Status.read(play.log, "never") == Status()
     assert play.status.checked_at < time.time()
+
+
+# ---- in shadow
+
+
+def test_a_list_in_shadow_claims_nothing_else(play):
+    """
+    Its rules are claimed in shadow; let loose, the same octets block, and back again.
+    """
+    play.set(shadow=True)
+    assert play.refresh("one.example", "two.example", "google.com") == 2
+    assert set(play.standing().values()) == {"shadow"}
+    assert play.refresh() is None
+    assert dict(play.log.store.held("a")) == {"subtree google.com": "protected name"}
+    play.set(shadow=False)
+    assert play.refresh() == 2
+    assert set(play.standing().values()) == {"block"}
+    play.set(shadow=True)
+    assert play.refresh() == 2
+    assert set(play.standing().values()) == {"shadow"}
+    assert play.refresh("one.example") == 1
+    assert play.log.verify() is None
+
+
+def test_exceptions_of_a_list_in_shadow_are_kept_out_of_the_way(play):
+    """
+    In the log they would meet rules that decide: what they spare is left out instead.
+    """
+    play.set(shadow=True, format="adblock")
+    play.refresh(
+        "||evil.example^", "||ok.evil.example^", "||a.ok.evil.example^", "@@||ok.evil.example^"
+    )
+    assert play.standing() == {"subtree evil.example": "shadow"}
+    play.set(shadow=False)
+    play.refresh()
+    assert play.standing()["subtree ok.evil.example"] == "except"
+
+
+def test_settings_of_before_there_was_a_shadow_stay(play):
+    """
+    An upgrade does not read every list anew.
+    """
+    assert settings_of(Feed(name="a", path=Path("/a"))) == "ddfdad2c9735cf20"

@@ -8,9 +8,13 @@ import pytest
 
 from tests.plugins.scripted import FakeLive, as_answer, made, ruling
 from urlguard import config
+from urlguard.blocklist import snapshot
+from urlguard.blocklist.overlay import Overlay
+from urlguard.engine import Engine
 from urlguard.plugins import Answer, Parts
 from urlguard.plugins.clients import Client
 from urlguard.plugins.guard import Guard
+from urlguard.verdict import Ruling
 from urlguard.wire.answer import error
 
 TYPES = [
@@ -433,3 +437,89 @@ def test_a_closed_guard_no_longer_listens(live):
     assert len(live.callbacks) == 1
     plugin.close()
     assert live.callbacks == []
+
+
+# ---- rules in shadow
+
+
+def in_shadow(*keys, source="feed:new"):
+    """An engine's rules in shadow, as it gives them."""
+    found = Engine(snapshot.nothing(), Overlay(0))
+    rulings = [(k, Ruling("shadow", "fraud", (source,), 1, *k.split(" "))) for k in keys]
+    found.overlay.apply(rulings, 1)
+    return lambda: found
+
+
+def noted(q):
+    """The rules that were noted for whoever books the answer."""
+    return [r.value for r in q.shadows or ()]
+
+
+def test_a_shadow_is_noted_and_changes_nothing(live, query):
+    """
+    Where nothing else decides, where a rule blocks, reviews or allows: noted, and answered alike.
+    """
+    names = ("far.example", "evil.example", "grey.example", "good.example")
+    plain = guard(live)
+    without = [plain.on_query(query(name)) for name in names]
+    live.engine.shadow = in_shadow(*(f"subtree {name}" for name in names))
+    plugin = guard(live)
+    for name, before in zip(names, without, strict=True):
+        q = query(name)
+        after = plugin.on_query(q)
+        assert (after and after.wire[2:]) == (before and before.wire[2:])  # but for the ID
+        assert noted(q) == [name]
+    assert noted(query("other.example")) == []
+
+
+def test_shadows_come_and_go_with_the_policy(live, query):
+    """
+    They are looked up anew after each change.
+    """
+    plugin = guard(live)
+    live.engine.shadow = in_shadow("subtree far.example")
+    for changed in (True, False):
+        for callback in live.callbacks:
+            callback(None)
+        q = query("www.far.example")
+        plugin.on_query(q)
+        assert bool(q.shadows) is changed
+        live.engine.shadow = lambda: None
+
+
+def test_a_shadow_over_what_an_answer_leads_to(live, query):
+    """
+    A CNAME to a shadowed name would be blocked, so it is noted; once for one rule.
+    """
+    live.engine.shadow = in_shadow("subtree cloaked.example", "subtree far.example")
+    plugin = guard(live)
+    q = query("www.far.example")
+    plugin.on_query(q)
+    reply = made(
+        q,
+        "www.far.example. 60 CNAME x.cloaked.example.",
+        "x.cloaked.example. 60 CNAME y.far.example.",
+        "y.far.example. 60 A 192.0.2.1",
+    )
+    before = as_answer(reply)
+    assert plugin.on_answer(q, before) is before
+    assert sorted(noted(q)) == ["cloaked.example", "far.example"]
+
+
+def test_a_shadow_counts_where_it_would_be_in_force(live, query):
+    """
+    Clients whose segment is not filtered, or not in this category, would notice nothing.
+    """
+    segments = (
+        config.Segment(name="free", filter=False),
+        config.Segment(name="only", categories=("ads",)),
+        config.Segment(name="never", pass_categories=("fraud",)),
+        config.Segment(name="same", answer="nxdomain"),
+    )
+    live.engine.shadow = in_shadow("subtree far.example")
+    plugin = guard(live, segments=segments)
+    for segment, counts in zip((None, *segments), (1, 0, 0, 0, 1), strict=True):
+        q = query("far.example")
+        q.who = client(segment)
+        plugin.on_query(q)
+        assert len(q.shadows or ()) == counts, segment

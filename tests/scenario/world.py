@@ -217,6 +217,8 @@ class World:
             return self.udp.counters[counter]
         if name == "tcp":
             return self.tcp.counters[counter]
+        if name == "shadow":
+            return self.edge.shadowed[counter]
         found: int = self.plugin(name).counters[counter]
         return found
 

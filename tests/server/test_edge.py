@@ -182,3 +182,26 @@ async def test_kinds_of_answers_are_bounded(edge, monkeypatch):
         one.book(q, given(q, BLOCK._replace(category=f"c{number}")))
     assert len(one._kinds) <= 11
     assert sum(stat.count for stat in one._kinds.values()) == 100
+
+
+# ---- rules in shadow
+
+
+async def test_shadows_are_counted_each_time(edge):
+    """
+    By source, beside what decides, in the hit log too; an answer with one is never ready.
+    """
+    hits = Hits()
+    one = edge(hits=hits)
+    shadow = Ruling("shadow", "fraud", ("feed:b", "feed:c"), 3, "subtree", "evil.example")
+    for shadows in ([shadow], [shadow, shadow._replace(sources=("operator",))], None):
+        q = asked(one, make("evil.example"))
+        q.shadows = shadows
+        found = given(q, BLOCK)
+        one.keep(q, found, found.octets(q))
+        assert len(one.ready) == (not shadows)
+        one.book(q, found)
+    assert one.shadowed == {"feed:b": 2, "feed:c": 2, "operator": 1}
+    said = [(hit[3], hit[6]) for hit in hits.noted]
+    block, both = ("block", ("feed:x",)), ("shadow", ("feed:b", "feed:c"))
+    assert said == [block, both, block, both, ("shadow", ("operator",)), block]

@@ -176,9 +176,7 @@ def serving(server: Server) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def guarded(internet, tmp_path_factory) -> Iterator[Server]:
     """The whole recipe, after the first week: the list blocks."""
-    with serving(
-        urlguard(tmp_path_factory.mktemp("guarded"), internet, action='"block"')
-    ) as server:
+    with serving(urlguard(tmp_path_factory.mktemp("guarded"), internet, shadow="false")) as server:
         yield server
 
 
@@ -342,7 +340,7 @@ def test_a_stub_that_validates_takes_the_block_for_a_forgery(internet, tmp_path,
     anchors.write_text(
         f'trust-anchors {{ . static-ds {tag} {algorithm} {kind} "{digest.strip()}"; }};'
     )
-    made = urlguard(tmp_path / "guard", internet, action='"block"', answer=f'"{answer}"')
+    made = urlguard(tmp_path / "guard", internet, shadow="false", answer=f'"{answer}"')
     with serving(made) as server:
 
         def delv(name):
@@ -383,7 +381,7 @@ def test_without_unbound_what_is_remembered_is_answered(tmp_path):
     """
     with (
         running(tmp_path / "net") as net,
-        serving(urlguard(tmp_path / "guard", net, action='"block"', workers="1")) as server,
+        serving(urlguard(tmp_path / "guard", net, shadow="false", workers="1")) as server,
     ):
         assert addresses(ask(server, "short.signed.example")) == [ADDRESS]
         time.sleep(2.2)
@@ -426,8 +424,8 @@ def test_a_name_that_becomes_bogus_goes_on_with_its_last_good_answer(tmp_path):
 @peer
 def test_the_first_week_shows_and_does_not_block(internet, tmp_path):
     """
-    As the page begins, a listed name resolves and the hit log has it where the page looks; with
-    "block" and a reload it is sinkholed.
+    As the page begins, a listed name resolves and the hit log has it where the page looks; let
+    loose by a reload it is sinkholed.
     """
     with serving(urlguard(tmp_path / "guard", internet)) as server:
         assert addresses(ask(server, "evil.example")) == [ADDRESS]
@@ -442,7 +440,7 @@ def test_the_first_week_shows_and_does_not_block(internet, tmp_path):
 
         wait_until(lambda: '"name":"login.signed.example"' in looked(), 15)
         assert '"name":"evil.example"' in looked()
-        server.config.write_text(with_(server.config.read_text(), action='"block"'))
+        server.config.write_text(with_(server.config.read_text(), shadow="false"))
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: addresses(ask(server, "evil.example")) == [SINKHOLE], 30)
 
@@ -469,7 +467,7 @@ def test_a_wrong_block_at_night(internet, tmp_path):
     """
     name, other = "login.signed.example", "evil.example"
     done = []
-    with serving(urlguard(tmp_path / "guard", internet, action='"block"')) as server:
+    with serving(urlguard(tmp_path / "guard", internet, shadow="false")) as server:
         for command in night_commands(name):
             program, *arguments = command
             if program == "dig":
@@ -512,8 +510,8 @@ def test_a_wrong_block_at_night(internet, tmp_path):
                 assert ran.returncode == 0, ran.stderr
                 assert output
         # Step 5: one list is stopped as a whole.
-        assert 'action = "review"' in NIGHT
-        server.config.write_text(with_(server.config.read_text(), action='"review"'))
+        assert "shadow = true" in NIGHT
+        server.config.write_text(with_(server.config.read_text(), shadow="true"))
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: addresses(ask(server, other)) == [ADDRESS], 30)
         log = server.run("log").stdout
