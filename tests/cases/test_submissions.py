@@ -1,0 +1,310 @@
+"""Submissions and webhooks in a store: what is told, to whom, and what a crash leaves."""
+
+import contextlib
+import json
+import sqlite3
+
+import pytest
+
+from tests.cases.conftest import NOW, candidate
+from urlguard.cases import webhooks
+from urlguard.cases.drivers.sqlite import connection, open_store
+from urlguard.cases.store import Choice, ConflictError, Judged, Quota, QuotaError
+from urlguard.cases.submissions import DAY_S, PUBLIC, Evidence, Pseudonyms, Submission, new_id
+
+HOOK = ("https://hook.example/", webhooks.EVENTS, "whsec_x", "admin")
+
+
+def submission(source="li.na", **more):
+    """What somebody sends."""
+    said = Submission(
+        new_id(),
+        source,
+        source == PUBLIC,
+        None,
+        "seen in an SMS",
+        (Evidence("sms", "hi"),),
+        "amber",
+    )
+    return said._replace(**more)
+
+
+def submit(desk, name, now=NOW, **more):
+    """Keep one; its ID."""
+    said = submission(**more)
+    desk.store.submit(said, candidate(name), now)
+    return said.id
+
+
+def decide(desk, case, act="block", now=NOW + 10):
+    """Decide a case; the decision."""
+    made = desk.store.begin([case], "ana", Choice(act, "phishing"), now)
+    return desk.store.finish(made.number, 7, now)
+
+
+def state(desk, ident):
+    """State and decision."""
+    found = desk.store.submission(ident)
+    return found.state, found.decision
+
+
+def letters(desk, now=NOW + 1000):
+    """The messages that are due, read."""
+    due = desk.store.letters(now, 100)
+    return [json.loads(letter.body) for number in sorted(due) for letter in due[number]]
+
+
+def test_from_the_first_word_to_the_last(desk):
+    """
+    Queued, open, decided, and open again when the decision is undone.
+    """
+    ident = submit(desk, "evil.example")
+    assert state(desk, ident) == ("queued", None)
+    desk.judge()
+    assert state(desk, ident) == ("open", None)
+    made = decide(desk, desk.only().id)
+    found = desk.store.submission(ident)
+    assert (found.state, found.decision, found.decided_at) == ("decided", "block", NOW + 10)
+    assert found.by_people
+    assert (found.item, found.source, found.evidence) == (
+        *("evil.example", "li.na"),
+        (Evidence("sms", "hi"),),
+    )
+    undone = desk.store.undo(made.number, "ana", "mistake", NOW + 20)
+    desk.store.finish(undone.number, 8, NOW + 20)
+    assert state(desk, ident) == ("open", None)
+    assert desk.store.submission("nobody's") is None
+    assert desk.store.submission("\ud800") is None
+
+
+def test_an_aborted_decision_tells_nobody(desk):
+    """
+    Until the log has it, nothing is decided.
+    """
+    desk.store.add_webhook(*HOOK, NOW)
+    ident = submit(desk, "evil.example")
+    desk.judge()
+    made = desk.store.begin([desk.only().id], "ana", Choice("block"), NOW + 10)
+    assert state(desk, ident) == ("open", None)
+    desk.store.abort(made.number, "the disk is full", NOW + 10)
+    assert state(desk, ident) == ("open", None)
+    assert letters(desk) == []
+
+
+def test_a_rule_that_stands(desk):
+    """
+    It is known at once, or else when it was judged; and by the way no work for people.
+    """
+    told = submit(desk, "evil.example", decision="block")
+    assert state(desk, told) == ("known", "block")
+    untold = submit(desk, "evil.example")
+    works = desk.store.take(10, 60, NOW)
+    rows = [Judged(w.id, True, None, "block", "blocklist", "", None) for w in works]
+    desk.store.judged(rows, NOW + 1)
+    assert state(desk, untold) == ("known", "block")
+    assert not desk.store.submission(untold).by_people
+    assert desk.only().state == "known"
+
+
+def test_what_a_model_says_is_no_decision(desk):
+    """
+    Also if it would block.
+    """
+    ident = submit(desk, "evil.example")
+    works = desk.store.take(10, 60, NOW)
+    desk.store.judged([Judged(works[0].id, False, 0.99, "block", "classifier", "n", None)], NOW)
+    assert state(desk, ident) == ("open", None)
+
+
+@pytest.mark.parametrize("act", ["allow", "dismiss", "watch", "block"])
+def test_a_case_that_is_decided_already(desk, act):
+    """
+    A later submission that opens nothing again is decided as its case is, and its sender told.
+    """
+    desk.bring("evil.example", source="li.na")
+    decide(desk, desk.only().id, act)
+    desk.store.add_webhook(*HOOK, NOW)
+    ident = submit(desk, "evil.example", now=NOW + 20)
+    assert state(desk, ident) == ("queued", None)
+    desk.judge(now=NOW + 20, known=act == "block")
+    assert state(desk, ident)[1] == act
+    (message,) = letters(desk)
+    assert (message["data"]["id"], message["data"]["decision"]) == (ident, act)
+
+
+def test_it_is_judged_before_what_crawlers_bring(desk):
+    """
+    Also if a crawler has brought it before.
+    """
+    desk.store.add("crawler", [candidate(f"n{n}.example") for n in range(5)], NOW)
+    submit(desk, "n4.example")
+    assert desk.store.take(1, 60, NOW)[0].item == "n4.example"
+    assert desk.store.backlog() == 5
+    desk.judge()
+    submit(desk, "n2.example", source="crawler")  # the same source, the same day
+    assert desk.store.backlog() == 2  # with the one that was taken
+
+
+def test_quotas(desk):
+    """
+    Over its quota a source keeps nothing: neither the submission nor the candidate.
+    """
+    quota = Quota(3600, 1)
+    desk.store.submit(submission(), candidate("a.example"), NOW, quota)
+    said = submission()
+    with pytest.raises(QuotaError):
+        desk.store.submit(said, candidate("b.example"), NOW, quota)
+    assert desk.store.submission(said.id) is None
+    assert desk.store.item("b.example") is None
+
+
+def test_lists(desk):
+    """
+    The newest first, of one source or of all.
+    """
+    ids = [submit(desk, f"n{n}.example", source="ab"[n % 2]) for n in range(6)]
+    page = desk.store.submissions(limit=4)
+    assert [one.id for _, one in page] == ids[:1:-1]
+    assert [one.id for _, one in desk.store.submissions(before=page[-1][0])] == ids[1::-1]
+    assert [one.id for _, one in desk.store.submissions("a")] == ids[4::-2]
+
+
+def test_what_is_too_long(desk):
+    """
+    Texts are cut, and halves of surrogate pairs are replaced.
+    """
+    ident = submit(desk, "a.example", comment="\ud800" + "x" * 5000)
+    assert len(desk.store.submission(ident).comment) == 2000
+
+
+# -- webhooks --------------------------------------------------------------------------------------
+
+
+def test_each_webhook_gets_what_it_wants(desk):
+    """
+    A message for each submission, in the transaction that decides; another decision is news again.
+    """
+    store = desk.store
+    both = store.add_webhook(*HOOK, NOW)
+    store.add_webhook("https://b.example/", (webhooks.UNDONE,), "whsec_y", "admin", NOW)
+    ids = [submit(desk, "evil.example", source=source) for source in ("a", PUBLIC)]
+    desk.judge()
+    made = decide(desk, desk.only().id)
+    store.finish(made.number, 7, NOW + 11)  # a second time
+    due = store.letters(NOW + 10, 100)
+    assert list(due) == [both.number]
+    bodies = [json.loads(letter.body) for letter in due[both.number]]
+    assert [body["data"]["id"] for body in bodies] == ids
+    assert bodies[0] == {
+        "type": "submission.decided",
+        "timestamp": "2026-09-21T14:13:30Z",
+        "data": {
+            "id": ids[0],
+            "item": "evil.example",
+            "source": "a",
+            "tlp": "amber",
+            "submitted_at": NOW,
+            "state": "decided",
+            "decision": "block",
+            "decided_at": NOW + 10,
+            "case": 1,
+        },
+    }
+    undone = store.undo(made.number, "ana", "mistake", NOW + 20)
+    store.finish(undone.number, 8, NOW + 20)
+    decide(desk, desk.only().id, "allow", NOW + 30)
+    said = [(m["type"], m["data"]["decision"]) for m in letters(desk)]
+    assert said.count(("submission.decided", "allow")) == 2
+    assert said.count(("submission.undone", None)) == 4
+
+
+def test_deliveries(desk):
+    """
+    What has arrived is gone; what has not is due later; what is given up is counted.
+    """
+    store = desk.store
+    hook = store.add_webhook(*HOOK, NOW)
+    for n in range(3):
+        submit(desk, f"n{n}.example")
+    desk.judge()
+    for case in store.cases().items:
+        decide(desk, case.id)
+    first, second, third = store.letters(NOW + 10, 100)[hook.number]
+    store.delivered(first.number, NOW + 11)
+    store.undelivered(second.number, "status 500", NOW + 100)
+    store.undelivered(third.number, "status 410", None)
+    store.delivered(first.number, NOW + 12)  # a second time
+    assert store.letters(NOW + 99, 100) == {}
+    (again,) = store.letters(NOW + 100, 100)[hook.number]
+    assert (again.id, again.tries) == (second.id, 1)
+    (told,) = store.webhooks()
+    assert (told.delivered, told.given_up, told.waiting, told.last_at) == (1, 1, 1, NOW + 11)
+    assert told.error == "status 410"
+    assert store.remove_webhook(hook.id)
+    assert not store.remove_webhook(hook.id)
+    assert store.letters(NOW + 999, 100) == {}
+
+
+def test_not_too_many(desk, monkeypatch):
+    """
+    Webhooks are few, and what waits for one has an end.
+    """
+    for _ in range(webhooks.MAX_WEBHOOKS):
+        desk.store.add_webhook(*HOOK, NOW)
+    with pytest.raises(ConflictError, match="20 webhooks"):
+        desk.store.add_webhook(*HOOK, NOW)
+    monkeypatch.setattr(webhooks, "MAX_OUTBOX", 1)
+    submit(desk, "a.example")
+    submit(desk, "a.example")
+    desk.judge()
+    decide(desk, desk.only().id)
+    assert {(one.waiting, one.given_up) for one in desk.store.webhooks()} == {(1, 1)}
+
+
+# -- the file --------------------------------------------------------------------------------------
+
+
+def test_a_decision_about_many_items_finds_its_submissions(desk):
+    """
+    By an index of each table, however many items a case has.
+    """
+    submit(desk, "a.evil.example")
+    plan = desk.store.plan(
+        "SELECT s.number FROM items i CROSS JOIN submissions s ON s.item = i.id"
+        " WHERE i.case_id IN (SELECT value FROM json_each('[1]'))"
+    )
+    assert not [line for line in plan if line.startswith(("SCAN i", "SCAN s"))]
+
+
+def test_no_address_on_disk(desk):
+    """
+    A public sender's network is there under a name of the day.
+    """
+    names = Pseudonyms()
+    today = names.of("192.0.2.77", NOW)
+    assert names.of("192.0.2.77", NOW + 60) == today != names.of("192.0.2.78", NOW)
+    assert names.of("192.0.2.77", NOW + DAY_S) != today
+    assert Pseudonyms().of("192.0.2.77", NOW) != today
+    submit(desk, "a.example", source=PUBLIC, network=today)
+    desk.store.close()
+    for path in desk.folder.iterdir():
+        assert b"192.0.2.77" not in path.read_bytes()
+    desk.store = desk.open()
+
+
+def test_a_store_of_the_first_schema(tmp_path):
+    """
+    It gets the new tables, and keeps what it has.
+    """
+    db = sqlite3.connect(tmp_path / "cases.db")
+    db.executescript(connection._SCHEMAS[0])
+    db.execute("INSERT INTO sources (name, first_at, last_at) VALUES ('old', 1, 1)")
+    db.execute(f"PRAGMA application_id = {connection.APPLICATION}")
+    db.execute("PRAGMA user_version = 1")
+    db.commit()
+    db.close()
+    with contextlib.closing(open_store(tmp_path / "cases.db")) as store:
+        said = submission()
+        store.submit(said, candidate("a.example"), NOW)
+        assert store.submission(said.id).state == "queued"
+        assert [source.name for source in store.sources()] == ["li.na", "old"]
