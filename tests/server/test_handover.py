@@ -4,7 +4,7 @@ import time
 
 from tests.classify import toy
 from tests.server.test_api import Api
-from tests.server.test_models import features, wait_until
+from tests.server.test_models import features, metrics, wait_until
 
 __all__ = ["features"]
 
@@ -37,6 +37,9 @@ def test_a_suspect_becomes_a_case(server, tmp_path, features, monkeypatch):
         assert time.monotonic() < deadline
         time.sleep(0.5)
     assert found()[0]["priority"] >= before[1]
+    figures = metrics(running)
+    assert figures["urlguard_decisions_held"] == "urlguard_decisions_held 0.0"
+    assert "urlguard_candidates_waiting" in figures
     # Blocked, it is sinkholed everywhere and reported no more.
     status, done = api.ask("POST", f"/v1/cases/{case['id']}/decide", {"decision": "block"})
     assert (status, done["held"]) == (200, False)

@@ -9,14 +9,14 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from urlguard import events
 from urlguard.cases.decide import Commit, Decider, Read, Weigh
 from urlguard.cases.drivers.sqlite import open_store
 from urlguard.cases.outbox import Outbox, Post, Sign
 from urlguard.cases.redress import Redress
-from urlguard.cases.store import Limits, Store, StoreError
+from urlguard.cases.store import Limits, Step, Store, StoreError
 from urlguard.cases.threads import StoreThreads
 from urlguard.cases.triage import Check, Triage
 from urlguard.errors import PolicyError
@@ -25,9 +25,17 @@ from urlguard.policy.log import Change
 DATABASE: Final = "cases.db"
 AGAIN_S: Final = 5.0  # after the store could not be opened
 RECOVER_S: Final = 30.0  # between looks for decisions that were left on their way,
+COUNT_S: Final = 5.0  # between two looks at what waits
 GRACE_S: Final = 60.0  # which one is not before this
 
 T = TypeVar("T")
+
+
+class Waiting(NamedTuple):
+    """What waits, as of some seconds ago."""
+
+    candidates: int  # to be judged
+    held: int  # decisions, for a second person; counted up to `store.MAX_PAGE`
 
 
 class Casework:
@@ -62,6 +70,7 @@ class Casework:
         self._threads = StoreThreads(lambda: open_store(folder / DATABASE, limits))
         self._check = check
         self.busy = busy
+        self.waiting: Waiting | None = None  # not known yet, or not just now
         self._begun = False
         self._triage: Triage | None = None
         self._decider = Decider(self._threads, commit, read, weigh)
@@ -128,6 +137,7 @@ class Casework:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._triage.run())
                 group.create_task(self._recover())
+                group.create_task(self._count())
                 if self._outbox is not None:
                     group.create_task(self._outbox.run())
         finally:
@@ -156,3 +166,15 @@ class Casework:
                 done = await self._decider.recover(GRACE_S)
                 if any(done):
                     events.info("cases.recovered", finished=done.finished, aborted=done.aborted)
+
+    async def _count(self) -> None:
+        while True:
+            try:
+                self.waiting = await self._threads(_waiting)
+            except StoreError:
+                self.waiting = None
+            await asyncio.sleep(COUNT_S)
+
+
+def _waiting(store: Store) -> Waiting:
+    return Waiting(store.backlog(), len(store.decisions(Step.HELD)))

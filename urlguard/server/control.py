@@ -416,6 +416,7 @@ class Control:
         self.facts.ready = self.ready
         self.facts.hit_rows = self._hits.written
         self.facts.hits_dropped = self._hits.dropped
+        self.facts.waiting = self._casework.waiting
         return self.facts
 
     # Connections

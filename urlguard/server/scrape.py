@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from urlguard import __version__
 from urlguard.api.source import Family
 from urlguard.blocklist import switch
+from urlguard.cases.casework import Waiting
 from urlguard.config import Config
 from urlguard.errors import UrlGuardError
 from urlguard.feeds import schedule
@@ -44,6 +45,7 @@ class Facts:
     compile_failures: int = 0
     hit_rows: int = 0
     hits_dropped: int = 0
+    waiting: Waiting | None = None  # None while the cases cannot be read
 
 
 class FeedFacts(NamedTuple):
@@ -257,6 +259,9 @@ class Observer:
         if facts.compile_seconds is not None:
             put("urlguard_compile_seconds", facts.compile_seconds)
         put("urlguard_compile_failures_total", facts.compile_failures)
+        if facts.waiting is not None:
+            put("urlguard_candidates_waiting", facts.waiting.candidates)
+            put("urlguard_decisions_held", facts.waiting.held)
         put("urlguard_hit_log_rows_total", facts.hit_rows)
         put("urlguard_hit_log_dropped_total", facts.hits_dropped)
         for feed in found.log.feeds:
