@@ -547,6 +547,20 @@ async def test_nothing_blocks_it_any_more(court):
     assert court.log.serial == serial
 
 
+async def test_blocked_for_what_it_leads_to(court):
+    """
+    No verdict on a name knows where its answers lead: an approver may allow it all the same, once.
+    """
+    plea = await court.plead("www.shop.example")
+    status, done = await court.judge(Role.APPROVER, plea["id"], anyway=True)
+    assert (status, done["rules"]) == (200, ["subtree shop.example"])
+    assert await court.says("www.shop.example") == ["allow"]
+    court.say(ANN, "domain www.other.example")
+    plea = await court.plead("www.other.example")
+    _, done = await court.judge(Role.APPROVER, plea["id"], anyway=True)
+    assert done["rules"] == ["domain www.other.example", "subtree other.example"]
+
+
 async def test_what_has_an_end_of_its_own(court):
     """
     The allowance ends when its maker says so.

@@ -195,6 +195,13 @@ class UpholdRequest(msgspec.Struct, forbid_unknown_fields=True):
     reason: Remark = ""
     answer: Answer = ""
     expires_at: Moment = None
+    anyway: Annotated[
+        bool,
+        msgspec.Meta(
+            description="Allow all of the owner's also if nothing blocks it by itself: for a name"
+            " that is blocked because of what its answers lead to."
+        ),
+    ] = False
 
 
 class RejectRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -254,6 +261,7 @@ async def appeal_check(call: Call[Nothing, OneAppeal]) -> LookedAt:
     """Look for the proof."""
     ident, services = call.params.id, call.services
     services.limits.prove(call.address, ident)
+    await told(_redress(services).find(ident))
     if services.proving is None:
         raise Problem("unavailable", "proofs cannot be looked at yet", retry_after_s=RETRY_S)
     looked = await told(_redress(services).look(ident, services.proving))
@@ -346,9 +354,9 @@ async def appeal_uphold(call: Call[UpholdRequest, OneAppeal]) -> AppealDecided:
     """Uphold an appeal."""
     asked, ident = call.body, call.params.id
     until = moment(asked.expires_at, "expires_at")
-    work = _redress(call.services)
+    work, who = _redress(call.services), person(call.holder)
     return _decided(
-        await told(work.uphold(ident, person(call.holder), asked.reason, asked.answer, until))
+        await told(work.uphold(ident, who, asked.reason, asked.answer, until, anyway=asked.anyway))
     )
 
 

@@ -196,7 +196,14 @@ class Redress:
     # Deciding
 
     async def uphold(
-        self, ident: str, who: Person, reason: str, answer: str, expires_at: int | None = None
+        self,
+        ident: str,
+        who: Person,
+        reason: str,
+        answer: str,
+        expires_at: int | None = None,
+        *,
+        anyway: bool = False,
     ) -> Decided:
         """
         Uphold an appeal: what it is about is let through on return, and stays so for a time.
@@ -207,6 +214,8 @@ class Redress:
             reason: for the record.
             answer: for whoever appeals.
             expires_at: when the allowance ends; as for cases if None.
+            anyway: allow all of the owner's also if nothing blocks the item by itself: people's
+                allowance of a name holds for what its answers lead to, and no verdict knows that.
 
         Raises:
             MissingError: there is no such appeal.
@@ -221,8 +230,9 @@ class Redress:
             for made in await self._releases(number):
                 if made.step in (Step.BEGUN, Step.UNDOING):
                     raise ConflictError(f"decision {made.number}: is on its way; ask again")
+                anyway = anyway and made.step != Step.DONE  # then it was done before
             until = expires_at or int(self._clock()) + priority.ALLOW_S
-            await self._release(appeal, who, f"appeal {number}: {reason}", until)
+            await self._release(appeal, who, f"appeal {number}: {reason}", until, anyway)
             done = [made for made in await self._releases(number) if made.step == Step.DONE]
             serial = max((made.serial for made in done if made.serial is not None), default=None)
             closed = await self._close(appeal, AppealState.UPHELD, who, reason, answer, serial)
@@ -257,10 +267,14 @@ class Redress:
             return appeal
         raise ConflictError(f"appeal {appeal.number}: is {appeal.state}, by {appeal.who!a}")
 
-    async def _release(self, appeal: Appeal, who: Person, reason: str, until: int) -> None:
-        for _ in range(MAX_ROUNDS):
+    async def _release(
+        self, appeal: Appeal, who: Person, reason: str, until: int, anyway: bool
+    ) -> None:
+        for at in range(MAX_ROUNDS):
             blocked, keys = await self._blocked(appeal.plea, who)
-            if not blocked:
+            if anyway and at == 0:
+                keys = sorted({*keys, release.everything(appeal.plea)})
+            elif not blocked:
                 return
             case = await self._store(lambda store: store.case_of(appeal.plea.owner))
             overruled = case is not None and case[1:] == (State.DECIDED, Act.BLOCK)

@@ -87,7 +87,7 @@ def allowing(plea: Plea, claims: Sequence[ClaimRow]) -> list[str]:
         claims: all that block it; none where a model does.
     """
     found = {_overruling(plea, claim) for claim in claims}
-    return sorted(found or {_all(plea)})
+    return sorted(found or {everything(plea)})
 
 
 def _overruling(plea: Plea, claim: ClaimRow) -> str:
@@ -102,10 +102,11 @@ def _overruling(plea: Plea, claim: ClaimRow) -> str:
         return f"url {urls.rule_value(plea.item)}"
     if kind in ("domain", "subtree", "below") and person and own and not _is_suffix(plea):
         return claim.rule
-    return _all(plea)
+    return everything(plea)
 
 
-def _all(plea: Plea) -> str:
+def everything(plea: Plea) -> str:
+    """The key of all that an owner has."""
     # Below a public suffix are others' names, which may be blocked with good reason.
     return f"domain {plea.owner}" if _is_suffix(plea) else whole(plea.owner)
 
