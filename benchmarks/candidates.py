@@ -87,9 +87,14 @@ class Client:
             answer = self._connection.getresponse()
             return answer.status, json.loads(answer.read())
         except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
             self._connection.close()
             self._connection = None
-            raise
 
     def surely(self, path: str, body: bytes, media: str, **more: str) -> tuple[int, Any]:
         """The same, sent again until there is an answer that says more than to wait."""
@@ -149,13 +154,13 @@ class Crash:
 
     def _guarded(self, work: Any) -> None:
         try:
-            work()
+            with contextlib.closing(Client(self._port, self._headers)) as client:
+                work(client)
         except BaseException as exc:
             self._failed.append(exc)
             self._over.set()
 
-    def _bring(self) -> None:
-        client = Client(self._port, self._headers)
+    def _bring(self, client: Client) -> None:
         while not self._failed:
             with self._lock:
                 start = next(self._next, None)
@@ -180,9 +185,8 @@ class Crash:
             os.kill(pids[0], signal.SIGKILL)
             self.kills += 1
 
-    def _decide(self) -> None:
+    def _decide(self, client: Client) -> None:
         """Claim cases and decide them, each once by the word of the server."""
-        client = Client(self._port, self._headers)
         while not self._over.is_set():
             body = json.dumps({"count": CLAIM, "lease_s": 30}).encode()
             _, found = client.surely("/v1/cases/claim", body, "application/json")
@@ -256,17 +260,17 @@ def bulk(port: int, headers: dict[str, str], bodies: Sequence[bytes]) -> float:
 
     def stream() -> None:
         os.nice(19)  # this thread alone: crawlers run elsewhere, and are not to hold dnsperf up
-        client = Client(port, headers)
-        while True:
-            with lock:
-                body = next(waiting, None)
-            if body is None:
-                return
-            status, found = client.post("/v1/candidates", body, "application/x-ndjson")
-            if status != 200:
-                problems.append(f"{status}: {found}")
-                return
-            taken.append(found["accepted"])
+        with contextlib.closing(Client(port, headers)) as client:
+            while True:
+                with lock:
+                    body = next(waiting, None)
+                if body is None:
+                    return
+                status, found = client.post("/v1/candidates", body, "application/x-ndjson")
+                if status != 200:
+                    problems.append(f"{status}: {found}")
+                    return
+                taken.append(found["accepted"])
 
     threads = [threading.Thread(target=stream) for _ in range(STREAMS)]
     before = time.monotonic()

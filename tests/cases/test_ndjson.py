@@ -49,7 +49,8 @@ def test_a_candidate(url, item, name, owner):
     assert reader.errors == []
     (row,) = reader.rows
     owner = owner or "shop.pages.dev"
-    assert row == (item, name, owner, url, NOW, "", 0)
+    raw = item if "u:p@" in url else url  # passwords are not kept
+    assert row == (item, name, owner, raw, NOW, "", 0)
     # What `check` says of the item speaks of the same one.
     said = check.inspect(Engine(snapshot.nothing()), item)
     assert (said["canonical"], said["error"]) == (item, None)
@@ -193,3 +194,20 @@ def test_anything(lines):
     assert len(reader.rows) + reader.invalid <= reader.lines
     assert len(reader.errors) == reader.invalid
     assert list(ndjson.decoded(reader.encoded()).rows()) == reader.rows
+
+
+@pytest.mark.parametrize(
+    ("text", "raw"),
+    [
+        ("HTTP://A.example/x@y", "HTTP://A.example/x@y"),
+        ("http://me:pw@a.example/", "http://a.example/"),
+        ("me:pw@a.example/x?y", "http://a.example/x?y"),
+        ("\thttps:/\\me@a.example", "https://a.example/"),
+        ("http://good.example%2F@192.0.2.1/", "http://192.0.2.1/"),
+    ],
+)
+def test_passwords_are_not_kept(text, raw):
+    """
+    The text as it came stands beside the item unless it has user information.
+    """
+    assert ndjson.candidate(text, 0).raw == raw

@@ -10,7 +10,6 @@ not kept if it has a password in it.  Of a public sender's address only the day'
 network is kept.
 """
 
-import re
 import time
 from typing import Annotated, Any, Final, Literal
 
@@ -39,8 +38,6 @@ from urlguard.cases.submissions import (
 from urlguard.errors import UrlGuardError
 
 SENDERS: Final = STAFF | {Role.REPORTER}
-
-_userinfo = re.compile(r"\s*(?:[a-z][a-z0-9+.-]*:)?[/\\]*[^/\\?#]*@", re.I | re.A).match
 
 Tlp = Literal["clear", "green", "amber", "amber+strict", "red"]
 Piece = Annotated[str, msgspec.Meta(max_length=MAX_PIECE)]
@@ -181,7 +178,7 @@ async def _candidate(asked: SubmissionRequest, judging: Judging) -> Candidate:
     if found is None:
         words = intake.errors[0][1].removeprefix("url ") if intake.errors else "is none"
         raise Problem("invalid", f"url: {words}", errors=[("url", words)])
-    return found._replace(raw=found.item) if _userinfo(found.raw) else found
+    return found
 
 
 async def _known(item: str, judging: Judging) -> Verdict | None:

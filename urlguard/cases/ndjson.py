@@ -64,6 +64,7 @@ class _Line(msgspec.Struct):
 _LINE: Final = msgspec.json.Decoder(_Line)
 _PARTS: Final = msgspec.json.Decoder(list[Candidate])
 _FIELD: Final = re.compile(r"(.*) - at `\$\.(\w+)`", re.S).fullmatch
+_userinfo: Final = re.compile(r"\s*(?:[a-z][a-z0-9+.-]*:)?[/\\]*[^/\\?#]*@", re.I | re.A).match
 _address_like: Final = re.compile(r"\[?[0-9a-fA-F:.]+\]?").fullmatch
 
 
@@ -166,12 +167,14 @@ def candidate(
                 f"url {names.shown(text)}: host is neither a host name nor an IP address"
             ) from None
         if url.is_ip:
-            return Candidate(item, url.host, url.host, _kept(text), seen_at, context[:MAX_CONTEXT])
+            return Candidate(
+                item, url.host, url.host, _kept(text, item), seen_at, context[:MAX_CONTEXT]
+            )
         name = url.host
     if "." not in name:
         raise InputError(f"url {names.shown(text)}: host {names.shown(name)} has no dot")
     owner = _owner(name, hosting)
-    return Candidate(item, name, owner, _kept(text), seen_at, context[:MAX_CONTEXT])
+    return Candidate(item, name, owner, _kept(text, item), seen_at, context[:MAX_CONTEXT])
 
 
 def _candidate(line: _Line, now: int, hosting: Hosting | None) -> Candidate:
@@ -216,7 +219,10 @@ def _owner(name: str, hosting: Hosting | None) -> str:
     return names.owner(name)
 
 
-def _kept(text: str) -> str:
+def _kept(text: str, item: str) -> str:
+    """The text as it came, unless it may have a password in it."""
+    if "@" in text and _userinfo(text):
+        return item
     return text if len(text) <= MAX_RAW else text[:MAX_RAW]
 
 
