@@ -10,6 +10,7 @@ import pytest
 
 from tests.cases.conftest import candidate
 from tests.fetch.world import Names, on_loopback
+from tests.server.conftest import wait_until
 from urlguard import config, events
 from urlguard.cases.drivers.sqlite import open_store
 from urlguard.cases.store import Choice, Judged, StoreError
@@ -213,6 +214,21 @@ async def test_it_can_be_switched_off(casework):
     async with Names(ZONE) as names, looking_up(names, casework, more) as loop:
         await loop.run()
     assert names.asked == []
+
+
+def test_a_running_server_looks_up(server, tmp_path, upstream):
+    """
+    The upstream is asked for an open case's name without anybody's doing.
+    """
+    (tmp_path / "var").mkdir()
+    case = Casework(tmp_path / "var")
+    case.bring("a.example")
+    running = server().start()
+    wait_until(lambda: "a.example" in upstream.asked, 40)
+    wait_until(lambda: case.waiting() == [], 20)
+    assert len(case.waiting(86_400 + 60)) == 1
+    case.real.close()
+    assert running.stop() == 0
 
 
 async def test_a_server_takes_public_addresses_alone(casework):

@@ -327,7 +327,7 @@ class Api:
 
 @dataclass(frozen=True)
 class Cases:
-    """``[cases]``: candidates and submissions: how many, and from whom."""
+    """``[cases]``: candidates and submissions: how many, from whom, and what is asked of them."""
 
     backlog: int = _key(
         2_000_000, "candidates that wait to be judged; more are refused", low=100, high=100_000_000
@@ -352,7 +352,9 @@ class Cases:
     public_per_address: int = _key(
         10, "of these, from one IPv4 address or IPv6 /64 an hour", low=1, high=10_000
     )
-    look_up_addresses: bool = _key(True, "ask the upstreams where the names of open cases lead")
+    look_up_addresses: bool = _key(
+        True, "ask upstreams where open cases' names lead; whoever serves a name may see it"
+    )
 
 
 @dataclass(frozen=True)
