@@ -53,7 +53,8 @@ async def test_with_a_secret_of_ones_own(http, world):
     [
         "http://hook.example/",
         "https://me:pw@hook.example/",
-        "https://hook.example/#x",
+        "https://192.0.2.1/",
+        "https://hook.example:22/",
         "https://",
         "hook.example",
         "ftp://hook.example/",
