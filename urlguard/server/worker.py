@@ -11,7 +11,6 @@ for longer than a query should wait.
 
 import asyncio
 import gc
-import json
 import socket
 import sys
 import time
@@ -21,7 +20,7 @@ from typing import Final
 
 from urlguard import events
 from urlguard.classify import judge, model
-from urlguard.classify.judge import InUse, Suspect
+from urlguard.classify.judge import Grey, InUse
 from urlguard.classify.model import Model
 from urlguard.config import Config
 from urlguard.errors import ConfigError
@@ -39,6 +38,7 @@ from urlguard.server.listener import UdpListener
 from urlguard.server.sampling import Asked, Sample
 from urlguard.server.secrets import cookie_secrets
 from urlguard.server.stats import Stats
+from urlguard.server.suspects import Suspects
 from urlguard.server.tcp import TcpListener
 from urlguard.wire.cookie import Cookies
 
@@ -48,7 +48,6 @@ DRAIN_S = 5.0
 MODELS_S = 5.0  # at the start, for models to be opened; later they come when they come
 TURNS_S: Final = 0.0001  # between threads while one opens a model: queries hardly wait for it
 USUAL_TURNS_S: Final = sys.getswitchinterval()  # before anybody changed it
-GREY_ROWS: Final = 50  # suspects that are looked at between two looks at the sockets
 COOKIES_S = 3600.0  # between two looks at the cookies' secret
 
 
@@ -303,12 +302,15 @@ class Worker:
     # What the control process asks for
 
     def _register(self) -> None:
+        suspects = Suspects(self._greys, lambda: self.following.live.engine.decide)
         self.following.handlers.update(
             {
                 "flush": self._flush,
                 "stats": self._stats,
                 "hitkey": self._hit_key,
-                "grey": self._grey,
+                "grey": suspects.top,
+                "untold": suspects.untold,
+                "told": suspects.told,
                 "sample": Asked(self.sample, self.following.live),
             }
         )
@@ -327,21 +329,10 @@ class Worker:
     async def _stats(self, message: Message, writer: asyncio.StreamWriter) -> None:
         writer.write(self.stats.reply(message["id"]))
 
-    async def _grey(self, message: Message, writer: asyncio.StreamWriter) -> None:
-        found: list[Suspect] = []
-        for plugin in self.edge.chain.plugins if self.edge else ():
-            if isinstance(plugin, Guard) and plugin.judge is not None:
-                found += plugin.judge.grey.top(int(message["count"]))
-        rows: list[str] = []
-        for at in range(0, len(found), GREY_ROWS):
-            await asyncio.sleep(0)  # queries are answered between the pieces
-            decide = self.following.live.engine.decide
-            # People have not spoken since.
-            piece = [one for one in found[at : at + GREY_ROWS] if decide(one.name) is None]
-            rows += map(_as_json, piece)
-        # In one piece, for others write here too.
-        head = f'{{"id":{json.dumps(message["id"])},"names":['
-        writer.write(f"{head}{','.join(rows)}]}}\n".encode())
+    def _greys(self) -> list[Grey]:
+        plugins = self.edge.chain.plugins if self.edge else ()
+        guards = [plugin for plugin in plugins if isinstance(plugin, Guard)]
+        return [guard.judge.grey for guard in guards if guard.judge is not None]
 
     async def _hit_key(self, message: Message, writer: asyncio.StreamWriter) -> None:
         self.pseudonyms.take(message)
@@ -354,9 +345,6 @@ class Worker:
                 continue
             await edge.hits.run(writer)
             await asyncio.sleep(1.0)
-
-
-_as_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def main() -> None:
