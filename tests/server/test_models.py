@@ -11,18 +11,14 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from tests.classify import toy
 from urlguard import config
 from urlguard.classify import brands
-from urlguard.classify.judge import InUse, Judge
-from urlguard.plugins.guard import Guard
 from urlguard.server import process, worker
 from urlguard.server.worker import Orders, Worker
-from urlguard.verdict import Ruling
 
 ROOT = Path(__file__).parents[2]
 LAX = {"block_at": 2.0, "review_at": 0.2}
