@@ -1,5 +1,6 @@
 """Candidates over HTTP: bodies of any size, what they become, and where they end."""
 
+import asyncio
 import contextlib
 import dataclasses
 import io
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.api.world import World, serving
+from tests.api.world import World, connect, serving, until
 from urlguard.access.roles import Role
 from urlguard.api import candidates
 from urlguard.api.candidates import PIECE, Cutter
@@ -317,3 +318,36 @@ async def test_nobody_blocks_by_reporting(http, world):
         await post(http, world, lines(*(f"http://shop.example/{n}" for n in range(500))))
     await world.bring("shop.example", source="my-crawler")
     assert world.log.serial == 0
+
+
+async def test_a_client_that_goes_away(http, world, capsys):
+    """
+    What it has brought until then may be in; nothing fails, and it may send all of it again.
+    """
+    data = many(20_000)
+    _, writer = await connect(world.base)
+    head = (
+        f"POST /v1/candidates HTTP/1.1\r\nHost: localhost\r\nContent-Type: {NDJSON}\r\n"
+        f"Authorization: Bearer {world.token[Role.CRAWLER]}\r\nContent-Length: {len(data)}\r\n\r\n"
+    )
+    writer.write(head.encode() + data[:-100])
+    await writer.drain()
+    await until(lambda: len(world.judging.pieces) >= 3)
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+    status, found, _ = await post(http, world, data)
+    assert (status, found["accepted"] + found["duplicate"]) == (200, 20_000)
+    assert "api.failed" not in capsys.readouterr().err
+
+
+async def test_many_at_once(http, world):
+    """
+    Streams side by side are each taken whole, and an item of two counts once.
+    """
+    found = await asyncio.gather(
+        *(post(http, world, many(8000, n * 4000), Role.ADMIN) for n in range(6))
+    )
+    assert [status for status, _, _ in found] == [200] * 6
+    assert sum(one["accepted"] for _, one, _ in found) == 28_000
+    assert sum(one["duplicate"] for _, one, _ in found) == 20_000

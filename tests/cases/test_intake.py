@@ -255,3 +255,14 @@ def test_counts_of_a_source(desk):
     assert (source.accepted, source.invalid, source.waiting) == (4, 1, 2)
     assert (source.known, source.opened, source.dead) == (1, 1, 0)
     assert source.reputation == 0.5
+
+
+def test_one_that_does_not_fit_takes_no_others_with_it(desk):
+    """
+    Half of a surrogate pair in the middle of a batch: those before and behind it wait as well.
+    """
+    rows = [candidate(f"n{n}.example") for n in range(9)]
+    rows[4] = rows[4]._replace(context="\ud800")
+    assert desk.store.add("x", rows, NOW) == (9, 0)
+    assert desk.store.backlog() == 9
+    assert desk.judge() == 9
