@@ -208,6 +208,24 @@ def _ident_of(claim):
     return _ident(claim.source, claim.rule)
 
 
+async def test_a_rule_in_shadow(http, world):
+    """
+    Stands under its own action, needs no second person, and changes no verdict.
+    """
+    body = {"rule": "google.com", "action": "shadow"}
+    status, made = await call(http, world, "POST", "/v1/rules", json=body)
+    assert (status, made["changed"], made["decision"], made["expires_at"]) == (
+        200,
+        True,
+        None,
+        None,
+    )
+    (shown,) = await every(http, world, "/v1/rules")
+    assert (shown["action"], shown["category"]) == ("shadow", "fraud")
+    _, checked = await call(http, world, "POST", "/v1/check", json={"items": ["www.google.com"]})
+    assert checked["results"][0]["action"] != "block"
+
+
 async def test_a_popular_name_may_be_allowed(http, world):
     """
     Only blocking one is held.

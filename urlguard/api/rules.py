@@ -95,9 +95,13 @@ class RuleRequest(msgspec.Struct, forbid_unknown_fields=True):
     """A rule to make, or to change: of one source, a rule stands once."""
 
     rule: RuleText
-    action: Literal["block", "review", "allow"] = "block"
+    action: Annotated[
+        Literal["block", "review", "allow", "shadow"],
+        msgspec.Meta(description="`shadow`: counted as if it blocked, and never enforced."),
+    ] = "block"
     category: Annotated[
-        Category | None, msgspec.Meta(description="`fraud` if left out, for what is blocked.")
+        Category | None,
+        msgspec.Meta(description="`fraud` if left out, for what is blocked or in shadow."),
     ] = None
     reason: Remark = ""
     begins_at: Moment = None
@@ -221,7 +225,7 @@ async def rules_create(call: Call[RuleRequest, Nothing]) -> RuleAnswer:
     key = rule.key if begins is None else rules.planned(begins, rule.key)
     category = asked.category
     if category is None:
-        category = "fraud" if asked.action == "block" else ""
+        category = "fraud" if asked.action in ("block", "shadow") else ""
     if ends is None and asked.action == "block" and call.holder.role is not Role.ADMIN:
         ends = _end(category, int(time.time()) if begins is None else begins)
     source = source_of(call.holder)
