@@ -124,6 +124,8 @@ class Outbox:
             )
         except UrlGuardError as exc:
             return str(exc)[:MAX_ERROR] or repr(exc)
+        except Exception as exc:  # a fault of ours: it must not be tried each second
+            return repr(exc)[:MAX_ERROR]
         return "" if 200 <= status < 300 else f"status {status}"
 
     def _outcome(self, webhook: Webhook, letter: Letter, problem: str) -> Callable[[Store], None]:
