@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import importlib
 import os
-import signal
 import sqlite3
 import sys
 import time
@@ -23,23 +22,22 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from urlguard import events, names, weight
+from urlguard import events
 from urlguard.access import tokens
 from urlguard.api.source import Decided
 from urlguard.blocklist import overlay, snapshot
 from urlguard.cases.casework import Casework
 from urlguard.cases.store import Limits
-from urlguard.classify.judge import Suspect, merged
-from urlguard.config import Config, Feed
+from urlguard.config import Config
 from urlguard.errors import PolicyError, UrlGuardError
-from urlguard.feeds import schedule
 from urlguard.fetch import signing
 from urlguard.policy import compile as compiling
 from urlguard.policy.log import Change, PolicyLog
-from urlguard.rules import OPERATOR
-from urlguard.server import channel, process, sampling
+from urlguard.server import channel, process
 from urlguard.server.addressing import Addressing
+from urlguard.server.asking import Asking
 from urlguard.server.channel import Message
+from urlguard.server.feeding import Feeding
 from urlguard.server.fetcher import Fetcher
 from urlguard.server.handover import Handover
 from urlguard.server.hitlog import HitLog
@@ -49,8 +47,6 @@ from urlguard.server.scrape import Facts, Observer
 from urlguard.server.signing import Signing
 from urlguard.server.workers import Worker, Workers
 from urlguard.share import rpz
-from urlguard.verdict import FEED
-from urlguard.weight import Sampled
 
 T = TypeVar("T")
 
@@ -59,14 +55,9 @@ WATCH_SAID_S = 60.0  # between two lines about the same trouble with the log
 POLL_S = 0.25  # how often to look for commits of other processes and for expired claims
 COMPILE_KEYS = 5_000  # an overlay of this size is compiled at once,
 COMPILE_AFTER_S = 600.0  # a smaller one after this long
-REFRESH_S = 1800.0  # for reading and committing a list, beyond its download
 RETRY_S = 60.0  # after a failed compile
 UNUSABLE_S = 1.0  # before the next start, if the log cannot be opened
 API_AFTER_S = 2.0  # workers wait for the first policy; importing aiohttp comes after it, or now
-FLUSH_S = 2.0  # for the workers to empty their caches
-GREY_S = 2.0  # for the workers to tell their suspects
-SAMPLE_S = 2.0  # for the workers to look through their samples
-MAX_FLUSHED = 1000  # names in one request
 
 
 class Control:
@@ -78,13 +69,14 @@ class Control:
         compiling.refuse_a_new_log(config.database, self.snapshots)
         self.log = PolicyLog(config.database)
         self.workers = Workers()
+        self._asking = Asking(self.workers, config.server.workers)
         self.ready = False  # the first policy is there, or will not come
         self.facts = Facts()
         self._begun = asyncio.Event()  # set with `ready`
         self._log_file: tuple[int, int] | None = None  # device and inode
         self._database = ThreadPoolExecutor(1, "policy-log")
+        self._feeding = Feeding(config, self.log, self._in_log)
         self._push = asyncio.Lock()
-        self._sampling = asyncio.Lock()
         self._compiling: asyncio.Task[None] | None = None
         self._stopping = False
         self._compiled_at = time.monotonic()
@@ -108,7 +100,7 @@ class Control:
             busy=BusyError,
             commit=self._decide,
             read=self._read_log,
-            weigh=self._weigh,
+            weigh=self._asking.weigh,
             limits=Limits(backlog=config.cases.backlog),
             post=self._post,
             sign=signing.sign,
@@ -180,8 +172,8 @@ class Control:
             if self._foreign:
                 events.warning("snapshot.foreign", replacing=sorted(self._foreign))
                 await self._compile()
-            if await self._in_log(self._nothing_imported):
-                await self._bring_in_new_feeds()
+            if await self._feeding.nothing_imported():
+                await self._feeding.bring_in_new()
                 await self._compile()
             elif not snapshot.newest(self.snapshots):
                 await self._compile()
@@ -192,56 +184,15 @@ class Control:
         os.nice(5)  # from now on, answering queries comes first
         try:
             await self.push()
-            await self._bring_in_new_feeds()
-            await self._in_log(self._end_unconfigured_feeds)
+            await self._feeding.bring_in_new()
+            await self._feeding.end_unconfigured()
             await self.push()
         except UrlGuardError as exc:
             events.error("policy.first", error=str(exc), using="what there is")
-        for feed in self._feeds():
+        for feed in self._feeding.feeds:
             if feed.refresh_s:
-                self._tasks.append(asyncio.create_task(self._keep_fresh(feed)))
-
-    def _feeds(self) -> tuple[Feed, ...]:
-        return schedule.feeds(self.config)
-
-    def _nothing_imported(self) -> bool:
-        """True until a start has got as far as a first feed; killed before, it is as new."""
-        return not any(source.startswith(FEED) for source in self.log.store.sources())
-
-    async def _bring_in_new_feeds(self) -> None:
-        new = [f for f in self._feeds() if not await self._in_log(partial(self._imported, f))]
-        await asyncio.gather(*(self._refresh(feed) for feed in new))
-
-    def _imported(self, feed: Feed) -> bool:
-        return schedule.imported(self.log, feed)
-
-    def _end_unconfigured_feeds(self) -> None:
-        # A list that was only renamed protects until its new name has been brought in.
-        if all(schedule.imported(self.log, feed) for feed in self._feeds()):
-            schedule.end_unconfigured(self.log, self.config)
-
-    async def _keep_fresh(self, feed: Feed) -> None:
-        while True:
-            try:
-                due = await self._in_log(lambda: schedule.due_in_s(self.log, feed, time.time()))
-                if due > 0:
-                    await asyncio.sleep(min(due, 60.0))
-                    continue
-                await self._refresh(feed)
-                await self.push()
-            except Exception as exc:
-                events.warning("feed.failed", feed=feed.name, error=str(exc), using="last_good")
-                await asyncio.sleep(RETRY_S)
-
-    async def _refresh(self, feed: Feed) -> None:
-        """Refresh one feed in another process; it commits to the log by itself."""
-        code = await _run(
-            [sys.executable, "-m", "urlguard.feeds.refresh", feed.name],
-            schedule.handed_over(self.config),
-            feed.timeout_s + REFRESH_S,
-        )
-        if code != 0:
-            events.warning("feed.failed", feed=feed.name, exit=code, using="last_good")
+                fresh = self._feeding.keep_fresh(feed, self.push)
+                self._tasks.append(asyncio.create_task(fresh))
 
     async def _watch(self) -> None:
         """End expired claims, and notice what other processes committed."""
@@ -291,7 +242,7 @@ class Control:
     async def _compile(self) -> None:
         self._look_for_the_log()
         started = time.monotonic()
-        if await _run(compiling.command(self.config.database, self.snapshots), b"") != 0:
+        if await process.child(compiling.command(self.config.database, self.snapshots), b"") != 0:
             self.facts.compile_failures += 1
             raise PolicyError("compile failed; the snapshot in use stays")
         self._compiled_at = time.monotonic()
@@ -403,7 +354,7 @@ class Control:
                 deciding=self._decide,
                 judging=self._judges,
                 casework=self._casework,
-                previewing=Previews(self.config, self._sample),
+                previewing=Previews(self.config, self._asking.sample),
                 proving=self._fetcher,
             )
             await api.run()
@@ -486,11 +437,13 @@ class Control:
                         "workers": {str(worker.number): worker.acked for worker in self.workers},
                     }
                 case "flush":
-                    return await self._flush(message)
+                    return await self._asking.flush(
+                        message.get("names", []), bool(message.get("all"))
+                    )
                 case "grey":
-                    return await self._grey(message)
+                    return await self._asking.grey(int(message["count"]))
                 case "sample":
-                    found = await self._sample(message["rules"], str(message["source"]))
+                    found = await self._asking.sample(message["rules"], str(message["source"]))
                     return {"sample": found}
                 case other:
                     known = "apply, sync, status, flush, grey, sample"
@@ -533,81 +486,10 @@ class Control:
 
         return await self._in_log(read)
 
-    async def _weigh(self, changes: Sequence[Change]) -> list[str]:
-        """Why a change that people make must wait for a second person."""
-        rules = [rule.key for rule in weight.blocking(changes)]
-        if not rules:
-            return []
-        sample = await self._sample(rules)
-        return await asyncio.to_thread(weight.reasons_to_hold, changes, sample)
-
-    async def _sample(self, rules: Sequence[str] | None, source: str = OPERATOR) -> Sampled:
-        """
-        How much of the live queries rules would newly block, by all workers together.
-
-        Args:
-            rules: keys, of which the first `sampling.MAX_RULES` count; None: those in shadow.
-            source: who says so, or would; whose shadow it is.
-        """
-        asked = None if rules is None else list(rules[: sampling.MAX_RULES])
-        question = {"op": "sample", "rules": asked, "source": source}
-        async with self._sampling:  # a worker looks through its sample once at a time
-            replies = await self.workers.ask(question, SAMPLE_S)
-        return sampling.merged(list(replies.values()))
-
     async def _synced(self, serial: int) -> Message:
         count = self.config.server.workers
         acked = await self.workers.wait_for(serial, count, ACK_S)
         return {"serial": serial, "workers": count, "in_force": acked}
-
-    async def _grey(self, message: Message) -> Message:
-        """What the model suspects and nobody blocked, from all workers together."""
-        count = int(message["count"])
-        replies = await self.workers.ask({"op": "grey", "count": count}, GREY_S)
-        found = [Suspect(*row) for reply in replies.values() for row in reply["names"]]
-        return {
-            "names": merged(found)[:count],
-            "workers": self.config.server.workers,
-            "asked": len(replies),
-        }
-
-    async def _flush(self, message: Message) -> Message:
-        """Have every worker forget cached answers: for names and all below them, or all."""
-        asked = message.get("names", [])
-        if not isinstance(asked, list) or len(asked) > MAX_FLUSHED:
-            raise ValueError(f"flush: names must be a list of at most {MAX_FLUSHED}")
-        wanted = [names.canonical(str(name)) for name in asked]
-        if not wanted and not message.get("all"):
-            raise ValueError("flush: no names; must have some, or be for all")
-        question = {"op": "flush", "names": wanted, "all": bool(message.get("all"))}
-        replies = await self.workers.ask(question, FLUSH_S)
-        return {
-            "removed": sum(int(reply["removed"]) for reply in replies.values()),
-            "workers": self.config.server.workers,
-            "flushed": len(replies),
-        }
-
-
-async def _run(command: list[str], stdin: bytes, limit_s: float | None = None) -> int:
-    """
-    Run a child of this process to its end; it does not outlive a cancelled wait, or `limit_s`.
-
-    Returns:
-        Its exit code, or -9 if it took too long.
-    """
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
-    )
-    try:
-        async with asyncio.timeout(limit_s):
-            await process.communicate(stdin)
-    except TimeoutError:
-        return -signal.SIGKILL
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return int(process.returncode or 0)
 
 
 def main() -> None:

@@ -191,3 +191,30 @@ def _refuse(number: int, why: object) -> None:
 def _say(line: bytes) -> None:
     with contextlib.suppress(OSError):  # nobody reads, or nobody is there
         os.write(1, line)
+
+
+async def child(command: list[str], stdin: bytes, limit_s: float | None = None) -> int:
+    """
+    Run a command to its end; it does not outlive a cancelled wait, or `limit_s`.
+
+    Args:
+        command: program and arguments.
+        stdin: what it reads.
+        limit_s: seconds that it may take.
+
+    Returns:
+        Its exit code, or -9 if it took too long.
+    """
+    running = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        async with asyncio.timeout(limit_s):
+            await running.communicate(stdin)
+    except TimeoutError:
+        return -signal.SIGKILL
+    finally:
+        if running.returncode is None:
+            running.kill()
+            await running.wait()
+    return int(running.returncode or 0)
