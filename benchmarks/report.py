@@ -105,7 +105,11 @@ def scoring(rows: Sequence[Mapping[str, Any]]) -> str:
         else:
             what, _, _ = row["case"].partition(",")
             lines.append([f"{what}, one thread", f"{_number(row, 'value', 1)} µs a name"])
-    return _table(lines)
+    others = [float(row["others_pct"]) for row in rows if row.get("others_pct")]
+    if not others:
+        return _table(lines)
+    quiet = f"Other programs took up to {max(others):.0f} % of the CPUs meanwhile."
+    return f"{_table(lines)}\n\n{quiet}"
 
 
 def _headed(case: str) -> str:
@@ -119,9 +123,10 @@ def _figure(case: str, row: Mapping[str, Any] | None) -> str:
         return "–"
     value = float(row["value"])
     per_cent = case.startswith("TPR") and ", " not in case
+    digits = 4 if case == "ROC-AUC" else 2
 
     def shown(number: float) -> str:
-        return f"{number:.2%}".replace("%", " %") if per_cent else f"{number:.2f}"
+        return f"{number:.2%}".replace("%", " %") if per_cent else f"{number:.{digits}f}"
 
     if not row.get("value_low"):
         return f"{value:.4f}"
