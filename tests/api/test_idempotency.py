@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 import sqlite3
 
 import aiohttp
@@ -9,9 +10,10 @@ import pytest
 
 from tests.api.world import connect, serving, until
 from urlguard.access.roles import Role
-from urlguard.api import idempotency
+from urlguard.api import frame, idempotency
 from urlguard.api.idempotency import Answers, Kept, checked, digest
 from urlguard.api.problems import Problem
+from urlguard.api.table import ROUTES
 
 RULE = {"rule": "evil.example", "reason": "ticket 3"}
 
@@ -138,10 +140,65 @@ async def test_a_large_answer_is_worked_out_again(http, world):
     """
     items = {"items": [f"n{n}.example.net" for n in range(1000)]}
     first = await post(http, world, items, path="/v1/check")
-    assert len(str(first[1])) > idempotency.MAX_BODY
+    assert len(str(first[1])) > frame._READ_AGAIN
     assert await post(http, world, items, path="/v1/check") == first
     assert len(world.judging.asked) == 2
     assert (await post(http, world, {"items": []}, path="/v1/check"))[0] == 422
+
+
+async def test_a_large_answer_of_a_change_is_kept(http, world):
+    """
+    What was done is not done again, however much there is to say about it.
+    """
+    await world.bring(*(f"http://n{n}.example/" + "x" * 1500 for n in range(200)))
+    claim = {"count": 100}
+    first = await post(http, world, claim, path="/v1/cases/claim")
+    assert first[0] == 200
+    assert len(json.dumps(first[1])) > 2 * frame._READ_AGAIN
+    assert await post(http, world, claim, path="/v1/cases/claim") == (200, first[1], True)
+    assert (await post(http, world, {"count": 99}, path="/v1/cases/claim"))[0] == 422
+    claimed = await world.casework.store(lambda store: store.cases(limit=1000))
+    assert sum(case.state == "claimed" for case in claimed.items) == 100
+
+
+async def test_an_answer_beyond_all_limits(http, world, monkeypatch):
+    """
+    Too large to be kept, it is still known that the request was done.
+    """
+    monkeypatch.setattr(idempotency, "MAX_BODY", 10)
+    assert (await post(http, world))[0] == 200
+    status, document, _ = await post(http, world)
+    assert (status, document["type"]) == (409, "/docs#problem-done-before")
+    assert (await post(http, world, {"rule": "other.example"}))[0] == 422
+    assert world.log.serial == 1
+
+
+async def test_a_secret_is_told_once(http, world):
+    """
+    A webhook's secret lies in no answer that is kept, and one request makes one webhook.
+    """
+    hook = {"url": "https://hook.example/", "events": ["submission.decided"]}
+    status, made, _ = await post(http, world, hook, role=Role.ADMIN, path="/v1/webhooks")
+    assert status == 200
+    status, document, _ = await post(http, world, hook, role=Role.ADMIN, path="/v1/webhooks")
+    assert (status, document["type"]) == (409, "/docs#problem-done-before")
+    assert made["secret"] not in json.dumps(document)
+    other = {**hook, "url": "https://other.example/"}
+    status, document, _ = await post(http, world, other, role=Role.ADMIN, path="/v1/webhooks")
+    assert (status, document["type"]) == (422, "/docs#problem-key-reused")
+    assert len(await world.casework.store(lambda store: store.webhooks())) == 1
+    with sqlite3.connect(world.folder / "api.db") as db:
+        assert db.execute("SELECT count(*), count(body) FROM answer").fetchall() == [(1, 0)]
+    db.close()
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_answers_with_secrets_say_so(route):
+    """
+    The table names every POST whose answer has a secret in it.
+    """
+    has_secret = "secret" in getattr(route.answer, "__struct_fields__", ())
+    assert route.secret == (route.method == "POST" and has_secret)
 
 
 async def test_a_damaged_file(http, world, capsys):
@@ -186,6 +243,82 @@ async def test_what_is_kept_is_bounded(tmp_path, monkeypatch):
         assert db.execute("SELECT caller FROM answer").fetchall() == [("c",)]
     db.close()
     assert (tmp_path / "api.db").stat().st_mode & 0o777 == 0o600
+
+
+async def test_the_octets_that_are_kept_are_bounded(tmp_path, monkeypatch):
+    """
+    Of too many the oldest lose their bodies, each caller's and all together; none is forgotten.
+    """
+    monkeypatch.setattr(idempotency, "_TIDY_S", 0.0)
+    monkeypatch.setattr(idempotency, "MAX_EACH_OCTETS", 2000)
+    monkeypatch.setattr(idempotency, "MAX_OCTETS", 3000)
+    now = 1_000_000.0
+    answers = Answers(tmp_path / "api.db", lambda: now)
+    body = b"x" * 900  # too short to be packed
+    for caller, count in (("a", 3), ("b", 2)):
+        for n in range(count):
+            now += 1
+            await answers.keep(caller, f"k{n}", Kept(b"d", 200, body))
+    kept = {
+        f"{caller}{n}": await answers.find(caller, f"k{n}")
+        for caller, count in (("a", 3), ("b", 2))
+        for n in range(count)
+    }
+    await answers.close()
+    assert [name for name, found in kept.items() if found.body == body] == ["a2", "b0", "b1"]
+    assert [kept[name] for name in ("a0", "a1")] == [Kept(b"d", 200, None)] * 2
+
+
+async def test_much_at_once_is_tidied_up_at_once(tmp_path, monkeypatch):
+    """
+    The bound on octets does not wait for its minute.
+    """
+    monkeypatch.setattr(idempotency, "_TIDY_OCTETS", 2000)
+    monkeypatch.setattr(idempotency, "MAX_EACH_OCTETS", 2000)
+    now = 1_000_000.0
+    answers = Answers(tmp_path / "api.db", lambda: now)
+    for n in range(9):
+        now += 1
+        await answers.keep("a", f"k{n}", Kept(b"d", 200, b"x" * 900))
+    left = [n for n in range(9) if (await answers.find("a", f"k{n}")).body]
+    await answers.close()
+    assert len(left) <= 4
+    assert left[-1] == 8
+
+
+async def test_bodies_lie_packed(tmp_path):
+    """
+    A large body takes little room and comes back as it was; what is damaged is not kept.
+    """
+    answers = Answers(tmp_path / "api.db")
+    body = json.dumps([{"item": f"http://n{n}.example/"} for n in range(50_000)]).encode()
+    await answers.keep("a", "k", Kept(b"d", 201, body))
+    assert await answers.find("a", "k") == Kept(b"d", 201, body)
+    with sqlite3.connect(tmp_path / "api.db") as db:
+        assert db.execute("SELECT length(body) FROM answer").fetchone()[0] < len(body) / 4
+        db.execute("UPDATE answer SET body = x'00'")
+    db.close()
+    assert await answers.find("a", "k") == Kept(b"d", 201, None)
+    await answers.close()
+
+
+async def test_a_file_of_before(tmp_path):
+    """
+    Answers that an older version has kept unpacked are given again.
+    """
+    with sqlite3.connect(tmp_path / "api.db") as db:
+        db.execute(
+            "CREATE TABLE answer (caller TEXT NOT NULL, key TEXT NOT NULL, digest BLOB NOT NULL,"
+            " status INTEGER NOT NULL, body BLOB, at INTEGER NOT NULL,"
+            " PRIMARY KEY (caller, key)) WITHOUT ROWID"
+        )
+        db.execute("INSERT INTO answer VALUES ('a', 'k', x'64', 200, x'7b7d', 1000)")
+    db.close()
+    answers = Answers(tmp_path / "api.db", lambda: 2000.0)
+    assert await answers.find("a", "k") == Kept(b"d", 200, b"{}")
+    await answers.keep("a", "k2", Kept(b"d", 200, b"[]"))
+    assert await answers.find("a", "k2") == Kept(b"d", 200, b"[]")
+    await answers.close()
 
 
 def test_what_tells_requests_apart():

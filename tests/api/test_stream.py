@@ -89,6 +89,37 @@ async def test_the_same_again(http, world, counted):
     assert len(counted) == pieces
 
 
+async def test_a_large_answer_is_kept(http, world, counted):
+    """
+    However large an answer is, the same body is not worked on again, and another is refused.
+    """
+    key = {"Idempotency-Key": "k"}
+    junk = b"junk\n" * 2000
+
+    async def bring(data):
+        headers = world.head(Role.CRAWLER, **{"Content-Type": NDJSON, **key})
+        async with http.post(f"{world.base}/v1/candidates", data=data, headers=headers) as answer:
+            return answer.status, await answer.text(), answer.headers
+
+    first = await bring(junk)
+    assert first[0] == 200
+    assert len(first[1]) > 65_536
+    read = len(world.judging.pieces)
+    again = await bring(junk)
+    assert again[:2] == first[:2]
+    assert again[2]["Idempotency-Replayed"] == "true"
+    assert (await bring(junk + b"more\n"))[0] == 422
+    assert len(world.judging.pieces) == read
+
+
+def test_no_streamed_body_is_worked_on_again():
+    """
+    A route that streams cannot promise that it changes nothing: its body is used up.
+    """
+    with pytest.raises(ValueError, match="cannot be worked on again"):
+        dataclasses.replace(ROUTES[0], streams=True)
+
+
 async def test_a_body_that_stops(world, monkeypatch):
     """
     Who sends nothing for a while is told so and closed.
@@ -121,6 +152,8 @@ async def test_it_is_described():
     """
     A streamed body of two types is in the document.
     """
-    route = dataclasses.replace(ROUTES[0], streams=True, takes=(JSON, NDJSON), path="/v1/other")
+    route = dataclasses.replace(
+        ROUTES[0], streams=True, reads=False, takes=(JSON, NDJSON), path="/v1/other"
+    )
     found = document((route,))["paths"]["/v1/other"]["post"]["requestBody"]["content"]
     assert set(found) == {JSON, NDJSON}

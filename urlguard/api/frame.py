@@ -35,6 +35,7 @@ from urlguard.errors import UrlGuardError
 REQUEST_S = 30.0  # for a request to be worked out
 BUSY_RETRY_S: Final = 1.0
 _LOG_EVERY_S: Final = 10.0
+_READ_AGAIN: Final = 65_536  # octets; a larger answer that changed nothing is worked out again
 _IN_THREAD: Final = 262_144  # octets; hashing less takes no millisecond
 
 # Nothing here is for a browser to run, to frame, to guess at or to keep.
@@ -251,12 +252,11 @@ class Frame:
             with answers.under_way(caller, key):
                 kept = await answers.find(caller, key)
                 if kept is not None:
-                    if kept.digest != mine:
-                        raise _reused()
-                    if kept.body is not None:
+                    _look_at_digest(kept, mine)
+                    if kept.body is not None or not call.route.reads:
                         return _replayed(call.route, kept)
                 status, body = await self._bounded(call)
-                await answers.keep(caller, key, Kept(mine, status, body))
+                await answers.keep(caller, key, _to_keep(call.route, mine, status, body))
                 return _response(call.route, status, body)
 
         return await (work() if call.route.reads else self._whole(work()))
@@ -274,15 +274,15 @@ class Frame:
         async def work() -> web.Response:
             with answers.under_way(caller, key):
                 kept = await answers.find(caller, key)
-                if kept is not None and kept.body is not None:
+                if kept is not None:
                     await hashed.finish()
-                    if kept.digest != hashed.digest:
-                        raise _reused()
+                    _look_at_digest(kept, hashed.digest)
                     return _replayed(call.route, kept)
                 call.chunks = hashed.read()
                 status, body = await self._bounded(call)
                 await hashed.finish()
-                await answers.keep(caller, key, Kept(hashed.digest, status, body))
+                kept = _to_keep(call.route, hashed.digest, status, body)
+                await answers.keep(caller, key, kept)
                 return _response(call.route, status, body)
 
         return await self._whole(work())
@@ -339,16 +339,30 @@ async def _digest(request: web.BaseRequest, data: bytes) -> bytes:
     return await asyncio.to_thread(digest, request.method, target, data)
 
 
-def _reused() -> Problem:
-    return Problem(
-        "key-reused",
-        "the idempotency key was used for another request",
-        errors=[("Idempotency-Key", "was used with another body or path")],
-    )
+def _look_at_digest(kept: Kept, digest: bytes) -> None:
+    if kept.digest != digest:
+        raise Problem(
+            "key-reused",
+            "the idempotency key was used for another request",
+            errors=[("Idempotency-Key", "was used with another body or path")],
+        )
+
+
+def _to_keep(route: Route, digest: bytes, status: int, body: bytes) -> Kept:
+    """What is kept of an answer: all of it, but for secrets and what is better worked out again."""
+    again = route.reads and len(body) > _READ_AGAIN
+    return Kept(digest, status, None if route.secret or again else body)
 
 
 def _replayed(route: Route, kept: Kept) -> web.Response:
-    found = _response(route, kept.status, kept.body or b"")
+    if kept.body is None:
+        why = "it has a secret, which is told once" if route.secret else "it was too large"
+        raise Problem(
+            "done-before",
+            f"the request was done before, and its answer is not kept: {why}",
+            errors=[("Idempotency-Key", "was used, and the request was done")],
+        )
+    found = _response(route, kept.status, kept.body)
     found.headers["Idempotency-Replayed"] = "true"
     return found
 

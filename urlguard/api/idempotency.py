@@ -8,7 +8,11 @@ second one while the first is under way.  After an error the key is free again: 
 How it works.  An answer is written down before it is sent.  A process that dies in between has done
 something that nobody was told of; then the request is done again, and what is behind the route has
 to bear that: a rule that stands already, a candidate that is known.  Keys under way are in memory
-alone.  What is kept is bounded in number and size, the oldest go first.
+alone.
+
+What is kept is bounded in number and size.  Of too many answers the oldest are forgotten.  Where
+they are too large together, the oldest lose their bodies and nothing else: it stays known that the
+request was done, so that it is not done again.
 
 After the draft of the IETF's HTTPAPI group, draft-ietf-httpapi-idempotency-key-header.
 """
@@ -19,6 +23,7 @@ import hashlib
 import re
 import sqlite3
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,7 +35,11 @@ from urlguard.api.problems import Problem
 KEPT_S: Final = 86_400
 MAX_KEPT: Final = 100_000  # answers of all callers
 MAX_EACH: Final = 20_000  # of one caller, so that nobody pushes out what others rely on
-MAX_BODY: Final = 65_536  # octets of an answer; a larger one is not kept, see `Answers.keep`
+MAX_BODY: Final = 16 << 20  # octets of an answer; of a larger one is kept that it was given
+MAX_OCTETS: Final = 256 << 20  # of all bodies as they lie there, which is packed
+MAX_EACH_OCTETS: Final = 64 << 20  # of one caller's
+_PACKED: Final = 1024  # octets from which a body is packed
+_TIDY_OCTETS: Final = 16 << 20  # as many may come on top before it is tidied up
 MAX_KEY: Final = 255  # characters
 KEY: Final = rf'^"?[!#-~]{{1,{MAX_KEY}}}"?$'  # the draft has quotes around it
 _TIDY_S: Final = 60.0
@@ -39,11 +48,12 @@ _LOG_EVERY_S: Final = 60.0
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS answer (
     caller TEXT NOT NULL, key TEXT NOT NULL, digest BLOB NOT NULL,
-    status INTEGER NOT NULL, body BLOB, at INTEGER NOT NULL,
+    status INTEGER NOT NULL, body BLOB, at INTEGER NOT NULL, packed INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (caller, key)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS answer_at ON answer (at);
 """
+_ADDED: Final = "ALTER TABLE answer ADD COLUMN packed INTEGER NOT NULL DEFAULT 0"
 
 T = TypeVar("T")
 
@@ -53,7 +63,7 @@ class Kept(NamedTuple):
 
     digest: bytes
     status: int
-    body: bytes | None  # None: it was too large to keep, and its route changes nothing
+    body: bytes | None  # None: it is not kept, only that the request was done
 
 
 def checked(key: str) -> str:
@@ -78,6 +88,16 @@ def digest(method: str, target: str, body: bytes) -> bytes:
     return found.digest()
 
 
+def _unpacked(body: bytes | None) -> bytes | None:
+    """A body as it was given; damaged it is as good as not kept."""
+    if body is None:
+        return None
+    try:
+        return zlib.decompress(body)
+    except zlib.error:
+        return None
+
+
 class Answers:
     """
     The answers of the last 24 hours.
@@ -94,6 +114,7 @@ class Answers:
         self._thread: ThreadPoolExecutor | None = None
         self._under_way: set[tuple[str, str]] = set()
         self._tidied = 0.0
+        self._octets = 0  # that came since
         self._said = -_LOG_EVERY_S
 
     @contextlib.contextmanager
@@ -138,8 +159,6 @@ class Answers:
         """
         Keep an answer; where that fails, an event says so, and sent again it would be done again.
         """
-        if answer.body is not None and len(answer.body) > MAX_BODY:
-            answer = answer._replace(body=None)
         try:
             await self._in_thread(lambda: self._keep(caller, key, answer))
         except (sqlite3.Error, OSError) as exc:
@@ -165,6 +184,8 @@ class Answers:
                 db.executescript(
                     f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {_SCHEMA}"
                 )
+                if "packed" not in {row[1] for row in db.execute("PRAGMA table_info(answer)")}:
+                    db.execute(_ADDED)
             except sqlite3.Error:
                 db.close()
                 raise
@@ -175,25 +196,38 @@ class Answers:
         row = (
             self._open()
             .execute(
-                "SELECT digest, status, body FROM answer WHERE caller = ? AND key = ? AND at > ?",
+                "SELECT digest, status, body, packed FROM answer"
+                " WHERE caller = ? AND key = ? AND at > ?",
                 (caller, key, int(self._clock()) - KEPT_S),
             )
             .fetchone()
         )
-        return Kept(*row) if row else None
+        if row is None:
+            return None
+        found = Kept(*row[:3])
+        return found._replace(body=_unpacked(found.body)) if row[3] else found
 
     def _keep(self, caller: str, key: str, answer: Kept) -> None:
         db = self._open()
         now = int(self._clock())
+        body = answer.body
+        if body is not None and len(body) > MAX_BODY:
+            body = None
+        packed = body is not None and len(body) >= _PACKED
+        if body is not None and packed:
+            body = zlib.compress(body, 1)
         db.execute(
-            "INSERT OR REPLACE INTO answer VALUES (?,?,?,?,?,?)", (caller, key, *answer, now)
+            "INSERT OR REPLACE INTO answer (caller, key, digest, status, body, at, packed)"
+            " VALUES (?,?,?,?,?,?,?)",
+            (caller, key, answer.digest, answer.status, body, now, packed),
         )
-        if time.monotonic() - self._tidied >= _TIDY_S:
-            self._tidied = time.monotonic()
+        self._octets += len(body or b"")
+        if time.monotonic() - self._tidied >= _TIDY_S or self._octets >= _TIDY_OCTETS:
+            self._tidied, self._octets = time.monotonic(), 0
             self.tidy(db, now)
 
     def tidy(self, db: sqlite3.Connection, now: int) -> None:
-        """Delete what is too old, and of what is too much the oldest."""
+        """Delete what is too old, and of what is too much the oldest, or their bodies."""
         db.execute("DELETE FROM answer WHERE at <= ?", (now - KEPT_S,))
         many = db.execute(
             "SELECT caller, count(*) - ?1 FROM answer GROUP BY caller HAVING count(*) > ?1",
@@ -211,6 +245,17 @@ class Answers:
                 "DELETE FROM answer WHERE (caller, key) IN"
                 " (SELECT caller, key FROM answer ORDER BY at LIMIT ?)",
                 (count - MAX_KEPT,),
+            )
+        (octets,) = db.execute("SELECT total(length(body)) FROM answer").fetchone()
+        if octets <= MAX_EACH_OCTETS:
+            return
+        for each, limit in ((True, MAX_EACH_OCTETS), (False, MAX_OCTETS)):
+            db.execute(
+                "UPDATE answer SET body = NULL, packed = 0 WHERE (caller, key) IN (SELECT caller,"
+                " key FROM (SELECT caller, key, sum(length(body)) OVER (PARTITION BY"
+                " CASE WHEN ?1 THEN caller END ORDER BY at DESC, caller, key) AS octets"
+                " FROM answer WHERE body IS NOT NULL) WHERE octets > ?2)",
+                (each, limit),
             )
 
     def _close(self) -> None:

@@ -85,6 +85,12 @@ KINDS: Final[dict[str, Kind]] = {
         "Idempotency key used before",
         "The same `Idempotency-Key` came with another body or to another path.",
     ),
+    "done-before": Kind(
+        409,
+        "Done before",
+        "A request with the same `Idempotency-Key` was done, and its answer is not kept: it holds a"
+        " secret that is told once, or it was too large. Look at what it has changed.",
+    ),
     "rate": Kind(429, "Too many requests", "Wait for `Retry-After` seconds."),
     "internal": Kind(500, "Internal error", "The server's log has more, under `api.failed`."),
     "unavailable": Kind(

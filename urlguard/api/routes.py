@@ -101,12 +101,16 @@ class Route:
     streams: bool = False  # the handler reads the body itself, of any size
     takes: tuple[str, ...] = (JSON,)  # content types of the body
     reads: bool = False  # a POST that changes nothing: it may be cut short, and done again
+    secret: bool = False  # the answer is told once, and not kept for an idempotency key
     anonymous: bool = False  # also served without a token where `[cases] public` says so
     health: bool = False  # answered however many others are served, and to any Host
     also: tuple[int, ...] = ()  # other statuses that come with ``answer``
     pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.streams and self.reads:
+            # Whether it is the same request is known when its body is used up.
+            raise ValueError(f"{self.path}: a streamed body cannot be worked on again")
         parts = (
             f"(?P<{part[1:-1]}>[^/]+)" if part.startswith("{") else re.escape(part)
             for part in self.path.split("/")
@@ -144,6 +148,8 @@ class Route:
             found += ["length", "media-type"]
         if self.method == "POST":
             found += ["key-reused", "conflict"]
+            if not self.reads:
+                found.append("done-before")
         return tuple(sorted({*found, *self.errors}))
 
 

@@ -133,6 +133,7 @@ ROUTES: Final = (
         body=WebhookRequest,
         answer=NewHook,
         handler=webhooks_create,
+        secret=True,
     ),
     Route(
         method="GET",
