@@ -42,7 +42,7 @@ NEVER = {
     "feeds": ["wire", "engine"],
     "fetch": ["wire", "policy", "blocklist", "access", "plugins"],
     "cases": ["wire", "blocklist", "classify", "engine", "plugins", "share"],
-    # Of the cases, `decide` and `release` alone meet the log.
+    # Of the cases, `claims`, `decide` and `release` alone meet the log.
     "cases.store": ["policy"],
     "cases.triage": ["policy"],
     "cases.growth": ["policy"],

@@ -123,3 +123,42 @@ def test_a_sample_survives_json():
         Sampled.read([list(made.total), list(made.newly), {"subtree evil.example": [2, 2.0, 1]}])
         == made
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("below la", ["public suffix"]),
+        ("subtree com", ["public suffix"]),
+        ("subtree pages.dev", ["public suffix"]),
+        ("domain com", []),
+        ("subtree shop.la", []),
+        ("url shop.la/", []),
+    ],
+)
+def test_what_lets_others_names_through(key, words):
+    """
+    All below a public suffix is many owners'; a popular name by itself is one's.
+    """
+    for action in ("allow", "review"):
+        found = reasons_to_hold([Change(key, action)])
+        assert found == [f"{key}: {reason}" for reason in words]
+    name = next(iter(wellknown.popular()))
+    assert reasons_to_hold([Change(f"subtree {name}", "allow")]) == []
+
+
+def test_what_lets_much_through_waits():
+    """
+    As what blocks much does, and the words say which of the two.
+    """
+    change = [Change("subtree shop.la", "allow")]
+    (words,) = reasons_to_hold(change, None, sampled(100, 16_000))
+    assert words.startswith("would let through 0.6")
+    assert reasons_to_hold(change, None, sampled(16, 16_000)) == []
+
+
+def test_an_address_is_nobodys():
+    """
+    All URLs of an address, of either version, may be blocked by one person.
+    """
+    assert touched(Rule("url", "192.0.2.7/")) == touched(Rule("url", "[2001:db8::1]/")) == []

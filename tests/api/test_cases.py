@@ -288,3 +288,72 @@ async def test_racing_analysts(world, ask):
         *(ask(Role.ANALYST, "POST", path, {"decision": act}) for act in ("block", "allow") * 10)
     )
     assert sorted(status for status, _ in done) == [200] + [409] * 19
+
+
+async def test_a_block_that_would_have_no_effect(world, ask):
+    """
+    Somebody else allows it, and among people allow comes first: told, and nothing is pretended.
+    """
+    rule = {"rule": "flip.example", "action": "allow", "reason": "ticket 4"}
+    _, allowed = await ask(Role.ANALYST, "POST", "/v1/rules", rule)
+    await ask(Role.ANALYST, "POST", "/v1/rules", {"rule": "*.other.example", "action": "allow"})
+    cases = await world.bring("http://new.example/")
+    serial = world.log.serial
+    status, problem = await ask(Role.APPROVER, "POST", "/v1/rules", {"rule": "flip.example"})
+    assert status == 409
+    assert "analyst:my-analyst allows it since batch 1 (ticket 4)" in problem["detail"]
+    await ask(Role.ANALYST, "POST", "/v1/rules", {"rule": "new.example", "action": "allow"})
+    path = f"/v1/cases/{cases['new.example']}/decide"
+    status, problem = await ask(Role.APPROVER, "POST", path, BLOCK)
+    assert (status, "allows it since" in problem["detail"]) == (409, True)
+    _, whole = await ask(Role.ANALYST, "GET", f"/v1/cases/{cases['new.example']}")
+    assert whole["state"] == "open"
+    assert world.log.serial == serial + 1
+    # His own word he may change; and once the allowance ends, others may block.
+    assert (await ask(Role.ANALYST, "POST", "/v1/rules", {"rule": "new.example"}))[0] == 200
+    await ask(Role.ANALYST, "DELETE", f"/v1/rules/{allowed['id']}")
+    assert (await ask(Role.APPROVER, "POST", "/v1/rules", {"rule": "flip.example"}))[0] == 200
+
+
+async def test_an_allowance_that_came_while_a_block_was_held(world, ask):
+    """
+    Nobody agrees to a block any more that would have no effect.
+    """
+    (case,) = (await world.bring("http://www.google.com/")).values()
+    _, held = await ask(Role.ANALYST, "POST", f"/v1/cases/{case}/decide", BLOCK)
+    await ask(Role.ADMIN, "POST", "/v1/rules", {"rule": "google.com", "action": "allow"})
+    path = f"/v1/decisions/{held['decision']}/approve"
+    status, problem = await ask(Role.APPROVER, "POST", path, {})
+    assert (status, "operator allows it" in problem["detail"]) == (409, True)
+    _, made = await ask(Role.ANALYST, "GET", f"/v1/decisions/{held['decision']}")
+    assert made["step"] == "held"
+
+
+@pytest.mark.parametrize(
+    ("rule", "action", "held"),
+    [
+        ("*.la", "allow", True),
+        ("com", "allow", True),
+        ("cn", "review", True),
+        ("gov.cn", "allow", True),
+        ("keyword:google", "allow", True),
+        ("google.com", "allow", False),
+        ("www.google.com", "review", False),
+        ("shop.la", "allow", False),
+        ("https://google.com/x", "allow", False),
+    ],
+)
+async def test_an_allowance_of_others_names_waits(world, ask, rule, action, held):
+    """
+    One person does not switch off all lists below a public suffix.
+    """
+    body = {"rule": rule, "action": action}
+    status, made = await ask(Role.ANALYST, "POST", "/v1/rules", body)
+    assert status == 200
+    assert (made["decision"] is not None) is held
+    assert (world.log.serial == 0) is held
+    if held:
+        path = f"/v1/decisions/{made['decision']['decision']}/approve"
+        assert (await ask(Role.APPROVER, "POST", path, {}))[0] == 200
+        (claim,) = world.log.store.standing_after("analyst:my-analyst", "", 10)
+        assert claim.action == action

@@ -184,10 +184,12 @@ async def test_a_rule_that_waits_for_a_second_person(http, world, rule):
         (Role.APPROVER, {"category": "phishing"}, 180),
         (Role.ANALYST, {"expires_at": "2d"}, 2),
         (Role.ADMIN, {}, None),
-        (Role.ANALYST, {"action": "allow"}, None),
+        (Role.ANALYST, {"action": "allow"}, 365),
+        (Role.ANALYST, {"action": "review", "category": "malware"}, 90),
+        (Role.ADMIN, {"action": "allow"}, None),
     ],
 )
-async def test_an_analysts_block_ends(http, world, role, body, days):
+async def test_an_analysts_rule_ends(http, world, role, body, days):
     """
     After the time of its category, unless it says when; an operator's stands until he ends it.
     """

@@ -325,3 +325,71 @@ def test_a_verdict_older_than_the_decision_does_not_count(desk):
     assert desk.store.take(5, 60, NOW + 15) == [work]
     assert desk.store.judged([stale._replace(known=True)], NOW + 15) == 1
     assert (case(desk, number).state, case(desk, number).items) == ("decided", 2)
+
+
+def test_undo_falls_back_on_what_was_decided_before(desk):
+    """
+    Of block, watch and undoing the watch, the block is left; it can be undone, and counts again.
+    """
+    desk.bring("a.example")
+    number = desk.only().id
+    block = decided(desk, [number], "ann", BLOCK)
+    assert desk.store.source("crawler").right == 1
+    desk.store.tidy(NOW + DAY * 400)
+    watch = decided(desk, [number], "ann", WATCH, None)
+    assert (case(desk, number).decision, desk.store.source("crawler").right) == ("watch", 0)
+    desk.store.undo(watch.number, "ann", "", NOW)
+    desk.store.finish(watch.number, None, NOW)
+    assert (case(desk, number).state, case(desk, number).decision) == ("open", "block")
+    assert desk.store.source("crawler").right == 1
+    desk.store.undo(block.number, "ann", "", NOW)
+    desk.store.finish(block.number, 9, NOW)
+    assert (case(desk, number).state, case(desk, number).decision) == ("open", None)
+    assert desk.store.source("crawler").right == 0
+
+
+def test_a_block_is_undone_though_its_case_was_dismissed_since(desk):
+    """
+    A decision without rules does not keep the rules of an earlier one in force.
+    """
+    desk.bring("a.example")
+    number = desk.only().id
+    block = decided(desk, [number], "ann", BLOCK)
+    desk.store.tidy(NOW + DAY * 400)
+    dismiss = decided(desk, [number], "ann", Choice("dismiss"), None)
+    desk.store.undo(block.number, "ann", "", NOW)
+    desk.store.finish(block.number, 9, NOW)
+    now = case(desk, number)
+    assert (now.state, now.decision) == ("open", "dismiss")
+    assert desk.store.decision(dismiss.number).step == Step.DONE
+
+
+def test_what_is_held_beyond_its_time(desk):
+    """
+    It cannot be agreed to any more, only rejected.
+    """
+    desk.bring("a.example")
+    number = desk.only().id
+    held = desk.store.begin([number], "ann", BLOCK._replace(expires_at=NOW + 5), NOW)
+    desk.store.hold(held.number, "popular", NOW)
+    with pytest.raises(ConflictError, match="time is over"):
+        desk.store.approve(held.number, "bob", NOW + 5)
+    assert desk.store.reject(held.number, "bob", "", NOW + 5).step == Step.ABORTED
+    assert case(desk, number).state == "open"
+
+
+def test_the_item_of_a_claimed_case_stays(desk):
+    """
+    Who has it decides what he has seen; its score and rank follow what comes meanwhile.
+    """
+    desk.bring("shop.example", path="/plain")
+    desk.judge(score=0.5)
+    (mine,) = desk.store.claim("ann", 1, 60, NOW)
+    desk.store.add("crawler", [candidate("shop.example", "/worse")], NOW)
+    desk.judge(score=0.9)
+    now = case(desk, mine.id)
+    assert (now.item, now.score, now.items) == (mine.item, 0.9, 2)
+    desk.store.release("ann", [mine.id], NOW)
+    desk.store.add("crawler", [candidate("shop.example", "/worst")], NOW)
+    desk.judge(score=0.95)
+    assert case(desk, mine.id).item.endswith("/worst")

@@ -220,6 +220,23 @@ async def test_what_a_shadow_would_block():
     assert (await counted(holding(*QUERIES), engine(), source="feed:x")).newly == Count()
 
 
+async def test_what_a_rule_would_let_through():
+    """
+    What is blocked now and would not be; what passes anyway does not count.
+    """
+    queries = [(f"www.n{n}.evil.example", f"192.0.2.{n}") for n in range(4)]
+    queries += [("www.good.example", "192.0.2.9")]
+    one = engine(
+        ("subtree evil.example", "block", "feed:x"),
+        ("domain www.n1.evil.example", "allow", "operator"),
+    )
+    found = await counted(
+        holding(*queries), one, rules=["subtree example", "subtree n2.evil.example"], action="allow"
+    )
+    assert (found.total.queries, found.newly.queries) == (5, 3)
+    assert found.rules["subtree n2.evil.example"].queries == 1
+
+
 async def test_entries_count_what_they_stand_for():
     """
     Workers under different load are put together by weight.

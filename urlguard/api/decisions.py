@@ -1,12 +1,12 @@
 """``/v1/decisions``: what was decided, what waits for a second person, and taking it back."""
 
-from typing import Annotated, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal, cast
 
 import msgspec
 
 from urlguard.access.roles import Role
 from urlguard.api import paging
-from urlguard.api.casework import decider, person, stored, told
+from urlguard.api.casework import casework, decider, person, stored, told
 from urlguard.api.problems import Problem
 from urlguard.api.routes import READERS, STAFF, Call, Nothing, Route
 from urlguard.api.schemas import Page, Remark, Seconds
@@ -29,7 +29,7 @@ class MadeDecision(msgspec.Struct):
         ),
     ]
     by: str
-    decision: Literal["block", "allow", "watch", "dismiss"]
+    decision: Literal["block", "allow", "review", "watch", "dismiss"]
     category: str
     reason: str
     scope: Annotated[
@@ -93,7 +93,7 @@ def made(one: store.Decision) -> MadeDecision:
         id=one.number,
         step=cast(Step, one.step),
         by=one.who,
-        decision=cast(Literal["block", "allow", "watch", "dismiss"], choice.act),
+        decision=cast(Any, choice.act),
         category=choice.category,
         reason=choice.reason,
         scope=choice.scope,
@@ -151,10 +151,14 @@ async def decision_reject(call: Call[Second, OneDecision]) -> DecideAnswer:
 
 async def decision_undo(call: Call[Second, OneDecision]) -> DecideAnswer:
     """Undo a decision that stands."""
-    number, who = call.params.id, call.holder
+    number, who, reason = call.params.id, call.holder, call.body.reason
     if who.role not in SECOND:
         await _own(call, number, "undo")
-    return outcome(await told(decider(call.services).undo(number, person(who), call.body.reason)))
+    found = await stored(call.services, lambda s: s.decision(number))
+    if found is not None and found.appeal:
+        redress = casework(call.services).redress
+        return outcome(await told(redress.undo(number, found.appeal, person(who), reason)))
+    return outcome(await told(decider(call.services).undo(number, person(who), reason)))
 
 
 async def _own(call: Call[Second, OneDecision], number: int, what: str) -> None:
@@ -221,7 +225,8 @@ ROUTES: Final = (
         tag=_TAG,
         summary="Undo a decision",
         words="All of it: its rules end, what its maker's rules said before stands again, and its"
-        " cases are open. Analysts undo their own.",
+        " cases are open. Analysts undo their own. What an appeal was upheld with, nobody undoes"
+        " who is behind the block; the appeal then waits again.",
         params=OneDecision,
         body=Second,
         answer=DecideAnswer,

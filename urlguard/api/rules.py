@@ -10,7 +10,9 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import re
 import time
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal, cast
 
 import msgspec
@@ -32,6 +34,8 @@ from urlguard.policy.drivers.sqlite import ClaimRow
 from urlguard.policy.log import Change, PolicyLog
 from urlguard.rules import PLANNED, SWITCH, Rule
 from urlguard.verdict import FEED
+
+_RELEASE: Final = re.compile(r"appeal:(\d+):(\d+)")  # evidence of what an appeal was upheld with
 
 Said = Literal["block", "review", "allow", "except", "shadow"]
 RuleText = Annotated[
@@ -226,25 +230,37 @@ async def rules_create(call: Call[RuleRequest, Nothing]) -> RuleAnswer:
     category = asked.category
     if category is None:
         category = "fraud" if asked.action in ("block", "shadow") else ""
-    if ends is None and asked.action == "block" and call.holder.role is not Role.ADMIN:
-        ends = _end(category, int(time.time()) if begins is None else begins)
+    if ends is None and asked.action != "shadow" and call.holder.role is not Role.ADMIN:
+        ends = _end(asked.action, category, int(time.time()) if begins is None else begins)
     source = source_of(call.holder)
     change = Change(key, asked.action, category, asked.reason, ends)
-    if asked.action == "block" and await casework(call.services).weigh([change]):
-        key_of_request = call.request.headers.get("Idempotency-Key")
-        held = await told(
-            decider(call.services).rule(change, person(call.holder), asked.reason, key_of_request)
-        )
-        found = outcome(held)
-        # Held, nobody has it in force; a second request under the key may find it approved.
+    if why := await _why_wait(call.services, source, change):
+        # Under the key of a request that was held before, it may have been approved since.
+        again = call.request.headers.get("Idempotency-Key")
+        who = person(call.holder)
+        held = decider(call.services).hold(change, who, asked.reason, "; ".join(why), again)
+        found = outcome(await told(held))
         return RuleAnswer(_ident(source, key), found.serial, not found.held, 0, 0, ends, found)
     done = await commit(call.services, source, [change], call.holder, asked.reason)
     return RuleAnswer(_ident(source, key), *done, ends)
 
 
-def _end(category: str, start: int) -> int:
-    """When a block ends that names no end: with the day on which people would look again."""
-    due = priority.recheck_at("block", category, None, start) or start
+async def _why_wait(services: Services, source: str, change: Change) -> Sequence[str]:
+    """
+    Why a rule must wait for a second person; empty if it need not.
+
+    Raises:
+        Problem: it would have no effect, for somebody else's word comes before it.
+    """
+    cases = casework(services)
+    if change.action == "block":
+        await told(cases.refuse_overruled(source, [change.rule]))
+    return await told(cases.weigh([change]))
+
+
+def _end(action: str, category: str, start: int) -> int:
+    """When a rule ends that names no end: with the day on which people would look again."""
+    due = priority.recheck_at(action, category, None, start) or start
     return -(-due // priority.DAY_S) * priority.DAY_S
 
 
@@ -255,8 +271,16 @@ async def rules_delete(call: Call[Nothing, OneRule]) -> RuleAnswer:
         raise Problem("forbidden", "a list's rule ends with the list; allow the name instead")
     if source != source_of(call.holder) and call.holder.role is Role.ANALYST:
         raise Problem("forbidden", f"{source} said so; an approver or an admin may withdraw it")
-    if await reader(call.services).read(lambda log: log.store.standing(source, key)) is None:
+    claim = await reader(call.services).read(lambda log: log.store.standing(source, key))
+    if claim is None:
         raise Problem("not-found", "there is no rule with this id")
+    if match := _RELEASE.fullmatch(claim.evidence):
+        # There it is seen to that nobody undoes it who is behind the block.
+        raise Problem(
+            "conflict",
+            f"made for appeal {match[1]}: undo decision {match[2]} instead"
+            f" (POST /v1/decisions/{match[2]}/undo)",
+        )
     reason = call.params.reason
     done = await commit(call.services, source, [Change(key, None)], call.holder, reason)
     return RuleAnswer(call.params.id, *done)
@@ -307,8 +331,10 @@ ROUTES: Final = (
         summary="Make or change a rule",
         words="In force on every worker when the answer comes, if `in_force` is `workers`. A rule"
         " that would block a popular, bank's or government's name, or much of what is asked for,"
-        " waits for a second person: then `decision` says so. A block of an analyst's or approver's"
-        " that names no end gets one by its category: see `expires_at`.",
+        " waits for a second person: then `decision` says so; so does one that lets through all"
+        " below a public suffix, or much of what is blocked now. A block that somebody else's"
+        " allowance comes before is refused. A rule of an analyst's or approver's that names no end"
+        " gets one, see `expires_at`.",
         body=RuleRequest,
         answer=RuleAnswer,
         handler=rules_create,
@@ -323,7 +349,7 @@ ROUTES: Final = (
         " the same name goes on.",
         params=OneRule,
         answer=RuleAnswer,
-        errors=("not-found",),
+        errors=("not-found", "conflict"),
         handler=rules_delete,
     ),
 )

@@ -2,5 +2,5 @@
 What analysts decide about: candidates from all sources, gathered into cases, ranked, decided once.
 
 Knows names, scores and people's decisions; no HTTP, no sockets and no model: what the models say
-comes in as check objects.  `decide` alone meets the policy log, and has others read and commit.
+comes in as check objects.  `claims`, `decide` and `release` alone meet the policy log.
 """

@@ -133,6 +133,9 @@ class AppealStore(Protocol):
     def appeal(self, ident: str) -> Appeal | None:
         """An appeal with its events."""
 
+    def appeal_number(self, number: int) -> Appeal | None:
+        """An appeal by its number in the record."""
+
     def appeals(
         self, state: str | None = None, after: tuple[int, int] = (0, 0), limit: int = 100
     ) -> list[Appeal]:

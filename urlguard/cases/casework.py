@@ -124,6 +124,10 @@ class Casework:
         """Why a change must wait for a second person, in words; empty if it need not."""
         return await self._decider.weigh(changes)
 
+    async def refuse_overruled(self, source: str, keys: Sequence[str]) -> None:
+        """See `Decider.refuse_overruled`."""
+        await self._decider.refuse_overruled(source, keys)
+
     def wake(self) -> None:
         """Something was reported: have it judged at once."""
         if self._triage is not None:

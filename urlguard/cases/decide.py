@@ -12,22 +12,18 @@ are withdrawn by undoing, and what the same source said before them stands again
 """
 
 import contextlib
-import ipaddress
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from urlguard import rules, urls
-from urlguard.cases import recovery
+from urlguard.cases import claims, recovery
 from urlguard.cases.store import (
     Act,
-    Case,
     Choice,
     ConflictError,
     Decision,
     MissingError,
     Step,
-    StoreError,
 )
 from urlguard.cases.threads import StoreThreads
 from urlguard.errors import InputError, PolicyError
@@ -141,12 +137,12 @@ class Decider:
         made_of = await self._store(lambda store: _rules(store, cases, choice, only))
         return await self._begin(cases, who, choice, made_of, key)
 
-    async def rule(
-        self, change: Change, who: Person, reason: str, key: str | None = None
+    async def hold(
+        self, change: Change, who: Person, reason: str, why: str, key: str | None = None
     ) -> Outcome:
-        """Make a rule that is of no case; like `decide`."""
+        """Have a rule that is of no case wait for a second person; like `decide`."""
         choice = Choice(change.action or "", change.category, reason, "rule", change.expires_at)
-        return await self._begin([], who, choice, {0: [change.rule]}, key)
+        return await self._begin([], who, choice, {0: [change.rule]}, key, why=why)
 
     async def release(
         self,
@@ -180,8 +176,11 @@ class Decider:
         made_of: Mapping[int, Sequence[str]],
         key: str | None,
         appeal: int = 0,
+        why: str = "",
     ) -> Outcome:
         now = int(self._clock())
+        if choice.act == Act.BLOCK:
+            await self.refuse_overruled(who.source, [k for keys in made_of.values() for k in keys])
         made = await self._store(
             lambda store: store.begin(
                 cases,
@@ -197,7 +196,7 @@ class Decider:
         if made.step != Step.BEGUN:
             return await self._told(made)  # the same request once more
         with self._at_work(made.number):
-            if why := await self._why_wait(made):
+            if why := why or await self._why_wait(made):
                 made = await self._store(lambda store: store.hold(made.number, why, now))
                 return await self._told(made)
             return await self._carry_out(made, who.name)
@@ -219,13 +218,30 @@ class Decider:
             self._under_way.discard(number)
 
     async def _why_wait(self, made: Decision) -> str:
-        if made.choice.act != Act.BLOCK:
-            return ""
-        return "; ".join(await self.weigh(_claims(made)))
+        # What an appeal is upheld for a second person has decided already.
+        return "" if made.appeal else "; ".join(await self.weigh(claims.claims_of(made)))
+
+    async def refuse_overruled(self, source: str, keys: Sequence[str]) -> None:
+        """
+        Make sure that nobody else's word keeps what `source` would block from being blocked.
+
+        Raises:
+            ConflictError: somebody's does; it says whose, and since when.
+            PolicyError: the log cannot be read.
+        """
+        if found := await self._read(lambda log: claims.overruled(log, source, keys)):
+            raise ConflictError("; ".join(found))
 
     async def weigh(self, changes: Sequence[Change]) -> Sequence[str]:
-        """Why a change must wait for a second person, in words; empty if it need not."""
-        return await self._weigh(changes)
+        """
+        Why a change must wait for a second person, in words; empty if it need not.
+
+        Raises:
+            PolicyError: the log cannot be read.
+        """
+        blocks = [change.rule for change in changes if change.action == Act.BLOCK]
+        released = await self._read(lambda log: claims.released(log, blocks)) if blocks else []
+        return [*released, *await self._weigh(changes)]
 
     async def approve(self, number: int, who: Person) -> Outcome:
         """
@@ -237,6 +253,9 @@ class Decider:
         """
         now = int(self._clock())
         with self._at_work(number):
+            held = await self._store(lambda store: store.decision(number))
+            if held is not None and held.choice.act == Act.BLOCK:
+                await self.refuse_overruled(held.source, [key for _, key in held.rules])
             made = await self._store(lambda store: store.approve(number, who.name, now))
             return await self._carry_out(made, f"{made.who}, {who.name}")
 
@@ -257,7 +276,7 @@ class Decider:
         now = int(self._clock())
         with self._at_work(number):
             made = await self._store(lambda store: store.undo(number, who.name, reason, now))
-            changes = await self._read(lambda log: reversal(log, made, now))
+            changes = await self._read(lambda log: claims.reversal(log, made, now))
             return await self._carry_out(made, who.name, changes, f"undone: {reason}")
 
     async def _carry_out(
@@ -269,7 +288,7 @@ class Decider:
     ) -> Outcome:
         """Have the log take a decision that has begun, or its undoing, and finish it."""
         if changes is None:
-            changes = _claims(made)
+            changes = claims.claims_of(made)
         serial = None
         if changes:
             try:
@@ -309,46 +328,12 @@ class Decider:
         left = [made for made in left if made.number not in in_hand]
         if not left:
             return recovery.Recovered(0, 0)
-        found = await self._read(lambda log: _standing(log, left))
+        found = await self._read(lambda log: claims.standing(log, left))
         return await self._store(
             lambda store: recovery.recover(
                 store, left, lambda made, case: found.get((made.number, case)), now
             )
         )
-
-
-def rules_of(case: Case, choice: Choice, items: Sequence[str]) -> list[str]:
-    """
-    The keys of the claims that a decision about a case makes.
-
-    Of a domain: the owner's name and all below it; all URLs of an address, for it has no name.  Of
-    URLs alone: these; of a reported name without a URL, that name and nothing below it.
-    """
-    if choice.act not in (Act.BLOCK, Act.ALLOW):
-        return []
-    if choice.scope == "domain":
-        return [whole(case.owner)]
-    keys = [
-        rules.Rule("url", urls.rule_value(item)) if "://" in item else rules.Rule("domain", item)
-        for item in items or [case.item]
-    ]
-    return list(dict.fromkeys(rule.key for rule in keys))
-
-
-def whole(owner: str) -> str:
-    """The key of all that an owner has: his name and all below it, or the URLs of an address."""
-    if (host := _as_host(owner)) is not None:
-        return rules.Rule("url", urls.rule_value(f"http://{host}/")).key
-    return rules.Rule("subtree", owner).key
-
-
-def _as_host(owner: str) -> str | None:
-    """An address as it stands in a URL; None for a name."""
-    try:
-        address = ipaddress.ip_address(owner)
-    except ValueError:
-        return None
-    return str(address) if address.version == 4 else f"[{address}]"
 
 
 def _rules(
@@ -365,7 +350,7 @@ def _rules(
         strange = set(only).difference(item.item for item in file.items)
         if strange:
             raise InputError(f"items: {min(strange)[:200]!r} is not of case {number}")
-        found[number] = rules_of(file.case, choice, only)
+        found[number] = claims.rules_of(file.case, choice, only)
     return found
 
 
@@ -376,45 +361,3 @@ def _completed(choice: Choice) -> Choice:
     if choice.act == Act.ALLOW:
         return choice._replace(category="")
     return choice
-
-
-def _claims(made: Decision) -> list[Change]:
-    """What the log is to take; the same rule of two cases once."""
-    choice = made.choice
-    claims = {
-        key: Change(key, choice.act, choice.category, made.evidence(case), choice.expires_at)
-        for case, key in reversed(made.rules)
-    }
-    return [claims[key] for key in sorted(claims)]
-
-
-def reversal(log: PolicyLog, made: Decision, now: int) -> list[Change]:
-    """The changes that undo a decision, as far as its claims still stand."""
-    changes: dict[str, Change] = {}
-    mine = {made.evidence(case) for case, _ in made.rules}
-    for key in dict.fromkeys(key for _, key in made.rules):
-        claim = log.store.standing(made.source, key)
-        if claim is None or claim.evidence not in mine:
-            continue
-        changes[key] = Change(key, None)
-        for before in log.store.history(key):
-            over = before.expires_at is not None and before.expires_at <= now
-            if (before.source, before.to_serial) == (made.source, claim.from_serial) and not over:
-                said = (before.action, before.category, before.evidence, before.expires_at)
-                changes[key] = Change(key, *said)
-    return list(changes.values())
-
-
-def _standing(log: PolicyLog, unfinished: Sequence[Decision]) -> dict[tuple[int, int], int]:
-    """Decision and case of claims that stand, with the serial that made them."""
-    found = {}
-    for made in unfinished:
-        mine = {made.evidence(case) for case, _ in made.rules}
-        for case, key in made.rules:
-            claim = log.store.standing(made.source, key)
-            if claim is not None and claim.evidence in mine:
-                found[made.number, case] = claim.from_serial
-    return found
-
-
-__all__ = ["Decider", "Outcome", "Person", "StoreError", "reversal", "rules_of", "whole"]

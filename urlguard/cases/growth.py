@@ -8,7 +8,8 @@ How it works.  An item that a rule covers tells nothing new.  Any other opens a 
 known.  A case that people have dismissed, or left standing as allowed or watched, opens again only
 for more than they knew: another source, or an item that is clearly worse than all they saw.  So a
 crawler that brings the same site every day does not bring it back to the analysts' desks.  A
-blocked one opens again for whatever its rule does not cover.
+blocked one opens again for whatever its rule does not cover.  While somebody has a case, the item
+that stands for it stays: he decides what he has seen.
 """
 
 from dataclasses import dataclass, field
@@ -81,7 +82,9 @@ def grow(case: Standing, found: Evidence) -> None:
     if not case.items or (
         found.score is not None and (case.score is None or found.score > case.score)
     ):
-        case.item, case.name, case.score = found.item, found.name, found.score
+        case.score = found.score
+        if case.state != State.CLAIMED:
+            case.item, case.name = found.item, found.name
     case.items += found.new
     case.pattern = case.pattern or found.pattern
     case.queries += found.queries

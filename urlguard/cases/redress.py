@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from urlguard.cases import appeals, incidents, priority, release
 from urlguard.cases.appeals import Appeal, AppealState, Plea
-from urlguard.cases.decide import Decider, Person, Read
+from urlguard.cases.decide import Decider, Outcome, Person, Read
 from urlguard.cases.ndjson import candidate
 from urlguard.cases.store import (
     Act,
@@ -248,6 +248,26 @@ class Redress:
             await self._blocked(appeal.plea, who)
             closed = await self._close(appeal, AppealState.REJECTED, who, reason, answer, None)
             return Decided(closed, [])
+
+    async def undo(self, decision: int, appeal: int, who: Person, reason: str) -> Outcome:
+        """
+        Undo what was decided for an appeal; it waits again.
+
+        Args:
+            decision: the one that is undone.
+            appeal: its appeal's number.
+            who: nobody who is behind the block that it overrules.
+            reason: for the record.
+
+        Raises:
+            ConflictError: `who` is, or the decision does not stand.
+            StoreError, PolicyError: see `Decider.undo`.
+        """
+        with self._at_work(appeal):
+            found = await self._store(lambda store: store.appeal_number(appeal))
+            if found is not None:
+                await self._blocked(found.plea, who)
+            return await self._decider.undo(decision, who, reason)
 
     @contextlib.contextmanager
     def _at_work(self, number: int) -> Iterator[None]:

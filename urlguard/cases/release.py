@@ -17,7 +17,7 @@ from typing import Final
 
 from urlguard import names, rules, urls
 from urlguard.cases.appeals import Plea, is_address
-from urlguard.cases.decide import whole
+from urlguard.cases.claims import whole
 from urlguard.policy.drivers.sqlite import ClaimRow
 from urlguard.policy.log import PolicyLog
 from urlguard.rules import PLANNED

@@ -88,6 +88,7 @@ class Act(StrEnum):
 
     BLOCK = "block"
     ALLOW = "allow"
+    REVIEW = "review"  # of rules without a case alone
     WATCH = "watch"
     DISMISS = "dismiss"
 
@@ -505,7 +506,7 @@ class Store(AddressStore, AppealStore, SubmissionStore, WebhookStore, Protocol):
         A second person agrees: the decision has begun again, for `finish`.
 
         Raises:
-            ConflictError: it is not held, or `who` is the one who decided.
+            ConflictError: it is not held, `who` is the one who decided, or its time is over.
         """
 
     def reject(self, number: int, who: str, reason: str, now: int) -> Decision:
@@ -515,8 +516,10 @@ class Store(AddressStore, AppealStore, SubmissionStore, WebhookStore, Protocol):
         """
         Begin to undo a decision; once the log has withdrawn it, `finish`: its cases are open.
 
+        What was decided of them before, and holds, is then what was decided last.
+
         Raises:
-            ConflictError: it does not stand, or a later decision about one of its cases does.
+            ConflictError: it does not stand, or a later one that makes rules does.
         """
 
     def decision(self, number: int) -> Decision | None:

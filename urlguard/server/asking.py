@@ -66,22 +66,28 @@ class Asking:
 
     async def weigh(self, changes: Sequence[Change]) -> list[str]:
         """Why a change that people make must wait for a second person."""
-        rules = [rule.key for rule in weight.blocking(changes)]
-        if not rules:
-            return []
-        sample = await self.sample(rules)
-        return await asyncio.to_thread(weight.reasons_to_hold, changes, sample)
+        found = []
+        for rules, action in (
+            (weight.blocking(changes), "block"),
+            (weight.passing(changes), "allow"),
+        ):
+            keys = [rule.key for rule in rules]
+            found.append(await self.sample(keys, action=action) if keys else None)
+        return await asyncio.to_thread(weight.reasons_to_hold, changes, *found)
 
-    async def sample(self, rules: Sequence[str] | None, source: str = OPERATOR) -> Sampled:
+    async def sample(
+        self, rules: Sequence[str] | None, source: str = OPERATOR, action: str = "block"
+    ) -> Sampled:
         """
         How much of the live queries rules would newly block, by all workers together.
 
         Args:
             rules: keys, of which the first `sampling.MAX_RULES` count; None: those in shadow.
             source: who says so, or would; whose shadow it is.
+            action: "allow" for rules of which it is asked how much they would let through.
         """
         asked = None if rules is None else list(rules[: sampling.MAX_RULES])
-        question = {"op": "sample", "rules": asked, "source": source}
+        question = {"op": "sample", "rules": asked, "source": source, "action": action}
         async with self._sampling:  # a worker looks through its sample once at a time
             replies = await self._workers.ask(question, SAMPLE_S)
         return sampling.merged(list(replies.values()))

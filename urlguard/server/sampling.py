@@ -109,12 +109,12 @@ class Sample:
 class Added:
     """Rules that might be added, as `Engine.among` wants them: those that cover a name."""
 
-    def __init__(self, keys: Iterable[str], source: str) -> None:
+    def __init__(self, keys: Iterable[str], source: str, action: str = "block") -> None:
         self._at: dict[str, list[Ruling]] = {}
         self._patterns: dict[str, Ruling] = {}
         for key in keys:
             rule = Rule.from_key(key)
-            ruling = Ruling("block", "", (source,), 0, *rule)
+            ruling = Ruling(action, "", (source,), 0, *rule)
             if len(rule.value) > MAX_VALUE or rule.kind == "url":
                 continue  # no query is ever blocked by it
             if rule.kind == "pattern":
@@ -171,16 +171,19 @@ class Asked:
 
 async def answer(message: Message, sample: Sample, engine: Engine) -> Message:
     """
-    The reply to ``{"op": "sample", "rules": [key, …], "source": …}``, without its ``id``.
+    The reply to ``{"op": "sample", "rules": [key, …], "source": …, "action": …}``, without its
+    ``id``.
 
-    ``rules`` null: those that ``source`` has in shadow.  The reply has `Count`: ``total``, of the
-    sample; ``newly``, of what would be blocked and is not; and ``rules``, of that, by key.
+    ``rules`` null: those that ``source`` has in shadow.  ``action``: what they do, "block" if left
+    out, or "allow".  The reply has `Count`: ``total``, of the sample; ``newly``, of what would be
+    blocked and is not, or the other way; and ``rules``, of that, by key.
     """
     source = str(message.get("source") or OPERATOR)
+    action = str(message.get("action") or "block")
     keys = message.get("rules")
     rules: Added | InShadow
     if keys is not None:
-        rules = Added([str(key) for key in keys[:MAX_RULES]], source)
+        rules = Added([str(key) for key in keys[:MAX_RULES]], source, action)
     else:
         shadow = engine.shadow()
         rules = Added((), source) if shadow is None else InShadow(shadow, source)
@@ -191,7 +194,7 @@ async def answer(message: Message, sample: Sample, engine: Engine) -> Message:
         await asyncio.sleep(0)  # queries are answered between the pieces
         for entry in entries[at : at + PIECE]:
             total.add(entry)
-            ruling = _change(entry.name, rules, engine)
+            ruling = _change(entry.name, rules, engine, action == "block")
             if ruling is not None:
                 newly.add(entry)
                 each.setdefault(f"{ruling.kind} {ruling.value}", _Tally()).add(entry)
@@ -201,13 +204,13 @@ async def answer(message: Message, sample: Sample, engine: Engine) -> Message:
     return {"total": total.count, "newly": newly.count, "rules": rows}
 
 
-def _change(name: str, rules: Added | InShadow, engine: Engine) -> Ruling | None:
-    """The rule that would block a name which is not blocked now."""
+def _change(name: str, rules: Added | InShadow, engine: Engine, blocks: bool) -> Ruling | None:
+    """The rule that would block a name which is not blocked now; or not `blocks`, the other way."""
     added = rules.covering(name)
     if not added:
         return None
     now = engine.decide(name)
-    if now is not None and now.action == "block":
+    if (now is not None and now.action == "block") == blocks:
         return None
     then = engine.among(name, added)
     return then if then in added else None

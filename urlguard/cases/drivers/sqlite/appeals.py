@@ -67,6 +67,12 @@ class Appeals(Connection):
             row = db.execute(f"{_APPEAL}WHERE id = ?", (clean(ident, MAX_PAGE),)).fetchone()
             return None if row is None else _with_events(db, _appeal(row))
 
+    def appeal_number(self, number: int) -> Appeal | None:
+        """See `AppealStore.appeal_number`."""
+        with self.reading() as db:
+            row = db.execute(f"{_APPEAL}WHERE number = ?", (number,)).fetchone()
+            return None if row is None else _appeal(row)
+
     def appeals(
         self, state: str | None = None, after: tuple[int, int] = (0, 0), limit: int = MAX_PAGE
     ) -> list[Appeal]:

@@ -123,11 +123,7 @@ class Desk(Connection):
                 return _set(db, number, step=Step.DONE, serial=serial, done_at=now)
             if there.step == Step.UNDOING:
                 _discredit(db, there.cases, number)
-                db.execute(
-                    "UPDATE cases SET decision = NULL, number = NULL, recheck_at = NULL,"
-                    " decided_at = ? WHERE number = ?",
-                    (now, number),
-                )
+                _fall_back(db, there, now)
                 _move(db, there.cases, State.OPEN, now)
                 add_events(db, there.cases, now, there.who, "undone", there.remark)
                 reopen(db, there.appeal, now, there.remark.partition(":")[0])
@@ -150,7 +146,7 @@ class Desk(Connection):
             [(choice.act, made.number, now, due, case) for case in made.cases],
         )
         _discredit(db, made.cases)
-        _credit(db, made)
+        _credit(db, made, made.cases)
         add_events(db, made.cases, now, made.who, "decided", f"{choice.act}: {choice.reason}")
         settle(db, made, now)
 
@@ -184,6 +180,8 @@ class Desk(Connection):
             there = _expect(db, number, Step.HELD)
             if who == there.who:
                 raise ConflictError(f"decision {number}: {who!a} made it; another must approve it")
+            if there.choice.expires_at is not None and there.choice.expires_at <= now:
+                raise ConflictError(f"decision {number}: its time is over; reject it")
             _move(db, there.cases, State.DECIDING, now)
             add_events(db, there.cases, now, who, "approved", "")
             return _set(db, number, step=Step.BEGUN, approver=who)
@@ -202,13 +200,20 @@ class Desk(Connection):
         with self.writing() as db:
             lapse(db, now)
             there = _expect(db, number, Step.DONE)
-            for case, state, latest in db.execute(
-                "SELECT c.id, c.state, c.number FROM decided d JOIN cases c ON c.id = d.case_id"
+            for case, state in db.execute(
+                "SELECT c.id, c.state FROM decided d JOIN cases c ON c.id = d.case_id"
                 " WHERE d.number = ?",
                 (number,),
             ).fetchall():
-                if latest != number:
-                    raise ConflictError(f"case {case}: a later decision stands")
+                later = db.execute(
+                    # One without rules has nothing that this one's would have been replaced by.
+                    "SELECT number FROM decided JOIN decisions USING (number) WHERE case_id = ?"
+                    " AND number > ? AND act IN ('block', 'allow')"
+                    " AND step IN ('begun', 'held', 'done', 'undoing') ORDER BY number LIMIT 1",
+                    (case, number),
+                ).fetchone()
+                if later:
+                    raise ConflictError(f"case {case}: a later decision, {later[0]}, stands")
                 if state in (State.DECIDING, State.HELD, State.CLAIMED):
                     raise ConflictError(f"case {case}: is {state}")
                 db.execute(
@@ -291,12 +296,32 @@ def _set(db: sqlite3.Connection, number: int, **values: object) -> Decision:
     return _one(db, number)
 
 
-def _credit(db: sqlite3.Connection, made: Decision) -> None:
+def _fall_back(db: sqlite3.Connection, undone: Decision, now: int) -> None:
+    """What was decided before an undone decision is what was decided last, if it still holds."""
+    for case in undone.cases:
+        row = db.execute(
+            "SELECT number, act FROM decided JOIN decisions USING (number) WHERE case_id = ?"
+            " AND number <> ? AND step = 'done' AND (expires_at IS NULL OR expires_at > ?)"
+            " ORDER BY number DESC LIMIT 1",
+            (case, undone.number, now),
+        ).fetchone()
+        number, act = row or (None, None)
+        db.execute(
+            "UPDATE cases SET decision = ?, number = ?, recheck_at = NULL, decided_at = ?"
+            " WHERE id = ?",
+            (act, number, now, case),
+        )
+        if number is not None:
+            _discredit(db, [case])
+            _credit(db, _one(db, number), [case])
+
+
+def _credit(db: sqlite3.Connection, made: Decision, cases: Iterable[int]) -> None:
     """Count the reports of decided cases as right or wrong, for each of their sources."""
     right = _RIGHT.get(Act(made.choice.act))
     if right is None:
         return
-    for case in made.cases:
+    for case in cases:
         rows = db.execute(
             # Nobody is right because of agreeing with himself.
             "SELECT s.id FROM case_sources c JOIN sources s ON s.id = c.source"
