@@ -210,6 +210,19 @@ def _ident_of(claim):
     return _ident(claim.source, claim.rule)
 
 
+async def test_a_rule_that_waits_already(http, world):
+    """
+    Asked for again, it is the same one that waits; another person's is another.
+    """
+    body = {"rule": "google.com"}
+    first = (await call(http, world, "POST", "/v1/rules", json=body))[1]["decision"]["decision"]
+    again = (await call(http, world, "POST", "/v1/rules", json=body))[1]["decision"]["decision"]
+    other = await call(http, world, "POST", "/v1/rules", Role.APPROVER, json=body)
+    assert again == first != other[1]["decision"]["decision"]
+    _, page = await call(http, world, "GET", "/v1/decisions?step=held")
+    assert len(page["items"]) == 2
+
+
 async def test_a_rule_in_shadow(http, world):
     """
     Stands under its own action, needs no second person, and changes no verdict.

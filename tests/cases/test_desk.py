@@ -10,6 +10,7 @@ from urlguard.cases.store import (
     ConflictError,
     Judged,
     MissingError,
+    Quota,
     State,
     Step,
 )
@@ -58,8 +59,8 @@ def test_release_and_tidy(desk):
     assert desk.store.release("bob", mine, NOW) == 0
     assert desk.store.release("ann", mine[:1], NOW) == 1
     assert case(desk, mine[0]).state == State.OPEN
-    assert desk.store.tidy(NOW + 599) == (0, 0)
-    assert desk.store.tidy(NOW + 600) == (1, 0)
+    assert desk.store.tidy(NOW + 599) == (0, 0, 0)
+    assert desk.store.tidy(NOW + 600) == (1, 0, 0)
     assert case(desk, mine[1]).holder is None
 
 
@@ -393,3 +394,20 @@ def test_the_item_of_a_claimed_case_stays(desk):
     desk.store.add("crawler", [candidate("shop.example", "/worst")], NOW)
     desk.judge(score=0.95)
     assert case(desk, mine.id).item.endswith("/worst")
+
+
+def test_a_clock_that_was_ahead(desk):
+    """
+    What it has dated a year from now waits no longer than anything may: leases, items and quotas.
+    """
+    ahead, quota = NOW + 365 * DAY, Quota(3600, 100)
+    rows = [candidate(f"n{n}.example") for n in range(101)]
+    desk.store.add("crawler", rows[:50], ahead, quota=quota)
+    desk.judge(now=ahead)
+    desk.store.claim("ann", 50, 600, ahead)
+    desk.store.add("crawler", rows[50:], ahead, quota=quota)
+    assert desk.store.take(100, 60, NOW) == []
+    assert desk.store.tidy(NOW) == (50, 0, 51)
+    assert len(desk.store.claim("bob", 100, 600, NOW)) == 50
+    assert desk.judge(now=NOW) == 51
+    assert desk.store.add("crawler", [candidate("later.example")], NOW, quota=quota).accepted == 1

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cases.conftest import NOW, candidate
 from urlguard.cases.drivers.sqlite import SqliteStore
-from urlguard.cases.drivers.sqlite.connection import APPLICATION, SCHEMA_VERSION
+from urlguard.cases.drivers.sqlite.schema import APPLICATION, VERSION
 from urlguard.cases.store import Choice, StoreError
 
 # Adds batches of twenty and says the number of each once it was acknowledged.
@@ -109,14 +109,14 @@ def foreign(path):
 def newer(path):
     SqliteStore(path).close()
     with sqlite3.connect(path) as db:
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        db.execute(f"PRAGMA user_version = {VERSION + 1}")
     db.close()
 
 
 def no_tables(path):
     with sqlite3.connect(path) as db:
         db.execute(f"PRAGMA application_id = {APPLICATION}")
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        db.execute(f"PRAGMA user_version = {VERSION}")
     db.close()
 
 

@@ -211,3 +211,27 @@ def test_passwords_are_not_kept(text, raw):
     The text as it came stands beside the item unless it has user information.
     """
     assert ndjson.candidate(text, 0).raw == raw
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"url": "http://\xff.example/"}',
+        b'{"url": "http://a.example/", "context": "\xc3\x28"}',
+        b'{"url": "http://a.example/", "seen_at": 1' + b"0" * 400 + b"}",
+        b'{"url": "http://a.example/", "seen_at": -1' + b"0" * 400 + b"}",
+        b'{"url": "http://a.example/", "seen_at": 1e400}',
+        b'{"url": "http://a.example/", "seen_at": "9999-12-31T23:59:59-14:00"}',
+        b'{"url": "http://a.example/", "seen_at": "0001-01-01T00:00:00+14:00"}',
+    ],
+)
+def test_a_line_that_cannot_be_read_costs_only_itself(line):
+    """
+    Whatever is wrong with it, those around it are read.
+    """
+    good = b'{"url": "http://good.example/%d"}'
+    reader = ndjson.Reader(NOW)
+    reader.feed(b"\n".join([good % 1, line, good % 2]))
+    assert [row.item[-1] for row in reader.rows if "good" in row.item] == ["1", "2"]
+    assert len(reader.rows) + reader.invalid == 3
+    assert all(number == 2 and words for number, words in reader.errors)

@@ -1,14 +1,11 @@
 """Submissions and webhooks in a store: what is told, to whom, and what a crash leaves."""
 
-import contextlib
 import json
-import sqlite3
 
 import pytest
 
 from tests.cases.conftest import NOW, candidate
 from urlguard.cases import webhooks
-from urlguard.cases.drivers.sqlite import connection, open_store
 from urlguard.cases.store import Choice, ConflictError, Judged, Quota, QuotaError
 from urlguard.cases.submissions import DAY_S, PUBLIC, Evidence, Pseudonyms, Submission, new_id
 
@@ -290,21 +287,3 @@ def test_no_address_on_disk(desk):
     for path in desk.folder.iterdir():
         assert b"192.0.2.77" not in path.read_bytes()
     desk.store = desk.open()
-
-
-def test_a_store_of_the_first_schema(tmp_path):
-    """
-    It gets the new tables, and keeps what it has.
-    """
-    db = sqlite3.connect(tmp_path / "cases.db")
-    db.executescript(connection._SCHEMAS[0])
-    db.execute("INSERT INTO sources (name, first_at, last_at) VALUES ('old', 1, 1)")
-    db.execute(f"PRAGMA application_id = {connection.APPLICATION}")
-    db.execute("PRAGMA user_version = 1")
-    db.commit()
-    db.close()
-    with contextlib.closing(open_store(tmp_path / "cases.db")) as store:
-        said = submission()
-        store.submit(said, candidate("a.example"), NOW)
-        assert store.submission(said.id).state == "queued"
-        assert [source.name for source in store.sources()] == ["li.na", "old"]

@@ -1,5 +1,6 @@
 """Where URLs and names stand in a message, and what stands there that is none."""
 
+import re
 import time
 
 import pytest
@@ -317,3 +318,13 @@ def test_plain_messages_are_left_after_one_search(monkeypatch):
     monkeypatch.setattr(disguises, "undone", lambda reading: pytest.fail("was read"))
     assert find("妈，我到家了，别担心！") == []
     assert find("see you tomorrow") == []
+
+
+@pytest.mark.parametrize(
+    "text", ["-.-.-", "o.O.-", "1.2.3.-", "a.b.c.-", "see http://evil.com/x -.-.-", "-.-.- ^_^"]
+)
+def test_smileys_and_enumerations(text):
+    """
+    A dot behind which nothing follows is no name, and takes no other with it.
+    """
+    assert [found.item for found in find(text)] == re.findall(r"http://evil.com/x", text)

@@ -12,10 +12,9 @@ from urlguard.api.problems import Problem
 from urlguard.api.routes import READERS, STAFF, Call, Nothing, Route
 from urlguard.api.schemas import Action, Category, Moment, Page, Remark, Seconds, moment
 from urlguard.cases import store
-from urlguard.cases.store import MAX_PAGE, Choice, State
+from urlguard.cases.store import MAX_LEASE_S, MAX_PAGE, Choice, State
 
 LEASE_S: Final = 900
-MAX_LEASE_S: Final = 86_400
 _MAX_BODY: Final = 8 << 20
 
 CaseState = Literal["known", "open", "claimed", "deciding", "held", "decided", "dismissed"]

@@ -140,8 +140,20 @@ class Decider:
     async def hold(
         self, change: Change, who: Person, reason: str, why: str, key: str | None = None
     ) -> Outcome:
-        """Have a rule that is of no case wait for a second person; like `decide`."""
+        """
+        Have a rule that is of no case wait for a second person; like `decide`.
+
+        One that waits already, of the same person and for the same rule, is that one.
+        """
         choice = Choice(change.action or "", change.category, reason, "rule", change.expires_at)
+        for made in await self._store(lambda store: store.decisions(Step.HELD)):
+            same = (made.who, made.source, made.rules) == (
+                who.name,
+                who.source,
+                ((0, change.rule),),
+            )
+            if same and made.choice.act == choice.act:
+                return await self._told(made)
         return await self._begin([], who, choice, {0: [change.rule]}, key, why=why)
 
     async def release(

@@ -98,7 +98,8 @@ class Reader:
                 if len(line) > MAX_LINE:
                     raise InputError(f"line: {len(line)} octets, limit is {MAX_LINE}")
                 self.rows.append(_candidate(_LINE.decode(line), self._now, self._hosting))
-            except (InputError, msgspec.DecodeError, RecursionError) as exc:
+            except (InputError, ValueError, OverflowError, RecursionError) as exc:
+                # The decoder's own errors are ValueErrors, and so is what is no UTF-8.
                 if not line.strip():
                     continue
                 self.invalid += 1

@@ -5,8 +5,11 @@ Knows no store; the level and the time of it are the store's to keep.
 """
 
 from math import ceil
+from typing import Final
 
 from urlguard.cases.store import Quota, QuotaError
+
+AHEAD_S: Final = 60  # by so much a clock may have been ahead of this one
 
 
 def spend(quota: Quota, level: float | None, at: float | None, count: int, now: float) -> float:
@@ -27,7 +30,8 @@ def spend(quota: Quota, level: float | None, at: float | None, count: int, now: 
         QuotaError: nothing is left; ``wait_s`` says for how long.
     """
     rate = quota.per_hour / 3600
-    if level is None or at is None:
+    if level is None or at is None or at > now + AHEAD_S:
+        # A new one, or one whose last batch a wrong clock has dated: nobody waits for that day.
         level = float(quota.burst)
     else:
         level = min(float(quota.burst), level + max(0.0, now - at) * rate)

@@ -41,6 +41,9 @@ MAX_PAGE: Final = 1000  # items of a page, and cases of one claim or decision
 MAX_ITEMS: Final = 100  # items that `Store.case` shows, the worst first
 MAX_FAILURES: Final = 5  # then an item is dead
 MAX_TAKES: Final = 50  # the same for one that nobody ever says a word about
+MAX_LEASE_S: Final = 86_400  # of a claimed case
+# Nothing waits longer; what seems to was written by a clock that ran ahead, and waits no more.
+MAX_WAIT_S: Final = 86_400
 SCOPES: Final = ("domain", "url", "rule")  # the last for a rule that is of no case
 # Reasons of verdicts that people, and not a model, stand behind.
 BY_RULE: Final = frozenset({"blocklist", "allowlist", "pattern"})
@@ -310,6 +313,7 @@ class Tidied(NamedTuple):
 
     lapsed: int  # leases
     due: int  # cases to be looked at again
+    freed: int = 0  # items that waited for a day which only a wrong clock knew
 
 
 class Store(AddressStore, AppealStore, SubmissionStore, WebhookStore, Protocol):
@@ -403,7 +407,11 @@ class Store(AddressStore, AppealStore, SubmissionStore, WebhookStore, Protocol):
         """Have dead items tried again; returns how many."""
 
     def tidy(self, now: int) -> Tidied:
-        """Open cases whose lease has lapsed, and those that are due for another look."""
+        """
+        Open cases whose lease has lapsed, and those that are due for another look.
+
+        Leases and waiting times beyond what is possible end too: the clock was ahead once.
+        """
 
     # Cases
 

@@ -292,7 +292,7 @@ class _Plain(_Search):
             return None
         if not (scheme or self.text.startswith("www.", start)):
             following = self.reading.cased[dot + 1 : end]
-            if not (following[0].isupper() and following[1:].islower()):
+            if not (following[:1].isupper() and following[1:].islower()):
                 return None
         elif scheme and self.text[end : end + 1] in ("/", ":", "?", "#"):
             return None  # which stands behind a host, not behind a word

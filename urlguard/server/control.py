@@ -496,6 +496,7 @@ def main() -> None:
     """Entry point of the control process."""
     config: Config = process.handed()
     events.bind(role="control")
+    process.short_turns()
     try:
         control = Control(config)
     except PolicyError as exc:

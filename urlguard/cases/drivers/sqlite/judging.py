@@ -23,7 +23,9 @@ from urlguard.cases.growth import Evidence, Standing, grow, rank
 from urlguard.cases.store import (
     MAX_CONTEXT,
     MAX_FAILURES,
+    MAX_LEASE_S,
     MAX_TAKES,
+    MAX_WAIT_S,
     Item,
     Judged,
     State,
@@ -240,9 +242,11 @@ class Judging(Connection):
         """See `Store.tidy`."""
         with self.reading() as db:
             wanted = db.execute(
-                "SELECT EXISTS (SELECT 1 FROM cases WHERE state = 'claimed' AND lease_until <= ?1)"
-                " OR EXISTS (SELECT 1 FROM cases WHERE recheck_at <= ?1)",
-                (now,),
+                "SELECT EXISTS (SELECT 1 FROM cases WHERE state = 'claimed'"
+                " AND (lease_until <= ?1 OR lease_until > ?2))"
+                " OR EXISTS (SELECT 1 FROM cases WHERE recheck_at <= ?1)"
+                " OR EXISTS (SELECT 1 FROM queue WHERE bulk IN (0, 1) AND due > ?3)",
+                (now, now + MAX_LEASE_S, now + MAX_WAIT_S),
             ).fetchone()
         if wanted == (0,):
             return Tidied(0, 0)
@@ -256,15 +260,18 @@ class Judging(Connection):
             ).fetchall()
             ids = [case for (case,) in due]
             add_events(db, ids, now, "", "reopened", "it is time to look again")
-        return Tidied(lapsed, len(ids))
+            freed = db.execute(
+                "UPDATE queue SET due = ? WHERE bulk IN (0, 1) AND due > ?", (now, now + MAX_WAIT_S)
+            ).rowcount
+        return Tidied(lapsed, len(ids), freed)
 
 
 def lapse(db: sqlite3.Connection, now: int) -> int:
     """Open the cases whose lease has lapsed; returns how many."""
     return db.execute(
         "UPDATE cases SET state = 'open', holder = NULL, lease_until = NULL"
-        " WHERE state = 'claimed' AND lease_until <= ?",
-        (now,),
+        " WHERE state = 'claimed' AND (lease_until <= ? OR lease_until > ?)",
+        (now, now + MAX_LEASE_S),
     ).rowcount
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from urlguard.cases import webhooks
 from urlguard.cases.drivers.sqlite.connection import Connection, clean
-from urlguard.cases.store import MAX_TEXT, ConflictError
+from urlguard.cases.store import MAX_TEXT, MAX_WAIT_S, ConflictError
 from urlguard.cases.webhooks import Letter, Webhook
 
 _WEBHOOK: Final = (
@@ -58,8 +58,8 @@ class Webhooks(Connection):
             for (webhook,) in db.execute("SELECT number FROM webhooks").fetchall():
                 rows = db.execute(
                     "SELECT number, webhook, id, body, at, tries FROM outbox"
-                    " WHERE webhook = ? AND due <= ? ORDER BY due, number LIMIT ?",
-                    (webhook, now, limit),
+                    " WHERE webhook = ? AND (due <= ? OR due > ?) ORDER BY due, number LIMIT ?",
+                    (webhook, now, now + MAX_WAIT_S, limit),
                 ).fetchall()
                 if rows:
                     found[webhook] = [Letter._make(row) for row in rows]
