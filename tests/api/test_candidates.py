@@ -117,8 +117,23 @@ async def test_plain_json_that_does_not_fit(http, world):
     status, found, _ = await post(http, world, '[{"url": "a.example"}, {"url": 1}]', media=JSON)
     assert (status, found["errors"][0]["field"]) == (422, "[1].url")
     assert kept(world) == []
-    status, _, _ = await post(http, world, b"[" + b" " * (1 << 20) + b"]", media=JSON)
+    status, _, _ = await post(http, world, b"[" + b" " * (1 << 18) + b"]", media=JSON)
     assert status == 413
+
+
+async def test_a_long_list(http, world):
+    """
+    It is read in slices and taken in pieces: as a whole or not at all, and places are the list's.
+    """
+    made = [{"url": f"http://n{n}.example/" + "x" * 50, "seen_at": 5} for n in range(2500)]
+    made[2100]["url"] = 1
+    status, found, _ = await post(http, world, json.dumps(made), media=JSON)
+    assert (status, found["errors"][0]["field"]) == (422, "[2100].url")
+    assert kept(world) == []
+    made[2100]["url"] = "nodot"
+    status, found, _ = await post(http, world, json.dumps(made), media=JSON)
+    assert (status, found["accepted"], found["invalid"]) == (200, 2499, 1)
+    assert [error["line"] for error in found["errors"]] == [2101]
 
 
 async def test_a_long_body(http, world):

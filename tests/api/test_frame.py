@@ -9,7 +9,7 @@ import pytest
 
 from tests.api.world import closed, connect, serving
 from urlguard.access.roles import Role
-from urlguard.api import bodies, paging
+from urlguard.api import bodies, checks, frame, paging
 from urlguard.api.problems import KINDS, Problem
 
 
@@ -213,6 +213,90 @@ def test_the_place_of_an_error(said, field, words):
     msgspec's message in our words.
     """
     assert bodies.place(said) == (field, words)
+
+
+LONG = "x" * 1000
+CHECK, MESSAGES = (route for route in checks.ROUTES)
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "field", "words"),
+    [
+        (CHECK, {"items": [*[LONG] * 300, 7]}, "items[300]", "expected str, got int"),
+        (CHECK, {"items": [*[LONG] * 300, "x" * 65_537]}, "items[300]", "length <= 65536"),
+        (CHECK, {"items": ["x" * 20] * 10_001}, "items", "length <= 10000"),
+        (CHECK, {"items": [LONG] * 300, "wyh": 1}, "wyh", "unknown field"),
+        (CHECK, {"itms": [LONG] * 300}, "itms", "unknown field"),
+        (CHECK, {"items": LONG * 300}, "items", "expected array, got str"),
+        (CHECK, [LONG] * 300, "", "expected object, got array"),
+        (CHECK, {"items": [1] * 100_000}, "items[0]", "expected str, got int"),
+        (
+            MESSAGES,
+            {"messages": [*[{"id": 1, "text": LONG}] * 300, {"id": 1}]},
+            "messages[300].text",
+            "missing",
+        ),
+    ],
+    ids=range(9),
+)
+async def test_long_bodies_that_do_not_fit(route, body, field, words):
+    """
+    Read in slices, a body is refused with the same place as if it were read at once.
+    """
+    data = json.dumps(body).encode()
+    assert len(data) > bodies._AT_ONCE
+    with pytest.raises(Problem) as sliced:
+        await bodies.read(data, route)
+    with pytest.raises(Problem) as whole:
+        bodies.decoded(data, route.body)
+    assert sliced.value.errors == whole.value.errors
+    ((place, said),) = sliced.value.errors
+    assert place == field
+    assert words in said
+
+
+@pytest.mark.parametrize("broken", [b"\xff", b"\\ud800", b'" "'])
+async def test_long_bodies_that_are_no_json(broken):
+    """
+    Also where only one slice is broken.
+    """
+    data = json.dumps({"items": [LONG] * 300 + ["?"]}).encode().replace(b"?", broken)
+    with pytest.raises(Problem) as caught:
+        await bodies.read(data, CHECK)
+    assert caught.value.kind == "malformed"
+
+
+async def test_long_bodies_are_read_whole():
+    """
+    In slices as at once: everything, in order, with what stands beside the list.
+    """
+    items = ["", *(f"n{n}.example/诈" * (n % 50) for n in range(3000)), "x" * 65_536, '\n"]']
+    for asked in ({"items": items}, {"why": True, "items": items, "score": True}):
+        data = json.dumps(asked).encode()
+        assert len(data) > bodies._AT_ONCE
+        assert await bodies.read(data, CHECK) == bodies.decoded(data, CHECK.body)
+    messages = {"messages": [{"id": n, "text": LONG} for n in range(1000)]}
+    data = json.dumps(messages).encode()
+    assert await bodies.read(data, MESSAGES) == bodies.decoded(data, MESSAGES.body)
+
+
+@pytest.mark.parametrize("count", [0, 1, 100, 101, 1000])
+async def test_long_pages_are_written_whole(count):
+    """
+    In slices as at once.
+    """
+
+    class Row(msgspec.Struct):
+        id: int
+        name: str | None
+
+    class Rows(msgspec.Struct):
+        first: str
+        items: list[Row]
+        next: str | None = None
+
+    page = Rows("?", [Row(n, None if n % 2 else "诈") for n in range(count)], "more")
+    assert await frame._encoded(page) == msgspec.json.encode(page)
 
 
 def test_what_the_places_are_made_of():

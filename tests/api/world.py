@@ -101,12 +101,14 @@ class Here:
             words = [w for w in text.split() if "." in w]
             verdicts = await self.check(words)
             places = [text.index(w) for w in words]
-            found.append(
-                [
-                    (at, at + len(word), word, word, verdict)
-                    for at, word, verdict in zip(places, words, verdicts, strict=True)
-                ]
-            )
+            verdicts = [json.loads(verdict) for verdict in verdicts]
+            acts = {verdict["action"] for verdict in verdicts}
+            mentions = [
+                {"start": at, "end": at + len(word), "text": word, "item": word, "verdict": verdict}
+                for at, word, verdict in zip(places, words, verdicts, strict=True)
+            ]
+            act = next((a for a in ("block", "review") if a in acts), "none")
+            found.append(json.dumps({"action": act, "found": mentions}).encode()[1:])
         return found
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import dataclasses
+import gc
 import json
 import os
 import shutil
@@ -10,11 +12,14 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
+from tests.api.world import World, serving
 from tests.classify import toy
+from tests.server.test_api import DIRECT
 from urlguard import check, config
 from urlguard.policy import compile as compiling
 from urlguard.policy.log import Change, PolicyLog
@@ -353,7 +358,7 @@ async def test_octets_that_wait_are_bounded(tmp_path, monkeypatch):
         with pytest.raises(BusyError):
             await judges.messages(["x" * 60_000])
         os.kill(pid, signal.SIGCONT)
-        assert await first == [[], [], []]
+        assert await first == [b'"action": "none", "found": []}'] * 3
 
 
 async def test_a_decision_counts_at_once(tmp_path, request):
@@ -439,15 +444,21 @@ async def test_messages(tmp_path):
     made = configured(tmp_path)
     commit(made, block("evil.com"))
     texts = ["请登录www.evil.com,验证", "hello", "hxxp://evil[.]com/x or good.com"] * 70
+    many = [f"n{n}.com" for n in range(3 * judging.ITEMS)]
     async with running(made, 2) as judges:
         found = await judges.messages(texts)
+        (full,) = await judges.messages([" ".join(many)])
         (single,) = await judges.messages(texts[:1])
-    assert [len(one) for one in found] == [1, 0, 2] * 70
-    ((start, end, text, item, verdict),) = single
-    assert texts[0][start:end] == text == item == "www.evil.com"
     assert found[0] == single
-    assert json.loads(verdict)["action"] == "block"
-    assert [json.loads(one[-1])["action"] for one in found[2]] == ["block", "none"]
+    found = [json.loads(b"{" + one) for one in found]
+    assert [len(one["found"]) for one in found] == [1, 0, 2] * 70
+    assert [one["action"] for one in found] == ["block", "none", "block"] * 70
+    (one,) = found[0]["found"]
+    assert list(one) == ["start", "end", "text", "item", "verdict"]
+    assert texts[0][one["start"] : one["end"]] == one["text"] == one["item"] == "www.evil.com"
+    assert one["verdict"]["action"] == "block"
+    assert [one["verdict"]["action"] for one in found[2]["found"]] == ["block", "none"]
+    assert [one["verdict"]["input"] for one in json.loads(b"{" + full)["found"]] == many
 
 
 async def test_intake(tmp_path):
@@ -525,26 +536,78 @@ async def test_who_goes_away(tmp_path):
         assert not judges._judges[0].jobs
 
 
+@contextlib.asynccontextmanager
+async def turns():
+    """Seconds of the processor that each turn of the loop takes; other processes may stop it."""
+    spent = []
+    turning = True
+
+    async def turn():
+        while turning:
+            began = time.thread_time()
+            await asyncio.sleep(0)
+            spent.append(time.thread_time() - began)
+
+    gc.collect()
+    gc.freeze()  # else what other tests have left is gone through in the midst of it
+    task = asyncio.create_task(turn())
+    try:
+        yield spent
+    finally:
+        turning = False
+        await task
+        gc.unfreeze()
+
+
 async def test_the_loop_is_not_held_up(tmp_path):
     """
     While ten thousand items go out and come back, no turn of the loop takes long.
     """
     async with running(configured(tmp_path)) as judges:
         await judges.check(names(1000))
-        spent = []
-        turning = True
+        async with turns() as spent:
+            await judges.check(names(10_000))
+    # Items and answers at once take 15 ms.
+    assert max(spent) < 0.005, sorted(spent)[-5:]
 
-        async def turn():
-            while turning:
-                began = time.thread_time()
-                await asyncio.sleep(0)
-                spent.append(time.thread_time() - began)
 
-        task = asyncio.create_task(turn())
-        await judges.check(names(10_000))
-        turning = False
-        await task
-    # Processor time, since other processes may stop this one; items and answers at once take 15 ms.
+def texts(count, text):
+    """A body of so many messages."""
+    return {"messages": [{"id": n, "text": text} for n in range(count)]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("check", {"items": [f"{n}.example/{'诈骗' * 20}" for n in range(10_000)]}),
+        ("messages/check", texts(1000, " ".join(f"https://n{n}.com/" for n in range(15)))),
+        ("messages/check", texts(1000, "没有链接的短信" * 70)),
+    ],
+    ids=["items", "mentions", "long"],
+)
+async def test_the_loop_is_not_held_up_by_the_api(tmp_path, path, body):
+    """
+    Nor is it by the API, which reads and writes some megabytes of JSON for that.
+    """
+    world = World(tmp_path)
+    data = json.dumps(body, ensure_ascii=False).encode()
+    assert 100_000 < len(data) < 2 << 20
+    headers = world.head(**{"Content-Type": "application/json"})
+
+    def send(url):
+        request = urllib.request.Request(url, data, headers)
+        with DIRECT.open(request, timeout=60) as answer:
+            return answer.read()
+
+    async with running(configured(tmp_path)) as judges:
+        await judges.messages(["warm.example"])
+        services = dataclasses.replace(world.services(), judging=judges)
+        async with serving(services) as base, turns() as spent:
+            found = await asyncio.to_thread(send, f"{base}/v1/{path}")
+    world.close()
+    (asked,) = body.values()
+    assert len(json.loads(found)["results"]) == len(asked)
+    # Under a millisecond, and 2 ms when modules are used for the first time; at once 10 ms.
     assert max(spent) < 0.005, sorted(spent)[-5:]
 
 

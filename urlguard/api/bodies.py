@@ -3,12 +3,17 @@ Reading requests: the body within its limits, and JSON and parameters into the t
 
 What does not fit is told with the field's path.  A body is bounded in size before it is read and in
 the time that it may take; compressed bodies are refused, since nobody knows how large they become.
+
+Long bodies are read in slices, so that the event loop is free in between.  A thread would not help:
+JSON is read under Python's lock.
 """
 
 import asyncio
+import functools
 import re
+import typing
 from collections.abc import AsyncIterator
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -18,8 +23,13 @@ from urlguard.api.routes import Route
 
 BODY_S: Final = 30.0  # for a whole body that is read at once
 CHUNK_S: Final = 10.0  # for the next piece of one that is streamed
+SLICE: Final = 65_536  # octets of JSON that are read in one turn of the loop; up to 0.3 ms
+_SLICE_ROWS: Final = 1_000
+_AT_ONCE: Final = 131_072  # octets; a shorter body is one slice
+_MOST_ROWS: Final = 50_000
 
 _PLACE = re.compile(r"(.*) - at `([^`]*)`", re.S)
+_INDEX = re.compile(r"\[(\d+)\]")
 _NAMED = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.S)
 
 T = TypeVar("T")
@@ -112,9 +122,14 @@ async def proceed(request: web.BaseRequest) -> None:
         request.writer.output_size = 0  # it is no part of the answer
 
 
-def decoded(data: bytes, type_: type[T]) -> T:
+def decoded(data: bytes, type_: type[T], slice_: tuple[str, int] = ("", 0)) -> T:
     """
     JSON as a type.
+
+    Args:
+        data: the JSON.
+        type_: what it must be.
+        slice_: of a slice of a list, the list's name and where the slice begins, for problems.
 
     Raises:
         Problem: it is no JSON in UTF-8, or does not fit; says which field.
@@ -122,9 +137,71 @@ def decoded(data: bytes, type_: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=type_)
     except msgspec.ValidationError as exc:
-        raise _invalid(exc) from None
+        raise _invalid(exc, *slice_) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise Problem("malformed", f"the body is no JSON in UTF-8: {_words(exc)}") from None
+
+
+async def read(data: bytes, route: Route) -> Any:
+    """
+    JSON as the body of a route; ``route.sliced`` names the list that may make it long.
+
+    What remains in one piece is the search for the list's items, which of 2 MiB takes 0.4 to 0.9
+    ms, and 2 ms where all of it is written as ``\\uXXXX``; all at once it would be 1 to 4 ms.
+
+    Raises:
+        Problem: see `decoded`.
+    """
+    if not route.sliced or not _worth_slicing(data):
+        return decoded(data, route.body)
+    outline, item = _outline(route.body, route.sliced)  # type: ignore[arg-type] # a class has a hash
+    found = decoded(data, outline)
+    fields = {name: getattr(found, name) for name in outline.__struct_fields__}
+    fields[route.sliced] = await rows(fields[route.sliced], item, route.sliced)
+    return route.body(**fields)
+
+
+async def listed(data: bytes, item: type[T]) -> list[T]:
+    """
+    A JSON array of a type.
+
+    Raises:
+        Problem: see `decoded`.
+    """
+    if not _worth_slicing(data):
+        return decoded(data, list[item])  # type: ignore[valid-type]
+    return await rows(decoded(data, list[msgspec.Raw]), item)
+
+
+async def rows(parts: list[msgspec.Raw], item: type[T], name: str = "") -> list[T]:
+    """The items of a list, read slice by slice; `name` is the list's, for problems."""
+    found: list[T] = []
+    while len(found) < len(parts):
+        at = end = len(found)
+        size = 0
+        while end < len(parts) and size < SLICE and end - at < _SLICE_ROWS:
+            size += len(parts[end])
+            end += 1
+        data = b"[%b]" % b",".join(parts[at:end])
+        found += decoded(data, list[item], (name, at))  # type: ignore[valid-type]
+        await asyncio.sleep(0)
+    return found
+
+
+def _worth_slicing(data: bytes) -> bool:
+    # To find the items costs some octets and 30 ns each: of a hostile million it would take longer
+    # than to read until the first one that does not fit.
+    return len(data) > _AT_ONCE and data.count(b",") < _MOST_ROWS
+
+
+@functools.cache
+def _outline(type_: type[Any], name: str) -> tuple[type[Any], Any]:
+    """A body's type with one of its lists unread, and the type of the items."""
+    list_type = typing.get_type_hints(type_, include_extras=True)[name]
+    (item,) = typing.get_args(list_type.__origin__)
+    unread = Annotated[list[msgspec.Raw], *list_type.__metadata__]
+    made = msgspec.defstruct(type_.__name__, [(name, unread)], bases=(type_,), kw_only=True)
+    return made, item
 
 
 def params(request: web.BaseRequest, in_path: dict[str, str], route: Route) -> Any:
@@ -154,8 +231,11 @@ def _wrong(field: str, error: str) -> Problem:
     return Problem("invalid", f"{field or 'the request'}: {error}"[:500], errors=[(field, error)])
 
 
-def _invalid(exc: msgspec.ValidationError) -> Problem:
-    return _wrong(*place(str(exc)))
+def _invalid(exc: msgspec.ValidationError, name: str = "", start: int = 0) -> Problem:
+    path, words = place(str(exc))
+    if (name or start) and (match := _INDEX.match(path)):
+        path = f"{name}[{start + int(match[1])}]{path[match.end() :]}"
+    return _wrong(path, words)
 
 
 def place(text: str) -> tuple[str, str]:

@@ -30,8 +30,9 @@ from urlguard.errors import InputError, UrlGuardError
 
 PIECE: Final = 262_144  # octets
 AHEAD: Final = 3  # pieces that are read while another is stored
-MAX_JSON: Final = 1 << 20  # octets of a body that is not in lines
+MAX_JSON: Final = 1 << 18  # octets of a body that is not in lines
 PATIENCE_S: Final = 30.0  # with judges that have too much to do
+_ROWS: Final = 1_000  # of a list that are handed on in one piece
 _BUSY_S: Final = 1.0  # between two questions whether they still have
 
 
@@ -265,10 +266,15 @@ async def _as_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         data += chunk
         if len(data) > MAX_JSON:
             raise Problem("length", f"the body has more than {MAX_JSON} octets; send lines instead")
-    # The type is a union, which is no class.
-    found: Any = bodies.decoded(bytes(data), OneOrMany)  # type: ignore[arg-type]
+    if data.lstrip().startswith(b"["):
+        found = await bodies.listed(bytes(data), Reported)
+    else:
+        # The type is a union, which is no class; so whatever else it is, is told as it should be.
+        found = [bodies.decoded(bytes(data), OneOrMany)]  # type: ignore[arg-type]
     encode = msgspec.json.Encoder().encode_lines
-    yield encode(found if isinstance(found, list) else [found])
+    # Nothing is taken before all of it was read, and it is taken piece by piece.
+    for at in range(0, len(found), _ROWS):
+        yield encode(found[at : at + _ROWS])
 
 
 async def candidates(call: Call[OneOrMany, Nothing]) -> CandidatesAnswer:
@@ -326,7 +332,7 @@ ROUTES: Final = (
         roles=frozenset({Role.CRAWLER, Role.ANALYST, Role.ADMIN}),
         tag=_TAG,
         summary="Hand in candidates",
-        words="As lines of JSON, of any size, or as one object or a list of up to 1 MiB. What was"
+        words="As lines of JSON, of any size, or as one object or a list of up to 256 KiB. What was"
         " acknowledged is on disk. A line that is none costs only itself. 429 where too many wait,"
         " or the source is over its quota: `detail` says which lines are taken. All of it may be"
         " sent again: what is there already is a duplicate.",

@@ -36,6 +36,8 @@ REQUEST_S = 30.0  # for a request to be worked out
 BUSY_RETRY_S: Final = 1.0
 _LOG_EVERY_S: Final = 10.0
 _READ_AGAIN: Final = 65_536  # octets; a larger answer that changed nothing is worked out again
+_ITEMS: Final = 100  # of a page that are put into JSON in one turn of the loop
+_PIECE: Final = 65_536  # octets that are handed to the connection in one turn of the loop
 _IN_THREAD: Final = 262_144  # octets; hashing less takes no millisecond
 
 # Nothing here is for a browser to run, to frame, to guess at or to keep.
@@ -162,7 +164,7 @@ class Frame:
             media = bodies.media_type(request, route)
             data = await bodies.whole(request, route.max_body)
             if media != NDJSON:
-                call.body = bodies.decoded(data, route.body)
+                call.body = await bodies.read(data, route)
         elif request.body_exists:
             data = await bodies.whole(request, route.max_body)
             if data:
@@ -229,7 +231,7 @@ class Frame:
             raise RuntimeError("handlers return data")
         if isinstance(found, tuple):
             status, found = found
-        return status, found.body if isinstance(found, Encoded) else msgspec.json.encode(found)
+        return status, found.body if isinstance(found, Encoded) else await _encoded(found)
 
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, which goes on to its end though the client may go away."""
@@ -367,10 +369,34 @@ def _replayed(route: Route, kept: Kept) -> web.Response:
     return found
 
 
+async def _encoded(found: Any) -> bytes:
+    """An answer as JSON; a page some items at a time, so that the loop is free in between."""
+    items = getattr(found, "items", None)
+    if not isinstance(items, list) or len(items) <= _ITEMS:
+        return msgspec.json.encode(found)
+    parts = []
+    for at in range(0, len(items), _ITEMS):
+        parts.append(msgspec.json.encode(items[at : at + _ITEMS])[1:-1])
+        await asyncio.sleep(0)
+    whole = msgspec.Raw(b"[%b]" % b",".join(parts))
+    return msgspec.json.encode(msgspec.structs.replace(found, items=whole))
+
+
 def _response(route: Route, status: int, body: bytes) -> web.Response:
     if status != 200 and status not in route.also:
         raise RuntimeError(f"{route.path} answered {status}, which the table does not have")
-    found = web.Response(status=status, body=body)
+    if len(body) <= _PIECE:
+        found = web.Response(status=status, body=body)
+    else:
+        found = web.Response(status=status, body=_pieces(body))
+        found.headers["Content-Length"] = str(len(body))
     found.headers["Content-Type"] = route.media
     found.headers.update(dict(route.headers))
     return found
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    """A long answer, so that nobody copies all of it at once; waits for whoever reads it."""
+    for at in range(0, len(body), _PIECE):
+        yield body[at : at + _PIECE]
+        await asyncio.sleep(0)

@@ -96,6 +96,7 @@ class Route:
     answer: type[Any] = dict
     errors: tuple[str, ...] = ()  # kinds of problems beyond those that all routes of its sort have
     max_body: int = MAX_BODY
+    sliced: str = ""  # a list in the body that may be long; it is read slice by slice
     media: str = JSON  # what the answer is
     headers: tuple[tuple[str, str], ...] = ()  # of the answer
     streams: bool = False  # the handler reads the body itself, of any size

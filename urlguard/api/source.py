@@ -69,9 +69,9 @@ class Judging(Protocol):
         """The object of ``urlguard check --json`` for each item, in order, as ASCII."""
         ...
 
-    async def messages(self, texts: Sequence[str]) -> list[list[tuple[Any, ...]]]:
+    async def messages(self, texts: Sequence[str]) -> list[bytes]:
         """
-        What each text holds: start, end, text as written, item, and the item's object.
+        For each text the object of what it holds, as ASCII without its first brace.
         """
         ...
 

@@ -275,13 +275,14 @@ class Judges:
         found = await self._done(jobs, urgent)
         return list(itertools.chain.from_iterable(found))
 
-    async def messages(self, texts: Sequence[str]) -> list[list[tuple[int, int, str, str, bytes]]]:
+    async def messages(self, texts: Sequence[str]) -> list[bytes]:
         """
         What messages lead to.
 
         Returns:
-            For each text what `urlguard.messages.find` finds: start, end, text as written, item,
-            and the item's object as of `check`.
+            For each text a JSON object as ASCII, without its first brace: ``action``, the strictest
+            of all, and in ``found`` what `urlguard.messages.find` finds: ``start``, ``end``,
+            ``text`` as written, ``item``, and ``verdict``, the item's object as of `check`.
 
         Raises:
             BusyError: too much is waiting.
@@ -293,7 +294,7 @@ class Judges:
                 size,
                 len(part) * _TEXT_S,
                 functools.partial(_as_json, part),
-                _mentions,
+                _objects,
             )
             for part, size in _parts(texts, TEXTS)
         ]
@@ -498,12 +499,3 @@ def _as_json(texts: Iterable[str]) -> bytes:
 
 def _objects(body: bytes) -> list[bytes]:
     return body.split(b"\n")
-
-
-def _mentions(body: bytes) -> list[list[tuple[int, int, str, str, bytes]]]:
-    head, *objects = body.split(b"\n")
-    left = iter(objects)
-    return [
-        [(start, end, text, item, next(left)) for start, end, text, item in places]
-        for places in json.loads(head)
-    ]

@@ -30,7 +30,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from urlguard import check, events, lifetime
 from urlguard.blocklist import overlay, snapshot
@@ -40,6 +40,9 @@ from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.policy.log import PolicyLog
 from urlguard.server import process
 from urlguard.verdict import decode
+
+if TYPE_CHECKING:
+    from urlguard.messages import Found
 
 # A frame: octets of its body, the job's number, and what it is; then the body.
 HEAD: Final = struct.Struct(">IIB")
@@ -228,18 +231,37 @@ class Judge:
         return b"\n".join(found)
 
     def _messages(self, texts: list[str]) -> Work:
+        """
+        The objects of the messages, without the brace that they begin with: whoever asked puts
+        the message's ID there, and need not look at anything else.
+        """
         from urlguard import messages  # most judges never see one
 
-        places: list[list[tuple[int, int, str, str]]] = []
-        objects: list[bytes] = []
+        results: list[bytes] = []
         for at in range(0, len(texts), TEXTS):
             if at:
                 yield
             found = [messages.find(text) for text in texts[at : at + TEXTS]]
-            places += ([(m.start, m.end, m.text, m.item) for m in one] for one in found)
-            self.models.score = False
-            objects += self._objects([m.item for one in found for m in one], self.models)
-        return b"\n".join([json.dumps(places).encode(), *objects])
+            items = [m.item for one in found for m in one]
+            verdicts: list[dict[str, Any]] = []
+            for begin in range(0, len(items), ITEMS):
+                if begin:
+                    yield
+                self.models.score = False  # other jobs come between
+                part = items[begin : begin + ITEMS]
+                verdicts += check.inspect_all(self.policy.engine, part, self.models)
+            left = iter(verdicts)
+            results += [self._message([(m, next(left)) for m in one]) for one in found]
+        return b"\n".join(results)
+
+    def _message(self, mentions: "list[tuple[Found, dict[str, Any]]]") -> bytes:
+        actions = {verdict["action"] for _, verdict in mentions}
+        action = next((act for act in ("block", "review") if act in actions), "none")
+        found = [
+            {"start": m.start, "end": m.end, "text": m.text, "item": m.item, "verdict": verdict}
+            for m, verdict in mentions
+        ]
+        return self._encode({"action": action, "found": found}).encode("ascii")[1:]
 
     def _intake(self, data: bytes) -> Work:
         hosting = self.models.hosting()
