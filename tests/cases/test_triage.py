@@ -203,6 +203,22 @@ async def test_woken(desk, check, work, monkeypatch):
         await running
 
 
+async def test_it_ends_though_work_comes_at_that_moment(desk, check, work, monkeypatch):
+    """
+    Whichever turn of the loop the work comes in, an end that is asked for is an end.
+    """
+    monkeypatch.setattr(triage, "IDLE_S", 60.0)
+    for turns in range(5):
+        running = asyncio.create_task(work._loop())
+        await asyncio.sleep(0.05)
+        work.wake()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        done, _ = await asyncio.wait([running], timeout=2)
+        assert done, turns
+
+
 async def test_leases_lapse_by_themselves(desk, check, work):
     """
     Nobody need claim for a lapsed lease to be seen.

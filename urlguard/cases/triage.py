@@ -102,8 +102,10 @@ class Triage:
                 await asyncio.sleep(AGAIN_S)
                 continue
             if not done:
+                # Not `wait_for`: before Python 3.12 it loses an end that comes with the work.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._work.wait(), IDLE_S)
+                    async with asyncio.timeout(IDLE_S):
+                        await self._work.wait()
 
     async def round(self) -> int:
         """
