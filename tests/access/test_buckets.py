@@ -3,7 +3,7 @@
 import pytest
 
 from urlguard.access.attempts import network
-from urlguard.access.buckets import MAX_KEYS, Buckets, Rate
+from urlguard.access.buckets import MAX_KEYS, Bucket, Buckets, Rate
 
 
 class Clock:
@@ -46,6 +46,19 @@ def test_many_networks_share_one_bucket(clock):
     assert sum(buckets.take(n) == 0 for n in range(900, 1000)) == 5
     clock.now += 20
     assert [buckets.take(999), buckets.take(999)] == [0, 0]
+
+
+def test_what_was_for_nothing(clock):
+    """
+    It is there again, and no more than that.
+    """
+    bucket = Bucket(clock, Rate(2, 0.1))
+    bucket.give_back()
+    assert [bucket.take(), bucket.take()] == [0, 0]
+    assert bucket.take() == pytest.approx(10)
+    bucket.give_back()
+    assert bucket.take() == 0
+    assert bucket.take() > 9
 
 
 def test_memory_is_bounded(clock):

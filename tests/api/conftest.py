@@ -2,7 +2,10 @@
 
 import pytest
 
+from tests.api.court import court
 from tests.api.world import World, client, serving
+
+__all__ = ["court"]
 
 
 @pytest.fixture

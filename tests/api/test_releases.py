@@ -1,9 +1,7 @@
 """What was released on appeal: who may take that back, and how."""
 
-from tests.api.test_appeals import BLOCK, court
+from tests.api.court import BLOCK
 from urlguard.access.roles import Role
-
-__all__ = ["court"]
 
 
 async def released(court):

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from tests.api.test_appeals import court  # noqa: F401 - a fixture
+from tests.api.court import court  # noqa: F401 - a fixture
 from tests.fetch.world import Names, Site, answer
 from tests.server.test_api import Api
 from tests.server.test_fetcher import authority, running, said  # noqa: F401 - fixtures

@@ -24,6 +24,40 @@ class Rate(NamedTuple):
     per_s: float
 
 
+class Bucket:
+    """
+    One bucket.  For one thread; waits for nothing.
+
+    Args:
+        clock: the time in seconds, that never goes back.
+        rate: of what it gives.
+    """
+
+    def __init__(self, clock: Callable[[], float], rate: Rate) -> None:
+        self._clock = clock
+        self._rate = rate
+        self._level = (rate.burst, clock())
+
+    def wait(self) -> float:
+        """The seconds until there is a token; 0 or less: there is one."""
+        return (1 - self._now()) / self._rate.per_s
+
+    def take(self) -> float:
+        """0 if it may be done now; else the seconds until it may, and nothing is taken."""
+        wait = self.wait()
+        if wait > 0:
+            return wait
+        self._level = (self._now() - 1, self._clock())
+        return 0.0
+
+    def give_back(self) -> None:
+        """What was taken was for nothing."""
+        self._level = (min(self._now() + 1, self._rate.burst), self._clock())
+
+    def _now(self) -> float:
+        return _filled(self._level, self._rate, self._clock())
+
+
 class Buckets:
     """
     Buckets of one sort of request.  For one thread; waits for nothing.
@@ -37,24 +71,21 @@ class Buckets:
     def __init__(self, clock: Callable[[], float], each: Rate, together: Rate) -> None:
         self._clock = clock
         self._each = each
-        self._together = together
         # Level and when; who asked longest ago comes first.
         self._levels: dict[Hashable, tuple[float, float]] = {}
-        self._all = (together.burst, clock())
+        self._all = Bucket(clock, together)
 
     def take(self, key: Hashable) -> float:
         """0 if it may be done now; else the seconds until it may, and nothing is taken."""
         now = self._clock()
         mine = _filled(self._levels.get(key, (self._each.burst, now)), self._each, now)
-        everybody = _filled(self._all, self._together, now)
-        wait = max((1 - mine) / self._each.per_s, (1 - everybody) / self._together.per_s)
-        if wait > 0:
+        wait = max((1 - mine) / self._each.per_s, self._all.wait())
+        if wait > 0 or (wait := self._all.take()) > 0:
             return wait
         self._levels.pop(key, None)
         if len(self._levels) >= MAX_KEYS:
             del self._levels[next(iter(self._levels))]
         self._levels[key] = (mine - 1, now)
-        self._all = (everybody - 1, now)
         return 0.0
 
 

@@ -242,11 +242,11 @@ async def incidents_create(call: Call[IncidentRequest, Nothing]) -> Incident:
 
 async def appeals_create(call: Call[AppealRequest, Nothing]) -> PublicAppeal:
     """Take an appeal."""
-    call.services.limits.appeal(call.address)
     asked = call.body
-    made = await told(
-        _redress(call.services).receive(asked.incident, asked.item, asked.contact, asked.text)
-    )
+    with call.services.limits.appeal(call.address):
+        made = await told(
+            _redress(call.services).receive(asked.incident, asked.item, asked.contact, asked.text)
+        )
     events.info("appeals.received", number=made.number)
     return _public(made)
 
@@ -260,8 +260,9 @@ async def appeal(call: Call[Nothing, OneAppeal]) -> PublicAppeal:
 async def appeal_check(call: Call[Nothing, OneAppeal]) -> LookedAt:
     """Look for the proof."""
     ident, services = call.params.id, call.services
-    services.limits.prove(call.address, ident)
+    services.limits.prove(call.address)
     await told(_redress(services).find(ident))
+    services.limits.proof(ident)
     if services.proving is None:
         raise Problem("unavailable", "proofs cannot be looked at yet", retry_after_s=RETRY_S)
     looked = await told(_redress(services).look(ident, services.proving))
