@@ -24,8 +24,9 @@ from pathlib import Path
 import click
 import pytest
 
-from urlguard import check, config, rules
+from urlguard import check, config, messages, rules
 from urlguard.blocklist import snapshot
+from urlguard.cases import ndjson
 from urlguard.cli import main
 from urlguard.engine import Engine
 from urlguard.plugins import BUILTIN
@@ -469,6 +470,27 @@ def test_the_object_of_check_has_the_keys_of_the_page(tmp_path):
     engine = policy(tmp_path, [("operator", Change("subtree evil.example", "block"))])
     found = check.inspect(engine, "evil.example")
     assert keys == [*found, *found["rule"]]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "messages.md"], ids=lambda p: p.name)
+def test_examples_of_messages_hold_something(page):
+    """
+    What is shown as a message that leads somewhere does so.
+    """
+    texts = re.findall(r'"messages": \[\{"id": 1, "text": "([^"]*)"', page.read_text())
+    assert texts
+    assert all(messages.find(text) for text in texts)
+
+
+def test_the_errors_of_candidates_are_those_of_the_page():
+    """
+    The error in the example answer is the one that such a line has.
+    """
+    page = (DOCS / "candidates.md").read_text()
+    (said,) = re.findall(r'"error": "(url [^"]*)"', page)
+    reader = ndjson.Reader(0.0)
+    reader.feed(b'{"url": "nodot"}\n')
+    assert [words for _, words in ndjson.decoded(reader.encoded()).errors] == [said]
 
 
 def test_every_event_is_explained():

@@ -42,10 +42,11 @@ async def judged(world):
 
 
 async def decide(http, world, case, act="block"):
-    """Decide a case."""
+    """Decide a case; the answer."""
     url = f"{world.base}/v1/cases/{case}/decide"
     async with http.post(url, json={"decision": act}, headers=world.head(Role.ANALYST)) as answer:
         assert answer.status == 200, await answer.text()
+        return await answer.json()
 
 
 @pytest.fixture
@@ -278,6 +279,32 @@ async def test_it_is_no_oracle(http, served):
     assert (staff["decision"], staff["source"]) == ("block", "(public)")
     assert len({sent["id"] for sent in answers}) == 3
     assert all(len(sent["id"]) == 24 for sent in answers)
+
+
+@pytest.mark.parametrize("act", ["block", "dismiss", "watch", "allow"])
+async def test_what_was_decided_before_is_no_oracle(http, served, act):
+    """
+    A stranger who sends again what people have decided learns nothing until they decide anew.
+    """
+    world = await served(public_per_address=1000)
+    _, first, _ = await send(http, world, {"url": "http://evil.example/"}, None)
+    (case,) = (await judged(world)).values()
+    made = await decide(http, world, case, act)
+    assert (await look(http, world, first["id"], None))[1]["state"] == "decided"
+    again = []
+    for url in ("http://evil.example/", "http://evil.example/b", "http://never.example/"):
+        _, sent, _ = await send(http, world, {"url": url}, None)
+        again.append(sent["id"])
+    cases = await judged(world)
+    told = [(await look(http, world, ident, None))[1]["state"] for ident in again]
+    assert told == ["received"] * 3
+    undo = f"{world.base}/v1/decisions/{made['decision']}/undo"
+    async with http.post(undo, json={}, headers=world.head(Role.ADMIN)) as answer:
+        assert answer.status == 200, await answer.text()
+    assert (await look(http, world, first["id"], None))[1]["state"] == "received"
+    await decide(http, world, cases["evil.example"])
+    told = [(await look(http, world, ident, None))[1]["state"] for ident in again]
+    assert told == ["decided", "decided", "received"]
 
 
 async def test_a_token_s_submission_is_nobody_else_s(http, served):

@@ -129,6 +129,41 @@ def test_a_case_that_is_decided_already(desk, act):
     assert (message["data"]["id"], message["data"]["decision"]) == (ident, act)
 
 
+@pytest.mark.parametrize("act", ["allow", "dismiss", "watch", "block"])
+@pytest.mark.parametrize("later_s", [10, 20, 4000])
+def test_what_strangers_are_not_told(desk, act, later_s):
+    """
+    What was decided before a stranger submits, or in the same second, is for the staff alone;
+    what people decide afterwards is told.
+    """
+    submit(desk, "evil.example", source=PUBLIC)
+    desk.judge()
+    made = decide(desk, desk.only().id, act)
+    now = NOW + later_s
+    ident = submit(desk, "evil.example", now=now, source=PUBLIC)
+    for at in (now, now + 5):  # in the same second it may be too old
+        desk.judge(now=at, known=act in ("allow", "block"))
+    found = desk.store.submission(ident)
+    assert (found.decision, found.by_people) == (act, False)
+    undone = desk.store.undo(made.number, "ana", "mistake", now + 9)
+    desk.store.finish(undone.number, 8, now + 9)
+    assert not desk.store.submission(ident).by_people
+    decide(desk, desk.only().id, act, now + 9)
+    assert desk.store.submission(ident).by_people
+
+
+def test_a_strangers_item_that_is_new_to_its_case(desk):
+    """
+    Decided before it was judged, but after it came: that is told.
+    """
+    submit(desk, "evil.example", source=PUBLIC)
+    desk.judge()
+    ident = submit(desk, "www.evil.example", source=PUBLIC)
+    decide(desk, desk.only().id, "dismiss")
+    desk.judge(now=NOW + 30)
+    assert desk.store.submission(ident).by_people
+
+
 def test_it_is_judged_before_what_crawlers_bring(desk):
     """
     Also if a crawler has brought it before.

@@ -62,7 +62,7 @@ class Standing(NamedTuple):
     decision: str | None
     decided_at: int | None
     case: int | None
-    by_people: bool  # the decision is of people, and later than the submission
+    by_people: bool  # the decision is of people; a stranger's is later than the submission
 
 
 class Pseudonyms:

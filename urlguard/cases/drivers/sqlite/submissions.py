@@ -5,6 +5,10 @@ How it works.  What was decided is written beside a submission in the transactio
 case, and so are the messages to webhooks; who asks later need not know what became of the case
 since.  A submitted item is always judged, also if it was before: so triage settles a submission
 that a rule covers, or that joins a case which is decided already and stays so.
+
+Strangers are told of decisions that were made after they submitted, and of no others: so all items
+look the same to them until people decide anew.  Which are later, is said by the moment beside a
+public submission's decision: that of the decision itself.
 """
 
 import datetime
@@ -118,7 +122,7 @@ def _standing(row: tuple[Any, ...]) -> tuple[int, Standing]:
         *(head[0], head[1], head[2], bool(head[3]), head[4], head[5]),
         tuple(Evidence(*piece) for piece in json.loads(evidence)),
         *(tlp, at, how, decision, decided_at, case),
-        by_people=made is not None,
+        by_people=made is not None and (not head[3] or decided_at >= at),
     )
     return number, told
 
@@ -153,22 +157,28 @@ def settle_judged(db: sqlite3.Connection, items: Iterable[int], now: int) -> Non
     So are those that a rule covers which came between the submission and its being judged.
     """
     rows = db.execute(
-        "SELECT s.number, i.action, i.reason, c.state, c.decision, c.number"
+        "SELECT s.number, i.action, i.reason, c.state, c.decision, c.number,"
+        # What was decided in the same second may have been there before.
+        " CASE WHEN s.public AND c.decided_at <= s.submitted_at"
+        " THEN min(c.decided_at, s.submitted_at - 1) END"
         " FROM submissions s JOIN items i ON i.id = s.item JOIN cases c ON c.id = i.case_id"
         " WHERE s.item IN (SELECT value FROM json_each(?)) AND s.decision IS NULL",
         (numbers(list(items)),),
     ).fetchall()
-    decided: list[tuple[int, str, int | None]] = []
-    for submission, action, reason, state, decision, made in rows:
+    for submission, action, reason, state, decision, made, at in rows:
         if action in ("block", "allow") and reason in BY_RULE:
-            decided.append((submission, action, None))
+            _tell(db, [(submission, action, None)], now)
         elif state in (State.DECIDED, State.DISMISSED):
-            decided.append((submission, decision, made))
-    _tell(db, decided, now)
+            _tell(db, [(submission, decision, made)], now, at)
 
 
-def _tell(db: sqlite3.Connection, decided: Sequence[tuple[int, str, int | None]], now: int) -> None:
-    """Write down what was decided of submissions, and tell where that is news."""
+def _tell(
+    db: sqlite3.Connection,
+    decided: Sequence[tuple[int, str, int | None]],
+    now: int,
+    at: int | None = None,
+) -> None:
+    """Write down what was decided of submissions, `at` or now, and tell where that is news."""
     news = []
     for submission, act, made in decided:
         (before,) = db.execute(
@@ -176,7 +186,7 @@ def _tell(db: sqlite3.Connection, decided: Sequence[tuple[int, str, int | None]]
         ).fetchone()
         db.execute(
             "UPDATE submissions SET decision = ?, made = ?, decided_at = ? WHERE number = ?",
-            (act, made, now, submission),
+            (act, made, now if at is None else at, submission),
         )
         if act != before:
             news.append(submission)
