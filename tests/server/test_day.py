@@ -5,9 +5,11 @@ A crawler brings a hundred thousand candidates, an analyst blocks one, its owner
 that it is his, an approver upholds that, and everything can be told afterwards.
 """
 
+import contextlib
 import json
 import random
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -20,6 +22,7 @@ from tests.server.conftest import UPSTREAM_ADDRESS, Upstream, wait_until
 from tests.server.test_api import DIRECT, Api
 
 COUNT, DUPLICATES, JUNK = 100_000, 10_000, 1_000
+PORTS = 24
 IN_FORCE_S = 0.2
 JUNK_LINES = ['{"url": "no host"}', "not even JSON", '{"seen_at": 5}', '{"url": ""}', "[1, 2]"]
 
@@ -92,8 +95,23 @@ def dig(running, name):
 
 
 def everywhere(running, name):
-    """What all workers answer, asked from so many ports that each is asked."""
-    return {address for _ in range(24) for address in running.addresses(name)}
+    """What all workers answer, asked at once from so many ports that each is asked."""
+    query = DNSRecord.question(name).pack()
+    found = set()
+    with contextlib.ExitStack() as stack:
+        ports = [
+            stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            for _ in range(PORTS)
+        ]
+        for port in ports:
+            port.settimeout(5)
+            port.connect(("127.0.0.1", running.port))
+        for port in ports:
+            port.send(query)
+        for port in ports:
+            records = DNSRecord.parse(port.recv(4096)).rr
+            found |= {str(record.rdata) for record in records if record.rtype == QTYPE.A} or {""}
+    return found
 
 
 def test_a_day(server, upstream):
@@ -146,11 +164,12 @@ def test_a_day(server, upstream):
     decision = {"decision": "block", "category": "phishing", "reason": "fake parcel service"}
     status, done = ask("ann", "POST", f"/v1/cases/{number}/decide", decision)
     answered = time.monotonic()
-    assert dig(running, name) == ["127.0.0.1"]
+    addresses = everywhere(running, name)
     took = time.monotonic() - answered
     assert (status, done["held"]) == (200, False)
-    assert everywhere(running, name) == {"127.0.0.1"}
+    assert addresses == {"127.0.0.1"}
     assert took < IN_FORCE_S
+    assert dig(running, name) == ["127.0.0.1"]
     time.sleep(1.1)
     blocked = time.time()
 
@@ -197,6 +216,11 @@ def test_a_day(server, upstream):
     status, whole = ask("bob", "GET", f"/v1/cases/{number}")
     assert {"decided", "note"} & {event["what"] for event in whole["events"]}
     assert running.run("log", "--verify").returncode == 0
+    serial = ask("bob", "GET", "/v1/stats")[1]["serial"]
+    assert running.stop() == 0  # and with that it signs the log
+    audit = ["--verify", "--checkpoint", str(running.folder / "var" / "checkpoints"), "--json"]
+    audited = json.loads(running.run("log", *audit).stdout)
+    assert (audited["ok"], audited["checkpoints"]["fits"]) == (True, serial)
     checked = json.loads(running.run("check", "--json", name).stdout)
     assert checked["action"] == "allow"
 
