@@ -10,14 +10,15 @@ from collections.abc import Callable
 from typing import Final
 
 from urlguard.access.attempts import network
-from urlguard.access.buckets import Buckets, Rate
-from urlguard.api.problems import Problem
+from urlguard.access.buckets import Rate
+from urlguard.api.limits import Limit
 from urlguard.cases.submissions import Pseudonyms
 from urlguard.config import Cases
 
 AT_ONCE: Final = 5  # submissions of one network, after a time without any
 LOOKS: Final = Rate(20, 0.2)  # at what became of one, by one network
 LOOKS_TOGETHER: Final = Rate(1000, 50)
+_WORDS: Final = "too many requests without a token"
 
 
 class Public:
@@ -31,12 +32,13 @@ class Public:
 
     def __init__(self, options: Cases, clock: Callable[[], float] = time.monotonic) -> None:
         each = options.public_per_address
-        self._sent = Buckets(
+        self._sent = Limit(
             clock,
             Rate(min(each, AT_ONCE), each / 3600),
             Rate(options.public_burst, options.public_per_hour / 3600),
+            _WORDS,
         )
-        self._looks = Buckets(clock, LOOKS, LOOKS_TOGETHER)
+        self._looks = Limit(clock, LOOKS, LOOKS_TOGETHER, _WORDS)
         self._pseudonyms = Pseudonyms()
 
     def submits(self, address: str) -> str:
@@ -46,7 +48,7 @@ class Public:
         Raises:
             Problem: not now.
         """
-        _wait(self._sent.take(network(address)))
+        self._sent.by_address(address)
         return self._pseudonyms.of(network(address), time.time())
 
     def looks(self, address: str) -> None:
@@ -56,9 +58,4 @@ class Public:
         Raises:
             Problem: not now.
         """
-        _wait(self._looks.take(network(address)))
-
-
-def _wait(seconds: float) -> None:
-    if seconds > 0:
-        raise Problem("rate", "too many requests without a token", retry_after_s=seconds)
+        self._looks.by_address(address)
