@@ -8,7 +8,7 @@ answer.  What the public and what staff see of an appeal are two routes, each wi
 one rule of who may.
 """
 
-from typing import Annotated, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal, cast
 
 import msgspec
 
@@ -240,10 +240,15 @@ async def incidents_create(call: Call[IncidentRequest, Nothing]) -> Incident:
 # Without a token
 
 
+def _may_appeal(call: Call[Any, Any]) -> None:
+    """Hold up who sends too much."""
+    call.services.limits.appeals(call.address)
+
+
 async def appeals_create(call: Call[AppealRequest, Nothing]) -> PublicAppeal:
     """Take an appeal."""
     asked = call.body
-    with call.services.limits.appeal(call.address):
+    with call.services.limits.appeal():
         made = await told(
             _redress(call.services).receive(asked.incident, asked.item, asked.contact, asked.text)
         )
@@ -407,6 +412,7 @@ ROUTES: Final = (
         answer=PublicAppeal,
         errors=("rate",),
         handler=appeals_create,
+        limit=_may_appeal,
     ),
     Route(
         method="GET",

@@ -3,6 +3,7 @@ Reading requests: the body within its limits, and JSON and parameters into the t
 
 What does not fit is told with the field's path.  A body is bounded in size before it is read and in
 the time that it may take; compressed bodies are refused, since nobody knows how large they become.
+One that is streamed may take as long as it likes, but must come with some speed.
 
 Long bodies are read in slices, so that the event loop is free in between.  A thread would not help:
 JSON is read under Python's lock.
@@ -11,6 +12,7 @@ JSON is read under Python's lock.
 import asyncio
 import functools
 import re
+import time
 import typing
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final, TypeVar
@@ -23,6 +25,8 @@ from urlguard.api.routes import Route
 
 BODY_S: Final = 30.0  # for a whole body that is read at once
 CHUNK_S: Final = 10.0  # for the next piece of one that is streamed
+PACE_S: Final = 10.0  # waiting for such a body, in which it must come by `PACE`
+PACE: Final = 10_240  # octets
 SLICE: Final = 65_536  # octets of JSON that are read in one turn of the loop; up to 0.3 ms
 _SLICE_ROWS: Final = 1_000
 _AT_ONCE: Final = 131_072  # octets; a shorter body is one slice
@@ -70,17 +74,17 @@ async def whole(request: web.BaseRequest, limit: int) -> bytes:
     found = bytearray()
     try:
         async with asyncio.timeout(BODY_S):
-            while piece := await request.content.readany():
+            while piece := await _next(request):
                 found += piece
                 if len(found) > limit:
                     raise _too_large(limit)
     except TimeoutError:
         raise Problem(
-            "malformed", f"the body did not come within {BODY_S:g} s", headers=_CLOSE
+            "malformed", f"the body did not come within {BODY_S:g} s", headers=CLOSE
         ) from None
     except (web.RequestPayloadError, ValueError) as exc:
         raise Problem(
-            "malformed", "the body breaks off or is badly chunked", headers=_CLOSE
+            "malformed", "the body breaks off or is badly chunked", headers=CLOSE
         ) from exc
     return bytes(found)
 
@@ -89,26 +93,54 @@ async def pieces(request: web.BaseRequest) -> AsyncIterator[bytes]:
     """
     The body piece by piece, as it comes.
 
+    Only the time in which the server waits for the client counts: what is done with a piece may
+    take as long as it takes.
+
     Raises:
-        Problem: the next piece does not come in time, or the body ends before its end.
+        Problem: the next piece does not come in time, they come too slowly, or the body ends before
+            its end.
     """
     await proceed(request)
+    waited, came = 0.0, 0
     try:
         while True:
+            began = time.monotonic()
             async with asyncio.timeout(CHUNK_S):
-                piece = await request.content.readany()
+                piece = await _next(request)
             if not piece:
                 return
+            waited += time.monotonic() - began
+            came += len(piece)
+            if waited >= PACE_S:
+                if came < PACE:
+                    words = f"only {came} octets came in {waited:.0f} s; must be {PACE}"
+                    raise Problem("malformed", words, headers=CLOSE)
+                waited, came = 0.0, 0
             yield piece
     except TimeoutError:
-        raise Problem("malformed", f"nothing came for {CHUNK_S:g} s", headers=_CLOSE) from None
+        raise Problem("malformed", f"nothing came for {CHUNK_S:g} s", headers=CLOSE) from None
     except web.RequestPayloadError as exc:
         raise Problem(
-            "malformed", "the body breaks off or is badly chunked", headers=_CLOSE
+            "malformed", "the body breaks off or is badly chunked", headers=CLOSE
         ) from exc
 
 
-_CLOSE: Final = {"Connection": "close"}
+CLOSE: Final = {"Connection": "close"}
+
+
+async def _next(request: web.BaseRequest) -> bytes:
+    """
+    What has come of the body; nothing at its end.
+
+    Raises:
+        ConnectionResetError: the client is gone.
+    """
+    try:
+        return await request.content.readany()
+    except RuntimeError as exc:  # so aiohttp says it
+        if request.protocol.connected:
+            raise
+        raise ConnectionResetError("the client went away in the middle of a body") from exc
 
 
 def _too_large(limit: int) -> Problem:

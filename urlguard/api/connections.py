@@ -6,73 +6,50 @@ time that a client takes to send or to read, so `Gate` does.
 
 How it works.  Each connection begins at a `_Door`, which knows the client's address, and does the
 TLS handshake before aiohttp sees an octet.  When all places are taken, the newcomer gets the place
-of whoever waits and does nothing, first of those from the address that has most: so many slow
-clients keep nobody out, and one address only itself.  If all are being served, a few places more
-are there; what comes on them gets an answer at once, and one to its question only if that is about
-health.
+of somebody for whom the server waits, be it for a request or for the rest of its body; first of
+those whose network or token has most: so many slow clients keep nobody out, and one network only
+itself.  Whose request has come whole keeps his place until the answer is there.  If all are being
+served, a few places more are there; what comes on them gets an answer at once, and one to its
+question only if that is about health.
 """
 
 import asyncio
 import contextlib
+import enum
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-import msgspec
 from aiohttp import web
 
-from urlguard.api.problems import CONTENT_TYPE, Problem
+from urlguard.access.attempts import network
+from urlguard.api.connection import Connection, Turns
 
 SPARE: Final = 16  # places for what must be answered at once
 IDLE_S = 10.0  # for a request to come whole, or its answer to be read
-BUSY_S = 60.0  # without any progress in what is being served
+BUSY_S = 60.0  # without any progress in a request that has begun
 
 
-def response(problem: Problem) -> web.Response:
-    """The answer that tells a problem."""
-    return web.Response(
-        status=problem.status,
-        body=msgspec.json.encode(problem.document),
-        content_type=CONTENT_TYPE,
-        headers=problem.headers,
-    )
+class _Stage(enum.Enum):
+    """What a connection is at."""
 
-
-class Connection(web.RequestHandler):
-    """aiohttp's connection, except that what is no HTTP is told so in a problem document."""
-
-    finish: Callable[[web.Response], web.Response] = staticmethod(lambda found: found)
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """The answer to what aiohttp could not read, or to an error of ours outside of handlers."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("half an answer was sent already")
-        if status >= 500:
-            problem = Problem("internal", "the server failed")
-        else:
-            problem = Problem("malformed", "the request is no HTTP/1.1 that this server reads")
-        found = self.finish(response(problem))
-        found.force_close()
-        return found
+    IDLE = enum.auto()  # no request has come, or its answer is being read
+    READING = enum.auto()  # the server waits for the rest of a body
+    SERVED = enum.auto()  # the client waits for the server
 
 
 @dataclass(slots=True)
 class _Place:
     """One connection's."""
 
-    address: str
+    network: Hashable
+    whose: Hashable  # the network's, or the token's that was sent last
     since: float  # monotonic: when it began to wait, or last made progress
     transport: asyncio.Transport
-    busy: bool = False
+    stage: _Stage = _Stage.IDLE
 
 
 class _Door(asyncio.Protocol):
@@ -145,6 +122,7 @@ class Gate:
         self._most = most
         self._options = options
         self._finish = finish
+        self._turns = Turns()
         self._places: dict[object, _Place] = {}
 
     def door(self) -> asyncio.Protocol:
@@ -155,9 +133,7 @@ class Gate:
         """One of aiohttp's connections; None at the end."""
         if self.server is None:
             return None
-        made = Connection(self.server, loop=asyncio.get_running_loop(), **self._options)
-        made.finish = self._finish
-        return made
+        return Connection(self.server, self._turns, self._finish, **self._options)
 
     # Places
 
@@ -165,16 +141,16 @@ class Gate:
         """Give a newcomer a place, if need be another's; False if there is none."""
         self._tidy()
         if len(self._places) >= self._most:
-            waiting = [(k, p) for k, p in self._places.items() if not p.busy]
+            waiting = [(k, p) for k, p in self._places.items() if p.stage is not _Stage.SERVED]
             if waiting:
-                many = Counter(place.address for _, place in waiting)
-                key, _ = max(waiting, key=lambda kp: (many[kp[1].address], -kp[1].since))
+                many = Counter(place.whose for _, place in waiting)
+                key, _ = max(waiting, key=lambda kp: (many[kp[1].whose], -kp[1].since))
                 self._end(key)
             elif len(self._places) >= self._most + SPARE:
                 return False
         peer = transport.get_extra_info("peername")
-        address = str(peer[0]) if peer else ""
-        self._places[door] = _Place(address, time.monotonic(), transport)
+        where = network(str(peer[0]).partition("%")[0] if peer else "")
+        self._places[door] = _Place(where, where, time.monotonic(), transport)
         return True
 
     def moved(self, door: object, connection: object, transport: asyncio.Transport) -> bool:
@@ -192,21 +168,34 @@ class Gate:
 
     def begins(self, connection: object) -> bool:
         """A request's head has come; False if too many are being served already."""
-        place = self._places.get(connection)
-        if place is None:
-            return True
-        place.busy, place.since = True, time.monotonic()
-        return sum(p.busy for p in self._places.values()) <= self._most
-
-    def moves(self, connection: object) -> None:
-        """What is being served has made progress."""
         if place := self._places.get(connection):
-            place.since = time.monotonic()
+            place.stage, place.since = _Stage.READING, time.monotonic()
+            place.whose = place.network
+        return self._served() < self._most
+
+    def known(self, connection: object, number: int) -> None:
+        """The request has a good token, of this number."""
+        if place := self._places.get(connection):
+            place.whose = ("token", number)
+
+    def reads(self, connection: object) -> None:
+        """The server waits for the rest of a body."""
+        if place := self._places.get(connection):
+            place.stage = _Stage.READING
+
+    def serves(self, connection: object) -> bool:
+        """What it waited for has come; False if too many are being served now."""
+        if place := self._places.get(connection):
+            place.stage, place.since = _Stage.SERVED, time.monotonic()
+        return self._served() <= self._most
+
+    def _served(self) -> int:
+        return sum(place.stage is _Stage.SERVED for place in self._places.values())
 
     def ends(self, connection: object) -> None:
         """The answer is ready to be sent."""
         if place := self._places.get(connection):
-            place.busy, place.since = False, time.monotonic()
+            place.stage, place.since = _Stage.IDLE, time.monotonic()
 
     async def sweep(self) -> None:
         """Close what takes too long, once a second, for ever."""
@@ -215,7 +204,7 @@ class Gate:
             self._tidy()
             now = time.monotonic()
             for key, place in list(self._places.items()):
-                if now - place.since > (BUSY_S if place.busy else IDLE_S):
+                if now - place.since > (IDLE_S if place.stage is _Stage.IDLE else BUSY_S):
                     self._end(key)
 
     def _tidy(self) -> None:

@@ -1,29 +1,33 @@
 """
 From a request to its answer: what is the same for all routes.
 
-How it works, in this order: the route and its method; the ``Host`` header; whether there is room;
-the token and its role; parameters; the body; the idempotency key; the handler; its answer as JSON.
-Whatever is wrong on the way becomes a problem document.  What a handler raises by mistake becomes
-500 without a word of it: an event has the words.
+How it works, in this order: the transfer coding; the route and its method, and whether it may have
+a body; the ``Host`` header; whether there is room; the token and its role; parameters; the route's
+own limit; the body; the idempotency key; the handler; its answer as JSON.  So nobody is listened to
+for longer than he may speak.  Whatever is wrong on the way becomes a problem document.  What a
+handler raises by mistake becomes 500 without a word of it: an event has the words.
 
 A handler that changes something is never cut short: a client that goes away in the middle does not
 leave half a change behind.  One that only reads ends with its client.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import re
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, Final, TypeVar
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from urlguard import events
 from urlguard.access.tokens import Holder
 from urlguard.api import auth, bodies
-from urlguard.api.connections import Gate, response
+from urlguard.api.connection import response
+from urlguard.api.connections import Gate
 from urlguard.api.idempotency import Answers, Kept, checked, digest
 from urlguard.api.problems import Problem
 from urlguard.api.routes import NDJSON, Call, Encoded, Nothing, Route, Router
@@ -34,6 +38,7 @@ from urlguard.errors import UrlGuardError
 
 REQUEST_S = 30.0  # for a request to be worked out
 BUSY_RETRY_S: Final = 1.0
+UPLOADS: Final = 8  # streamed bodies under way, of one token; of all, half of the places
 _LOG_EVERY_S: Final = 10.0
 _READ_AGAIN: Final = 65_536  # octets; a larger answer that changed nothing is worked out again
 _ITEMS: Final = 100  # of a page that are put into JSON in one turn of the loop
@@ -80,6 +85,7 @@ class Frame:
         self._answers = None if folder is None else Answers(folder / "api.db")
         self._changing: set[asyncio.Task[Any]] = set()
         self._logged = -_LOG_EVERY_S
+        self._uploads: Counter[int] = Counter()  # by token
 
     async def close(self) -> None:
         """Let changes that are under way finish, and let go of what is open."""
@@ -121,6 +127,7 @@ class Frame:
         return Problem("internal", "the server failed; its log says more")
 
     async def _answer(self, request: web.BaseRequest, room: bool) -> web.Response:
+        _look_at_coding(request)
         methods, in_path = self._router.find(request.rel_url.raw_path)
         route = methods.get("GET" if request.method == "HEAD" else request.method)
         if not (methods and all(r.health for r in methods.values())):
@@ -130,14 +137,17 @@ class Frame:
         if route is None:
             allowed = ", ".join(sorted(methods) + (["HEAD"] if "GET" in methods else []))
             raise Problem("method", f"this path knows {allowed}", headers={"Allow": allowed})
+        if request.body_exists and request.method != "POST":
+            words = f"a {request.method} request takes no body"
+            raise Problem("malformed", words, headers=bodies.CLOSE)
         if not room and not route.health:
-            raise Problem(
-                "unavailable", "too many requests are being served", retry_after_s=BUSY_RETRY_S
-            )
+            raise _full()
         address = auth.client(request, self._options.proxy_from)
         holder: Holder | None = None
         if route.roles is not None and not self._open(route, request):
             holder = await auth.caller(request, address, self._services)
+            if self.gate is not None:
+                self.gate.known(request.protocol, holder.number)
             if holder.role not in route.roles:
                 raise Problem("forbidden", f"a token of role {holder.role} may not do this")
         params: Any = Nothing()
@@ -156,9 +166,12 @@ class Frame:
         key = None
         if route.method == "POST":
             key = _idempotency_key(request)
+        if route.limit is not None:
+            route.limit(call)
         if route.streams:
             bodies.media_type(request, route)
-            return await self._stream(call, key)
+            with self._upload(call.holder.number):
+                return await self._stream(call, key)
         data = b""
         if route.has_body:
             media = bodies.media_type(request, route)
@@ -166,9 +179,11 @@ class Frame:
             if media != NDJSON:
                 call.body = await bodies.read(data, route)
         elif request.body_exists:
-            data = await bodies.whole(request, route.max_body)
-            if data:
-                raise Problem("malformed", "this operation takes no body")
+            data = b"" if request.content_length else await bodies.whole(request, route.max_body)
+            if data or request.content_length:
+                raise Problem("malformed", "this operation takes no body", headers=bodies.CLOSE)
+        if self.gate is not None and not self.gate.serves(request.protocol) and not route.health:
+            raise _full()
         if key is None or self._answers is None:
             return await self._run(call)
         return await self._once(call, key, data, self._answers)
@@ -292,11 +307,37 @@ class Frame:
     async def _told(
         self, pieces: AsyncIterator[bytes], request: web.BaseRequest
     ) -> AsyncIterator[bytes]:
-        """The pieces; the gate hears of each: a long upload does not hang."""
-        async for piece in pieces:
+        """The pieces; the gate hears who waits for whom."""
+        while True:
             if self.gate is not None:
-                self.gate.moves(request.protocol)
+                self.gate.reads(request.protocol)
+            piece = await anext(pieces, b"")
+            if self.gate is not None:
+                self.gate.serves(request.protocol)
+            if not piece:
+                return
             yield piece
+
+    @contextlib.contextmanager
+    def _upload(self, number: int) -> Iterator[None]:
+        """
+        A streamed body is under way.
+
+        Raises:
+            Problem: too many are, of this token or of all.
+        """
+        if self._uploads[number] >= UPLOADS:
+            words = f"{UPLOADS} uploads of this token are under way"
+            raise Problem("rate", words, retry_after_s=BUSY_RETRY_S)
+        if self._uploads.total() >= max(self._options.connections // 2, 1):
+            words = "too many uploads are under way"
+            raise Problem("unavailable", words, retry_after_s=BUSY_RETRY_S)
+        self._uploads[number] += 1
+        try:
+            yield
+        finally:
+            self._uploads[number] -= 1
+            self._uploads += Counter()  # keeps only those that have some
 
 
 class _Hashed:
@@ -318,6 +359,23 @@ class _Hashed:
     @property
     def digest(self) -> bytes:
         return self._hash.digest()
+
+
+def _full() -> Problem:
+    return Problem("unavailable", "too many requests are being served", retry_after_s=BUSY_RETRY_S)
+
+
+def _look_at_coding(request: web.BaseRequest) -> None:
+    """
+    Refuse transfer codings that nobody needs.
+
+    Raises:
+        Problem: the connection is closed with it.
+    """
+    coding = [value.lower() for value in request.headers.getall("Transfer-Encoding", ())]
+    if coding and (coding != ["chunked"] or request.version < HttpVersion11):
+        words = "the only transfer coding is chunked, in HTTP/1.1"
+        raise Problem("malformed", words, headers=bodies.CLOSE)
 
 
 def _idempotency_key(request: web.BaseRequest) -> str | None:

@@ -70,14 +70,17 @@ class Limits:
         self._prove = Limit(clock, PROVE[0], TRIES)
         self._proofs = Limit(clock, PROVE_ONE, PROVE[1])
 
+    def appeals(self, address: str) -> None:
+        """Somebody is about to send an appeal; raises `Problem` if he must wait."""
+        self._appeal.by_address(address)
+
     @contextlib.contextmanager
-    def appeal(self, address: str) -> Iterator[None]:
+    def appeal(self) -> Iterator[None]:
         """
-        Another appeal from an address; raises `Problem` if it must wait.
+        Another appeal; raises `Problem` if it must wait.
 
         What turns out to be none, by a `Problem` that says so, costs nobody else anything.
         """
-        self._appeal.by_address(address)
         _held(self._appeals.take())
         try:
             yield

@@ -41,14 +41,17 @@ class Public:
         self._looks = Limit(clock, LOOKS, LOOKS_TOGETHER, _WORDS)
         self._pseudonyms = Pseudonyms()
 
-    def submits(self, address: str) -> str:
+    def submits(self, address: str) -> None:
         """
-        Somebody submits something: his network's pseudonym.
+        Somebody submits something.
 
         Raises:
             Problem: not now.
         """
         self._sent.by_address(address)
+
+    def pseudonym(self, address: str) -> str:
+        """That of an address's network."""
         return self._pseudonyms.of(network(address), time.time())
 
     def looks(self, address: str) -> None:

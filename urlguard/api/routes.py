@@ -82,6 +82,8 @@ class Route:
 
     ``path`` may have fields in braces, each for one part between slashes; they are fields of
     ``params`` too, and the other fields of ``params`` are what the query may have.
+
+    ``limit`` is asked before the body is read, so that who may not go on need not be listened to.
     """
 
     method: str
@@ -102,6 +104,7 @@ class Route:
     streams: bool = False  # the handler reads the body itself, of any size
     takes: tuple[str, ...] = (JSON,)  # content types of the body
     reads: bool = False  # a POST that changes nothing: it may be cut short, and done again
+    limit: "Callable[[Call[Any, Any]], None] | None" = None  # raises if it is too often
     secret: bool = False  # the answer is told once, and not kept for an idempotency key
     anonymous: bool = False  # also served without a token where `[cases] public` says so
     health: bool = False  # answered however many others are served, and to any Host

@@ -124,6 +124,12 @@ class OneSubmission(msgspec.Struct, forbid_unknown_fields=True):
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 
 
+def _may_submit(call: Call[Any, Any]) -> None:
+    """Hold up who sends too much without a token."""
+    if call.caller is None and call.services.public is not None:
+        call.services.public.submits(call.address)
+
+
 async def submit(call: Call[SubmissionRequest, Nothing]) -> Submitted:
     """Take a submission."""
     asked, services, caller = call.body, call.services, call.caller
@@ -132,7 +138,7 @@ async def submit(call: Call[SubmissionRequest, Nothing]) -> Submitted:
     if caller is None:
         if services.public is None:
             raise Problem("unauthenticated", "no token was sent")
-        network = services.public.submits(call.address)
+        network = services.public.pseudonym(call.address)
     if services.judging is None:
         raise Problem("unavailable", "submissions cannot be read yet", retry_after_s=1)
     candidate = await _candidate(asked, services.judging)
@@ -263,6 +269,7 @@ ROUTES: Final = (
         max_body=1 << 19,
         answer=Submitted,
         handler=submit,
+        limit=_may_submit,
     ),
     Route(
         method="GET",
