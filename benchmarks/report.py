@@ -177,18 +177,20 @@ def tables(record: Path = results.RECORD) -> str:
     parts = []
     shown = [("resolvers", resolvers), ("policy", policy)]
     shown += [(name, under_load) for name in ("changes", "failover", "flood")]
+    shown += [(name, under_load) for name in ("api", "candidates", "racing", "messages")]
     for benchmark, show in shown:
         rows = results.latest(benchmark, record)
         if not rows:
             parts.append(f"No run of `benchmarks.{benchmark}` is recorded.")
             continue
         about = rows[0]
-        rules = f"{max(int(row['rules'] or 0) for row in rows):,} rules"
-        rounds = max(int(row["rounds"]) for row in rows)
+        most = max(int(row["rules"] or 0) for row in rows)
+        rules = f", {most:,} rules" if most else ""
+        rounds = max(int(row["rounds"] or 1) for row in rows)
         times = f", medians of {rounds} rounds" if benchmark == "resolvers" else ""
         parts.append(
             f"`benchmarks.{benchmark}`, {about['time']}, commit {about['commit']}, {about['cpu']},"
-            f" {about['cores']} cores, Python {about['python']}, {rules}{times}:"
+            f" {about['cores']} cores, Python {about['python']}{rules}{times}:"
         )
         parts.append(show(rows))
     if rows := results.latest("scoring", record):
