@@ -15,7 +15,7 @@ from urlguard.cases import store
 from urlguard.cases.store import MAX_LEASE_S, MAX_PAGE, Choice, State
 
 LEASE_S: Final = 900
-_MAX_BODY: Final = 8 << 20
+_MAX_BODY: Final = 1 << 20
 
 CaseState = Literal["known", "open", "claimed", "deciding", "held", "decided", "dismissed"]
 Act = Literal["block", "allow", "watch", "dismiss"]
