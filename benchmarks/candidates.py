@@ -181,7 +181,7 @@ class Crash:
         while len(self.acknowledged) * PART < share * self._count and not self._failed:
             time.sleep(0.01)
         time.sleep(self._dice.uniform(0.0, 1.5))
-        pids = [pid for pid in load.family(self._pid) if _runs(pid, "urlguard.server.control")]
+        pids = [pid for pid in load.family(self._pid) if _runs(pid, "urlguard.control.control")]
         if pids and not self._failed:
             os.kill(pids[0], signal.SIGKILL)
             self.kills += 1

@@ -40,7 +40,7 @@ from benchmarks.load import BenchmarkError, Figures, Series
 from benchmarks.policy import Ports
 from urlguard import __version__
 from urlguard.names import parents
-from urlguard.server import channel
+from urlguard.processes import channel
 
 COMMON = 1000
 CHANGED, SAMPLE = 5_000, 32  # names gone and names new in a refresh; of each, looked at

@@ -3,8 +3,9 @@ How many checks a second do the judges give, and does one wait while they are bu
 
     python -m benchmarks.checks [--no-record]
 
-Everything goes through `urlguard.server.judges.Judges`, on uvloop as in the control process, with
-two judges, the starter list as policy and the models that come with UrlGuard; HTTP is not in it.
+Everything goes through `urlguard.control.verdict_pool.Judges`, on uvloop as in the control process,
+with two judges, the starter list as policy and the models that come with UrlGuard; HTTP is not in
+it.
 
 ``names`` and ``URLs`` are requests of 10,000 items, two at a time, none of them twice; ``single``
 is one item every 10 ms while such requests of names go on; ``idle`` is the same with nothing beside
@@ -36,10 +37,10 @@ import uvloop
 from benchmarks import report, results, scoring
 from benchmarks.load import BenchmarkError
 from urlguard import __version__, config
+from urlguard.control.verdict_pool import Judges
 from urlguard.feeds import refresh, schedule
 from urlguard.policy import compile as compiling
 from urlguard.policy.log import PolicyLog
-from urlguard.server.judges import Judges
 
 JUDGES, AT_ONCE, ITEMS, TEXTS = 2, 2, 10_000, 1_000
 ROUNDS = 3

@@ -35,7 +35,7 @@ from pathlib import Path
 
 from tests.fuzz import corpus
 from tests.fuzz.mutate import Mutator
-from tests.server.conftest import Server, descendants
+from tests.running import Server, descendants
 
 IDLE_S = 1.0  # the server's tcp_idle_s
 HELD_S = 8.0  # a connection that the server has not closed by then was forgotten
@@ -142,7 +142,7 @@ def honest(server: Server) -> Iterator[Waits]:
     waits = Waits()
     ours = descendants(os.getpid())
     pids = [pid for pid, line in ours.items() if "tests.fuzz.upstream" in line]
-    pids += server.pids("urlguard.server.worker")
+    pids += server.pids("urlguard.worker.worker")
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.hostile", "--honest", str(server.port), *map(str, pids)],
         stdin=subprocess.PIPE,
@@ -172,7 +172,7 @@ class Size:
 def sizes(server: Server) -> dict[int, Size]:
     """Each worker's, by process."""
     found = {}
-    for pid in server.pids("urlguard.server.worker"):
+    for pid in server.pids("urlguard.worker.worker"):
         status = Path(f"/proc/{pid}/status").read_text()
         rss = int(status.partition("VmRSS:")[2].split()[0])
         found[pid] = Size(rss, len(os.listdir(f"/proc/{pid}/fd")))  # noqa: PTH208

@@ -7,7 +7,7 @@ Takes the tables of ``tests/messages``, scam and harmless in turn, so that about
 messages hold something.  ``find`` is messages in a second of the processor, in one thread;
 ``plain`` is the same for the harmless ones alone, and ``longest`` for a message of the greatest
 length that is nothing but dots in doubt.  ``judges`` is what the API does but for HTTP: requests of
-1,000 messages, two at a time, through `urlguard.server.judges.Judges` with two judges and the
+1,000 messages, two at a time, through `urlguard.control.verdict_pool.Judges` with two judges, the
 models that come with UrlGuard, by the clock.  Names are others in each round, so that no verdict is
 remembered.  ``cpu_us`` is what a message costs judges and caller together; other programs take
 their share of the clock, which is ``others_pct``.

@@ -1,9 +1,11 @@
-"""What all tests share: golden files."""
+"""What all tests share: golden files, and a real server."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.running import server, upstream  # noqa: F401 - fixtures
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,7 +13,7 @@ from urlguard import decisions, rules
 from urlguard.config import Config
 from urlguard.errors import InputError, PolicyError
 from urlguard.policy.log import Change, PolicyLog
-from urlguard.server import channel
+from urlguard.processes import channel
 
 EVIL = "subtree evil.example"
 

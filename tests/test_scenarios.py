@@ -172,7 +172,7 @@ def test_an_address_in_the_hit_log_fails_the_play(
     """
     Whatever a play says, no client's address may be in the hit log at its end.
     """
-    monkeypatch.setattr("urlguard.server.hits.Pseudonyms.of", lambda self, client, day: client)
+    monkeypatch.setattr("urlguard.hitlog.buffer.Pseudonyms.of", lambda self, client, day: client)
     text = GOOD.replace("ask =", 'run = "block www.example"\nask =')
     with pytest.raises(PlayFailedError, match=r"has the address 127\.0\.0\.1"):
         play(plays.parse(text, Path("good.toml")), tmp_path)

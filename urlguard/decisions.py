@@ -18,8 +18,8 @@ from urlguard.errors import InputError, PolicyError
 from urlguard.policy.compile import compile_apart
 from urlguard.policy.drivers.sqlite import ClaimRow
 from urlguard.policy.log import Change, PolicyLog
+from urlguard.processes import channel
 from urlguard.rules import OPERATOR, SWITCH, Rule, from_planned
-from urlguard.server import channel
 
 BACK_S: Final = 5.0  # to wait for a control process that is being started again
 _AGAIN_S: Final = 0.2

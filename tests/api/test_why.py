@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.api.test_hits import row, written
+from tests.hitlog.test_search import row, written
 from urlguard.access.roles import Role
 from urlguard.api import why
 from urlguard.errors import PolicyError

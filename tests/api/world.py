@@ -19,9 +19,9 @@ from urlguard.api.source import Decided, Family, Services
 from urlguard.cases import ndjson
 from urlguard.cases.casework import Casework
 from urlguard.config import Api, Config, Endpoint
+from urlguard.control.previews import Previews
 from urlguard.errors import UrlGuardError
 from urlguard.policy.log import PolicyLog
-from urlguard.server.previewing import Previews
 from urlguard.weight import Sampled
 
 

@@ -20,8 +20,9 @@ pytest.importorskip("sklearn", reason="training needs the extra train")
 from tests.classify import rows as synthetic
 from urlguard.classify import measures
 from urlguard.classify.model import Model
-from urlguard.classify.training import card, files, job, orphans, rows
+from urlguard.classify.training import card, files, job, rows
 from urlguard.classify.training.rows import DataError
+from urlguard.processes import lifetime
 
 SCRIPT = Path(sys.executable).with_name("urlguard")
 NAME, URL = "name-2026-11-24", "url-2026-11-24"
@@ -204,7 +205,7 @@ def test_a_process_that_dies_is_no_model(tmp_path, monkeypatch):
 def _hold(answers):
     """A process with a pool, as a training has one; waits to be killed."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=orphans.end_with_parent) as pool:
+    with ProcessPoolExecutor(1, context, initializer=lifetime.end_with_parent) as pool:
         answers.send(pool.submit(os.getpid).result())
         time.sleep(60)
 

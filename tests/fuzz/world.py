@@ -21,13 +21,13 @@ from urlguard.errors import WireError
 from urlguard.plugins import BUILTIN, Chain
 from urlguard.plugins.base import Answer, Done, Parts
 from urlguard.plugins.clients import Clients
-from urlguard.server.edge import Edge
-from urlguard.server.listener import UdpListener
-from urlguard.server.tcp import TcpListener
 from urlguard.verdict import Ruling
 from urlguard.wire.cookie import Cookies
 from urlguard.wire.query import SERVFAIL, Query
 from urlguard.wire.reply import failure, read_reply
+from urlguard.worker.frontend import Edge
+from urlguard.worker.listeners.tcp import TcpListener
+from urlguard.worker.listeners.udp import UdpListener
 
 BLOCK = Ruling("block", "phishing", ("feed:x",), 1, "subtree", corpus.BLOCKED)
 

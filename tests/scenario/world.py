@@ -31,21 +31,21 @@ from urlguard.engine import Engine, Live
 from urlguard.errors import UrlGuardError
 from urlguard.feeds import schedule
 from urlguard.feeds.refresh import refresh
+from urlguard.hitlog import files as hitlog
+from urlguard.hitlog.buffer import HitBuffer, Pseudonyms
 from urlguard.plugins import Answer, Chain, Parts
 from urlguard.plugins.cache import Cache
 from urlguard.plugins.clients import Clients
 from urlguard.plugins.forward import case
 from urlguard.policy.compile import compile_here
 from urlguard.policy.log import PolicyLog
-from urlguard.server import hitlog
-from urlguard.server.edge import Edge
-from urlguard.server.hits import HitBuffer, Pseudonyms
-from urlguard.server.listener import UdpListener
-from urlguard.server.secrets import cookie_secrets
-from urlguard.server.tcp import TcpListener
 from urlguard.verdict import decode
 from urlguard.wire.cookie import Cookies
 from urlguard.wire.query import Query
+from urlguard.worker.cookie_secret import cookie_secrets
+from urlguard.worker.frontend import Edge
+from urlguard.worker.listeners.tcp import TcpListener
+from urlguard.worker.listeners.udp import UdpListener
 
 _START = 10_000.0  # of the loop's time: an ordinary number, and exact with fractions of a second
 _DRAIN_S = 5.0  # after a reload, for queries under way in the old chain

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import descendants, wait_until
+from tests.running import descendants, wait_until
 from urlguard import config
 from urlguard.errors import ConfigError
 from urlguard.server import reload
@@ -577,14 +577,14 @@ def test_a_reload_changes_the_answers_of_the_running_workers(server):
     """
     running = server().start()
     running.run("block", "kept.example")
-    workers = running.pids("urlguard.server.worker")
+    workers = running.pids("urlguard.worker.worker")
     assert running.blocks("evil.example")
     running.config.write_text(running.config.read_text() + '[guard]\nanswer = "nxdomain"\n')
     os.kill(running.process.pid, signal.SIGHUP)
     wait_until(lambda: '"config.reloaded"' in running.log.read_text())
     assert all(running.ask("evil.example").rcode() == 3 for _ in range(20))
     assert all(running.ask("kept.example").rcode() == 3 for _ in range(20))
-    assert running.pids("urlguard.server.worker") == workers
+    assert running.pids("urlguard.worker.worker") == workers
     wait_until(lambda: len(running.status().get("workers", {})) == 2)
     assert "in force on 2 of 2 workers" in running.run("block", "more.example").stdout
     assert running.ask("more.example").rcode() == 3

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import UPSTREAM_ADDRESS, wait_until
+from tests.running import UPSTREAM_ADDRESS, wait_until
 
 
 def test_blocks_what_is_listed_and_passes_the_rest_on(server):
@@ -107,7 +107,7 @@ def test_a_new_snapshot_is_swapped_in_without_forgetting_what_came_after(server)
     assert all(running.blocks(f"after{n}.example") for n in range(3))
 
 
-@pytest.mark.parametrize("module", ["urlguard.server.worker", "urlguard.server.control"])
+@pytest.mark.parametrize("module", ["urlguard.worker.worker", "urlguard.control.control"])
 def test_a_killed_process_is_started_again_and_nothing_confirmed_is_lost(server, module):
     """
     kill -9 of a worker or of the control process: queries go on, decisions stay, new ones work.
@@ -131,7 +131,7 @@ def test_workers_answer_on_without_the_control_process(server):
     With the control process stopped, listed names stay blocked and others are passed on.
     """
     running = server().start()
-    (control,) = running.pids("urlguard.server.control")
+    (control,) = running.pids("urlguard.control.control")
     os.kill(control, signal.SIGSTOP)
     try:
         assert all(running.blocks("evil.example") for _ in range(10))
@@ -274,7 +274,7 @@ def test_block_to_answer_is_fast(server):
     The 99th percentile of 200 decisions is in force on every worker within 200 ms of being asked.
     """
     from urlguard.policy.log import Change
-    from urlguard.server import channel
+    from urlguard.processes import channel
 
     running = server().start()
     times = []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import wait_until
+from tests.running import wait_until
 from urlguard import config
 from urlguard.errors import ConfigError
 from urlguard.server import systemd
@@ -537,7 +537,7 @@ def test_the_unit_works_under_systemd(machine):
     machine.run("sed", "-i", "/^nonsense/d", "/mnt/urlguard.toml")
 
     # A process may be started again within the restrictions as well.
-    machine.run("pkill", "-KILL", "-f", "urlguard.server.control")
+    machine.run("pkill", "-KILL", "-f", "urlguard.control.control")
     wait_until(lambda: '"process.died"' in machine.log())
     machine.run("kill", "-STOP", main)
     wait_until(lambda: machine.shows("MainPID") not in (main, "0"), systemd.WATCHDOG_S + 15)

@@ -15,7 +15,6 @@ from typing import Annotated, Final, NamedTuple, cast
 import msgspec
 
 from urlguard import verdict as verdicts
-from urlguard.api import hits
 from urlguard.api.log import reader
 from urlguard.api.past import Past, Turn
 from urlguard.api.problems import Problem
@@ -24,6 +23,7 @@ from urlguard.api.rules import Said
 from urlguard.api.schemas import Action, Kind, Rule, Seconds, Verdict
 from urlguard.api.source import Services
 from urlguard.errors import InputError, PolicyError, UrlGuardError
+from urlguard.hitlog import search as hits
 from urlguard.policy.drivers.sqlite import BatchRow, ClaimRow
 from urlguard.policy.history import last_before
 from urlguard.policy.log import PolicyLog

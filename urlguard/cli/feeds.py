@@ -79,7 +79,7 @@ def feed_preview(config: configuration.Config, name: str, as_json: bool) -> None
     """Show what would change if a list, such as one in shadow, were enforced."""
     from urlguard import preview, terminal
     from urlguard.feeds import schedule
-    from urlguard.server import channel
+    from urlguard.processes import channel
     from urlguard.verdict import FEED
     from urlguard.weight import Sampled
 

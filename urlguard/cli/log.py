@@ -22,7 +22,7 @@ from urlguard.errors import PolicyError, UrlGuardError
 def compile_(config: configuration.Config) -> None:
     """Compile the policy into a snapshot, which a running server swaps in."""
     from urlguard.policy.compile import compile_apart
-    from urlguard.server import channel
+    from urlguard.processes import channel
 
     path = compile_apart(config.database, config.state_dir / "snapshots")
     channel.ask(config.state_dir, {"op": "sync"})

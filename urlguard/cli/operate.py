@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @with_config
 def status(config: configuration.Config, as_json: bool) -> None:
     """Say whether the server runs, which batch each worker enforces, and if filtering is paused."""
-    from urlguard.server import channel
+    from urlguard.processes import channel
 
     reply = channel.ask(config.state_dir, {"op": "status"}, timeout_s=10)
     if reply is not None and "lost" in reply:
@@ -100,7 +100,7 @@ def cache() -> None:
 def cache_flush(config: configuration.Config, values: tuple[str, ...], everything: bool) -> None:
     """Have every worker forget the answers for names and all that is below them."""
     from urlguard import names
-    from urlguard.server import channel
+    from urlguard.processes import channel
 
     if everything == bool(values):
         raise click.UsageError("give names to forget, or --all")
@@ -143,7 +143,7 @@ def grey(config: configuration.Config, as_json: bool, count: int) -> None:
     """
     from urlguard import decisions, terminal
     from urlguard.classify.judge import Suspect
-    from urlguard.server import channel
+    from urlguard.processes import channel
 
     reply = channel.ask(config.state_dir, {"op": "grey", "count": count}, timeout_s=10)
     if reply is None or "lost" in reply:

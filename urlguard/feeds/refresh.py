@@ -26,12 +26,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from urlguard import events, lifetime, names, wellknown
+from urlguard import events, names, wellknown
 from urlguard.config import Config, Feed
 from urlguard.errors import FeedError, UrlGuardError
 from urlguard.feeds import formats, source
 from urlguard.feeds.parsed import Parsed
 from urlguard.policy.log import Batch, Change, PolicyLog
+from urlguard.processes import lifetime
 from urlguard.rules import SHADOW
 from urlguard.verdict import FEED
 

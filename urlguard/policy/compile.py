@@ -16,11 +16,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from urlguard import lifetime
 from urlguard.blocklist import snapshot
 from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.policy.chain import GENESIS
 from urlguard.policy.log import PolicyLog
+from urlguard.processes import lifetime
 
 
 def compile_here(database: Path, folder: Path) -> Path:

@@ -18,9 +18,9 @@ from urlguard.check import open_engine
 from urlguard.config import Config
 from urlguard.engine import Engine
 from urlguard.feeds import schedule
+from urlguard.hitlog import counts as hits
+from urlguard.hitlog.counts import Hits
 from urlguard.policy.log import PolicyLog
-from urlguard.preview import hits
-from urlguard.preview.hits import Hits
 from urlguard.rules import SHADOW, Rule
 from urlguard.verdict import FEED
 from urlguard.weight import Sampled

@@ -26,12 +26,13 @@ from urlguard import config as configuration
 from urlguard import events
 from urlguard.config import Config, Endpoint
 from urlguard.errors import ConfigError
-from urlguard.server import process, reload, systemd
+from urlguard.processes import child as process
+from urlguard.server import reload, systemd
 from urlguard.server.sockets import descriptors, open_sockets
-from urlguard.server.worker import DRAIN_S, Orders
+from urlguard.worker.worker import DRAIN_S, Orders
 
-WORKER = "urlguard.server.worker"
-CONTROL = "urlguard.server.control"
+WORKER = "urlguard.worker.worker"
+CONTROL = "urlguard.control.control"
 
 HANG_S = 15.0  # a child at work that has been silent for this long is killed
 START_S = 120.0  # one that is not at work yet: it may be reading a large log

@@ -25,10 +25,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO
 
-from urlguard import events, lifetime
+from urlguard import events
 from urlguard.config import Config, Endpoint
 from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.policy.log import PolicyLog
+from urlguard.processes import lifetime
 from urlguard.rules import SHADOWED
 from urlguard.share import transfer
 from urlguard.share.store import State, TooMuchError, ZoneStore, packed

@@ -30,8 +30,9 @@ from typing import Any, Final
 import numpy as np
 
 from urlguard.classify import features, measures, report
-from urlguard.classify.training import card, orphans, outcome, recipe
+from urlguard.classify.training import card, outcome, recipe
 from urlguard.errors import UrlGuardError
+from urlguard.processes import lifetime
 
 SUFFIXES: Final = (".tables", ".txt", ".md", ".json")  # in the order of publication
 
@@ -221,7 +222,7 @@ def run(task: Task, say: Say) -> Result:
 def _child(task: Task, answers: Connection) -> None:
     # Whoever started us hears of Ctrl-C as well, and ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    orphans.end_with_parent()
+    lifetime.end_with_parent()
     try:
         answer: tuple[str, Any] = ("made", make(task, lambda words: answers.send(("said", words))))
     except (UrlGuardError, OSError) as exc:

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from urlguard.classify.features import NAME, URL, Extractor
 from urlguard.classify.tables import Tables
-from urlguard.classify.training import fit, orphans
+from urlguard.classify.training import fit
 from urlguard.classify.training.rows import Ints
+from urlguard.processes import lifetime
 
 Matrix = npt.NDArray[np.float32]
 CHUNK = 20_000
@@ -29,7 +30,7 @@ def pool() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
         os.cpu_count(),
         multiprocessing.get_context("spawn"),
-        initializer=orphans.end_with_parent,
+        initializer=lifetime.end_with_parent,
     )
 
 

@@ -1,0 +1,280 @@
+"""
+What `/metrics`, `/healthz` and `/readyz` say: asked of the workers and read from the log.
+
+Part of the control process.  Whoever asks often, and however many at once, gets one answer a
+second: workers and log are not asked more than that.  A worker or a log that does not answer within
+a second is said not to; nothing here waits longer.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from urlguard import __version__
+from urlguard.api.source import Family
+from urlguard.blocklist import switch
+from urlguard.cases.casework import Waiting
+from urlguard.config import Config
+from urlguard.control.workers import Workers
+from urlguard.errors import UrlGuardError
+from urlguard.feeds import schedule
+from urlguard.feeds.refresh import Status
+from urlguard.metrics import BOUNDS, METRICS
+from urlguard.policy.log import PolicyLog
+from urlguard.rules import SWITCH
+
+ANSWER_S: Final = 1.0  # for workers and for the log
+FRESH_S: Final = 1.0  # for so long an answer is given again
+# A change too large for the overlay comes with the next snapshot; until then a worker is behind,
+# and answers rightly all the same.
+MAX_BEHIND_S: Final = 120.0
+MAX_OVERDUE_S: Final = 15.0  # what ends or begins is put into the log within a second
+
+
+@dataclass
+class Facts:
+    """What the control process knows of itself; kept up to date by it."""
+
+    ready: bool = False  # the first policy is there, or will not come
+    snapshot_serial: int = 0  # of the newest
+    overlay_keys: int = 0
+    compile_seconds: float | None = None
+    compile_failures: int = 0
+    hit_rows: int = 0
+    hits_dropped: int = 0
+    waiting: Waiting | None = None  # None while the cases cannot be read
+
+
+class FeedFacts(NamedTuple):
+    """What the log's side says of one feed."""
+
+    name: str
+    rules: int
+    held: int
+    good_at: float  # seconds since 1970; 0: never
+    failing: bool
+
+
+@dataclass
+class LogFacts:
+    """What was read from the log."""
+
+    serial: int = 0
+    paused: bool = False
+    next_expiry: int | None = None  # seconds since 1970: when something ends or begins
+    feeds: list[FeedFacts] = field(default_factory=list)
+
+
+class _Round(NamedTuple):
+    """One time of asking."""
+
+    at: float  # monotonic
+    workers: dict[int, dict[str, Any]]  # figures by worker
+    log: LogFacts
+    log_answers: bool
+
+
+class Observer:
+    """
+    The source of the HTTP routes.
+
+    Args:
+        config: of the server.
+        workers: those that are connected.
+        log: the policy log.
+        in_log: runs a function on the log's thread.
+        facts: called for what control knows of itself.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        workers: Workers,
+        log: PolicyLog,
+        in_log: Callable[[Callable[[], LogFacts]], Awaitable[LogFacts]],
+        facts: Callable[[], Facts],
+    ) -> None:
+        self._config = config
+        self._workers = workers
+        self._log = log
+        self._in_log = in_log
+        self._facts = facts
+        self._last: _Round | None = None
+        self._asking: asyncio.Task[_Round] | None = None
+        self._reading: asyncio.Future[LogFacts] | None = None
+        self._read = LogFacts()
+        self._good_at: dict[str, float] = {}
+
+    # What the routes call
+
+    async def families(self) -> list[Family]:
+        """All metrics of the table that there are values for."""
+        found = await self._round()
+        samples: dict[str, list[tuple[tuple[str, ...], Any]]] = {name: [] for name in METRICS}
+        for number, figures in sorted(found.workers.items()):
+            for kind in ("counters", "gauges", "histograms"):
+                for name, series in figures.get(kind, {}).items():
+                    if name in METRICS:
+                        samples[name] += [((str(number), *ls), value) for ls, value in series]
+        self._own(found, samples)
+        return [
+            Family(
+                name,
+                metric.kind,
+                metric.words,
+                ("worker", *metric.labels) if metric.worker else metric.labels,
+                samples[name],
+                BOUNDS if metric.kind == "histogram" else (),
+            )
+            for name, metric in METRICS.items()
+            if samples[name]
+        ]
+
+    async def health(self) -> dict[str, Any]:
+        """``ok`` if at least one worker answers."""
+        found = await self._round()
+        return {
+            "ok": bool(found.workers),
+            "workers": self._config.server.workers,
+            "answering": len(found.workers),
+        }
+
+    async def readiness(self) -> dict[str, Any]:
+        """``ready`` if every worker answers and enforces the log's policy, or ``why`` not."""
+        found = await self._round()
+        facts = self._facts()
+        why = []
+        if not facts.ready:
+            why.append("the first policy is being prepared")
+        elif not found.log.serial or not facts.snapshot_serial:
+            why.append("there is no policy")
+        if not found.log_answers:
+            why.append("the policy log does not answer")
+        due = found.log.next_expiry
+        if due is not None and time.time() - due > MAX_OVERDUE_S:
+            why.append(
+                "policy log cannot be written: what ended is still in force, and what was to begin "
+                f"is not; overdue for {round(time.time() - due)} s, {MAX_OVERDUE_S:g} s are allowed"
+            )
+        connected = {worker.number: worker for worker in self._workers}
+        for number in range(self._config.server.workers):
+            if number not in connected:
+                why.append(f"worker {number} is not connected")
+                continue
+            worker = connected[number]
+            if number not in found.workers:
+                why.append(f"worker {number} does not answer")
+            if not worker.told_ready and facts.ready:
+                why.append(f"worker {number} has not been told that the policy is whole")
+            since = worker.behind_since
+            if since is not None and time.monotonic() - since > MAX_BEHIND_S:
+                behind = round(time.monotonic() - since)
+                why.append(
+                    f"worker {number} is at serial {worker.acked} of {found.log.serial}, "
+                    f"behind for {behind} s; {MAX_BEHIND_S:g} s are allowed"
+                )
+        return {
+            "ready": not why,
+            "why": why,
+            "paused": found.log.paused,
+            "serial": found.log.serial,
+            "workers": {str(number): worker.acked for number, worker in connected.items()},
+        }
+
+    # Asking
+
+    async def _round(self) -> _Round:
+        last = self._last
+        if last is not None and time.monotonic() - last.at < FRESH_S:
+            return last
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+        # Shielded: one client that goes away must not take the others' answer with it.
+        return await asyncio.shield(self._asking)
+
+    async def _ask(self) -> _Round:
+        replies, answers = await asyncio.gather(
+            self._workers.ask({"op": "stats"}, ANSWER_S), self._read_log()
+        )
+        figures = {
+            number: reply["stats"]
+            for number, reply in replies.items()
+            if isinstance(reply.get("stats"), dict)
+        }
+        self._last = _Round(time.monotonic(), figures, self._read, answers)
+        return self._last
+
+    async def _read_log(self) -> bool:
+        """Bring what is known of the log up to date; False if that takes too long or fails."""
+        # A reading that hangs is waited for again, not begun once more beside itself.
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._in_log(self._look))
+        done, _ = await asyncio.wait([self._reading], timeout=ANSWER_S)
+        if not done:
+            return False
+        reading, self._reading = self._reading, None
+        try:
+            self._read = reading.result()
+        except UrlGuardError:
+            return False
+        return True
+
+    def _look(self) -> LogFacts:
+        with self._log.store.reading():
+            serial = self._log.serial
+            ruling = self._log.ruling(SWITCH)
+            due = self._log.store.next_expiry()
+            feeds = [self._feed(feed.name) for feed in schedule.feeds(self._config)]
+        paused = ruling is not None and time.time() < switch.end(ruling.category)
+        return LogFacts(serial, paused, due, feeds)
+
+    def _feed(self, name: str) -> FeedFacts:
+        status = Status.read(self._log, name)
+        if status.error is None:
+            self._good_at[name] = status.checked_at
+        # After a restart, a feed that fails was good at its last batch at least.
+        good_at = max(self._good_at.get(name, 0.0), status.changed_at)
+        return FeedFacts(name, status.rules, status.held, good_at, status.error is not None)
+
+    # Control's own metrics
+
+    def _own(self, found: _Round, samples: dict[str, list[tuple[tuple[str, ...], Any]]]) -> None:
+        facts = self._facts()
+
+        def put(name: str, value: float, *labels: str) -> None:
+            samples[name].append((labels, float(value)))
+
+        known = {*range(self._config.server.workers), *(w.number for w in self._workers)}
+        for number in sorted(known):
+            put("urlguard_worker_up", number in found.workers, str(number))
+        put("urlguard_build_info", 1, __version__)
+        put("urlguard_filtering_paused", found.log.paused)
+        put("urlguard_log_answers", found.log_answers)
+        put("urlguard_log_serial", found.log.serial)
+        put("urlguard_newest_snapshot_serial", facts.snapshot_serial)
+        put("urlguard_overlay_keys", facts.overlay_keys)
+        if facts.compile_seconds is not None:
+            put("urlguard_compile_seconds", facts.compile_seconds)
+        put("urlguard_compile_failures_total", facts.compile_failures)
+        if facts.waiting is not None:
+            put("urlguard_candidates_waiting", facts.waiting.candidates)
+            put("urlguard_decisions_held", facts.waiting.held)
+        put("urlguard_hit_log_rows_total", facts.hit_rows)
+        put("urlguard_hit_log_dropped_total", facts.hits_dropped)
+        for feed in found.log.feeds:
+            put("urlguard_feed_rules", feed.rules, feed.name)
+            put("urlguard_feed_held", feed.held, feed.name)
+            put("urlguard_feed_failing", feed.failing, feed.name)
+            if feed.good_at:
+                put("urlguard_feed_age_seconds", max(0.0, time.time() - feed.good_at), feed.name)
+
+    async def close(self) -> None:
+        """Let go of what is under way."""
+        for task in (self._asking, self._reading):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task

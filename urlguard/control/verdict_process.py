@@ -1,0 +1,418 @@
+"""
+A judge: a child of the control process that gives verdicts, so that nobody's event loop has to.
+
+Started by `judges`, which hands it the configuration and then jobs through its standard input, and
+reads what came of them from its standard output.  Knows the policy, models, messages and lines of
+candidates; knows no HTTP, and writes nothing anywhere.
+
+How it works.  A job is one frame: check items, look through messages, or read lines of candidates.
+It is done in pieces of some milliseconds, and between two pieces the judge looks whether a job has
+come that is not to wait, and does that one first.  Verdicts are those of ``urlguard check``.
+
+The policy is the newest snapshot and an overlay, as in a worker, but followed by the judge itself:
+before each job it asks SQLite whether anybody has committed since, which costs some microseconds,
+and takes over the effects above its serial.  So whatever was committed before a job was handed in
+counts in it.  A change that is too large for an overlay waits for its snapshot, but for people's
+decisions.  If the log cannot be read, the judge goes on with what it has.
+"""
+
+import contextlib
+import gc
+import itertools
+import json
+import os
+import select
+import signal
+import sqlite3
+import struct
+import sys
+import time
+from collections import deque
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from urlguard import check, events
+from urlguard.blocklist import overlay, snapshot
+from urlguard.cases import ndjson
+from urlguard.config import Config
+from urlguard.errors import PolicyError, UrlGuardError
+from urlguard.policy.log import PolicyLog
+from urlguard.processes import child, lifetime
+from urlguard.verdict import decode
+
+if TYPE_CHECKING:
+    from urlguard.messages import Found
+
+# A frame: octets of its body, the job's number, and what it is; then the body.
+HEAD: Final = struct.Struct(">IIB")
+MAX_BODY: Final = 1 << 28
+CHECK, MESSAGES, INTAKE = 1, 2, 3  # jobs
+KINDS = 15
+WHY, SCORE, URGENT = 16, 32, 64  # flags beside them
+READY, DONE, FAILED = 1, 2, 3  # answers
+
+NICE: Final = 10  # answering queries comes first, and so does the control process
+# Of each job, what is done between two looks for urgent ones: 1 to 4 ms.
+ITEMS, EXPLAINED, TEXTS, OCTETS = 32, 1, 8, 4096
+IDLE_S: Final = 1.0  # between looks for a new snapshot
+SAID_S: Final = 60.0  # between two lines about the same trouble
+STREAK: Final = 8  # urgent pieces before a long job's next, which must not stand still either
+
+Work = Generator[None, None, bytes]
+
+
+class Policy:
+    """The policy in force, followed from the log's effects."""
+
+    def __init__(self, config: Config) -> None:
+        """
+        Open it.
+
+        Raises:
+            PolicyError: the log is damaged.
+        """
+        self._config = config
+        self._folder = config.state_dir / "snapshots"
+        self._log: PolicyLog | None = None
+        self._said = -SAID_S
+        self._looked = 0.0
+        self._open()
+
+    def follow(self) -> None:
+        """Take over what was committed since; what cannot be read leaves all as it was."""
+        with self._told():
+            self._follow()
+
+    def renew(self) -> None:
+        """Use a newer snapshot if there is one, at most once in `IDLE_S`."""
+        now = time.monotonic()
+        if now < self._looked + IDLE_S:
+            return
+        self._looked = now
+        with self._told():
+            if _newest(self._folder) != self._snapshot:
+                self._open()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (UrlGuardError, sqlite3.Error, OSError) as exc:
+            if time.monotonic() - self._said >= SAID_S:
+                self._said = time.monotonic()
+                events.error("judge.policy", error=str(exc), using="last_good")
+
+    def _open(self) -> None:
+        """Open snapshot and log anew."""
+        path = self._config.database
+        newest, file = _newest(self._folder), _identity(path)
+        engine = check.open_engine(self._config)
+        log = None if file is None else PolicyLog(path, read_only=True)
+        if self._log is not None:
+            self._log.close()
+        self.engine, self._log = engine, log
+        self._snapshot, self._file = newest, file
+        self._version = -1
+        self._behind: int | None = None  # so far people's decisions are told; else waits
+
+    def _follow(self) -> None:
+        file = _identity(self._config.database)
+        if file != self._file:
+            if file is None:
+                raise PolicyError(f"policy log {self._config.database}: is gone; put it back")
+            self._open()
+        if self._log is None:
+            return
+        version = self._log.store.changed_by_others()
+        if version == self._version:
+            return
+        with self._log.store.reading():
+            stale = self._log.serial < self.engine.serial
+            if not stale:
+                self._catch_up(self._log)
+        if stale:  # another history
+            self._open()
+        else:
+            self._version = version
+
+    def _catch_up(self, log: PolicyLog) -> None:
+        serial, engine = log.serial, self.engine
+        if serial == engine.serial:
+            return
+        if self._behind is None:
+            effects = log.store.effects(engine.serial)
+            found = list(itertools.islice(effects, overlay.MAX_KEYS + 1))
+            if len(found) <= overlay.MAX_KEYS:
+                changes = {row.key: row.after for row in found}
+                engine.overlay.apply(((k, decode(a, k)) for k, a in changes.items()), serial)
+                return
+            self._behind = engine.serial
+        decided = log.store.decided(self._behind, overlay.MAX_KEYS)
+        # The serial stays: what feeds said comes with the next snapshot.
+        engine.overlay.apply([(k, decode(a, k)) for k, a in decided], engine.serial)
+        self._behind = serial
+
+
+def _newest(folder: Path) -> str:
+    return next((path.name for path in snapshot.newest(folder)), "")
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """
+    What changes when the log is to be opened anew; None if there is none.
+
+    Without a write-ahead log beside it nobody was writing, and it is opened as a file that does not
+    change; so then its time counts too.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    written = path.with_name(f"{path.name}-wal").exists()
+    return found.st_dev, found.st_ino, written, 0 if written else found.st_mtime_ns
+
+
+class _Models(check.Classifier):
+    """The models; one that explains uses those that another has opened."""
+
+    def __init__(self, config: Config, beside: "_Models | None" = None) -> None:
+        super().__init__(config, why=beside is not None)
+        if beside is not None:
+            self._opened = beside._opened
+
+    def hosting(self) -> ndjson.Hosting | None:
+        """What the model of names knows of shared hosting."""
+        model = self._model("name")
+        return None if model is None else model.hosting
+
+
+class Judge:
+    """One judge's state, without its pipes."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.policy = Policy(config)
+        self.models = _Models(config)
+        self._explaining: _Models | None = None
+        self._encode = json.JSONEncoder(check_circular=False).encode
+
+    def warm(self) -> None:
+        """Open what the first job would have to wait for."""
+        self.models.score = self._config.classify.mode != "off"
+        self._objects(["example.com", "http://example.com/a?b=c"], self.models)
+        self.models.score = False
+        self.models.hosting()
+
+    def work(self, what: int, body: bytes) -> Work:
+        """
+        Do a job, piece by piece; whatever is wrong with it is raised by one of the pieces.
+        """
+        self.policy.follow()
+        self.policy.renew()
+        kind = what & KINDS
+        if kind == CHECK:
+            return (yield from self._check(json.loads(body), bool(what & WHY), bool(what & SCORE)))
+        if kind == MESSAGES:
+            return (yield from self._messages(json.loads(body)))
+        if kind == INTAKE:
+            return (yield from self._intake(body))
+        raise ValueError(f"job {kind}")
+
+    def _check(self, items: list[str], why: bool, score: bool) -> Work:
+        size = EXPLAINED if why else ITEMS
+        models = self._to_explain() if why else self.models
+        found: list[bytes] = []
+        for at in range(0, len(items), size):
+            if at:
+                yield
+            models.score = score  # other jobs come between
+            found += self._objects(items[at : at + size], models)
+        return b"\n".join(found)
+
+    def _messages(self, texts: list[str]) -> Work:
+        """
+        The objects of the messages, without the brace that they begin with: whoever asked puts
+        the message's ID there, and need not look at anything else.
+        """
+        from urlguard import messages  # most judges never see one
+
+        results: list[bytes] = []
+        for at in range(0, len(texts), TEXTS):
+            if at:
+                yield
+            found = [messages.find(text) for text in texts[at : at + TEXTS]]
+            items = [m.item for one in found for m in one]
+            verdicts: list[dict[str, Any]] = []
+            for begin in range(0, len(items), ITEMS):
+                if begin:
+                    yield
+                self.models.score = False  # other jobs come between
+                part = items[begin : begin + ITEMS]
+                verdicts += check.inspect_all(self.policy.engine, part, self.models)
+            left = iter(verdicts)
+            results += [self._message([(m, next(left)) for m in one]) for one in found]
+        return b"\n".join(results)
+
+    def _message(self, mentions: "list[tuple[Found, dict[str, Any]]]") -> bytes:
+        actions = {verdict["action"] for _, verdict in mentions}
+        action = next((act for act in ("block", "review") if act in actions), "none")
+        found = [
+            {"start": m.start, "end": m.end, "text": m.text, "item": m.item, "verdict": verdict}
+            for m, verdict in mentions
+        ]
+        return self._encode({"action": action, "found": found}).encode("ascii")[1:]
+
+    def _intake(self, data: bytes) -> Work:
+        hosting = self.models.hosting()
+        reader = ndjson.Reader(time.time(), hosting)
+        start = 0
+        while start < len(data):
+            if start:
+                yield
+            end = data.find(b"\n", start + OCTETS) + 1 or len(data)
+            reader.feed(data[start:end])
+            start = end
+        return reader.encoded()
+
+    def _to_explain(self) -> _Models:
+        if self._explaining is None:
+            self._explaining = _Models(self._config, self.models)
+        return self._explaining
+
+    def _objects(self, items: list[str], models: _Models) -> list[bytes]:
+        found = check.inspect_all(self.policy.engine, items, models)
+        return [self._encode(one).encode("ascii") for one in found]
+
+
+class Pipes:
+    """Frames in and out."""
+
+    def __init__(self, inward: int, outward: int) -> None:
+        self._in, self._out = inward, outward
+        self._data = bytearray()
+        self._poll = select.poll()
+        self._poll.register(inward, select.POLLIN)
+
+    def arrived(self, wait_s: float) -> list[tuple[int, int, bytes]]:
+        """
+        Whole frames that have come: number, what, body.
+
+        Raises:
+            EOFError: the parent is gone, or out of step.
+        """
+        found: list[tuple[int, int, bytes]] = []
+        data = self._data
+        while self._poll.poll(0 if found else wait_s * 1000):
+            part = os.read(self._in, 1 << 16)
+            if not part:
+                raise EOFError
+            data += part
+            while len(data) >= HEAD.size:
+                size, number, what = HEAD.unpack_from(data)
+                if size > MAX_BODY:
+                    raise EOFError
+                end = HEAD.size + size
+                if len(data) < end:
+                    break
+                found.append((number, what, bytes(data[HEAD.size : end])))
+                del data[:end]
+        return found
+
+    def send(self, number: int, what: int, body: bytes = b"") -> None:
+        """
+        Send a frame; waits until there is room for it.
+
+        Raises:
+            EOFError: the parent is gone.
+        """
+        data = memoryview(HEAD.pack(len(body), number, what) + body)
+        try:
+            while data:
+                data = data[os.write(self._out, data) :]
+        except BrokenPipeError:
+            raise EOFError from None
+
+
+class Service:
+    """Jobs as they come, urgent ones before others."""
+
+    def __init__(self, judge: Judge, pipes: Pipes) -> None:
+        self._judge = judge
+        self._pipes = pipes
+        self._urgent: deque[tuple[int, Work]] = deque()
+        self._bulk: deque[tuple[int, Work]] = deque()
+        self._said = -SAID_S
+
+    def run(self) -> None:
+        """
+        Work until the parent is gone.
+
+        Raises:
+            EOFError: it is.
+        """
+        urgent, bulk = self._urgent, self._bulk
+        streak = 0
+        while True:
+            came = self._pipes.arrived(0 if urgent or bulk else IDLE_S)
+            for number, what, body in came:
+                job = (number, self._judge.work(what, body))
+                (urgent if what & URGENT else bulk).append(job)
+            queue = urgent if urgent and (streak < STREAK or not bulk) else bulk
+            if queue:
+                streak = 0 if queue is bulk else streak + 1
+                if self._ends(*queue[0]):
+                    queue.popleft()
+            elif not came:
+                self._judge.policy.renew()
+                self._judge.policy.follow()
+
+    def _ends(self, number: int, work: Work) -> bool:
+        """Do a job's next piece; True if it was the last one, whatever came of it."""
+        try:
+            next(work)
+        except StopIteration as end:
+            self._pipes.send(number, DONE, end.value)
+            return True
+        except Exception as exc:  # the job's fault or ours: the next may do well
+            problem = f"{type(exc).__name__}: {exc}"
+            if time.monotonic() - self._said >= SAID_S:
+                self._said = time.monotonic()
+                events.error("judge.failed", error=problem)
+            self._pipes.send(number, FAILED, problem.encode(errors="replace")[:1000])
+            return True
+        return False
+
+
+def main() -> int:
+    """Entry point of a judge."""
+    lifetime.end_with(None)
+    # The control process ends its judges; a terminal's Ctrl-C is for the supervisor.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    config, judge_number = child.handed()
+    os.nice(max(0, NICE - os.nice(0)))
+    events.bind(role="judge", judge=judge_number)
+    # Whatever a library prints must not get between the frames.
+    pipes = Pipes(0, os.dup(1))
+    os.dup2(2, 1)
+    try:
+        judge = Judge(config)
+        judge.warm()
+    except UrlGuardError as exc:
+        events.error("judge.unfit", error=str(exc))
+        return 1
+    if judge_number == 0:
+        for problem in judge.models.refused:
+            events.error("model.refused", error=problem, using="rules alone")
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 1000)
+    with contextlib.suppress(EOFError):
+        pipes.send(0, READY)
+        Service(judge, pipes).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

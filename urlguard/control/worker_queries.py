@@ -1,0 +1,93 @@
+"""
+What the control process asks all workers, and what their answers come to together.
+
+Knows the channel's operations; decides nothing.  A worker that does not answer in time is left out,
+and each answer says how many have.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from urlguard import names, weight
+from urlguard.classify.judge import Suspect, merged
+from urlguard.control.workers import Workers
+from urlguard.policy.log import Change
+from urlguard.processes.channel import Message
+from urlguard.rules import OPERATOR
+from urlguard.weight import Sampled
+from urlguard.worker import query_sample
+
+FLUSH_S: Final = 2.0  # for the workers to empty their caches
+GREY_S: Final = 2.0  # to tell their suspects
+SAMPLE_S: Final = 2.0  # to look through their samples
+MAX_FLUSHED: Final = 1000  # names in one request
+
+
+class Asking:
+    """
+    Asks.
+
+    Args:
+        workers: those that are connected.
+        count: how many there should be.
+    """
+
+    def __init__(self, workers: Workers, count: int) -> None:
+        self._workers = workers
+        self._count = count
+        self._sampling = asyncio.Lock()
+
+    async def grey(self, count: int) -> Message:
+        """What the model suspects and nobody blocked, the `count` most suspicious."""
+        replies = await self._workers.ask({"op": "grey", "count": count}, GREY_S)
+        found = [Suspect(*row) for reply in replies.values() for row in reply["names"]]
+        return {"names": merged(found)[:count], "workers": self._count, "asked": len(replies)}
+
+    async def flush(self, asked: object, everything: bool) -> Message:
+        """
+        Have every worker forget cached answers: for names and all below them, or all.
+
+        Raises:
+            ValueError: `asked` is no list of names, too long, or empty though not all is meant.
+        """
+        if not isinstance(asked, list) or len(asked) > MAX_FLUSHED:
+            raise ValueError(f"flush: names must be a list of at most {MAX_FLUSHED}")
+        wanted = [names.canonical(str(name)) for name in asked]
+        if not wanted and not everything:
+            raise ValueError("flush: no names; must have some, or be for all")
+        question = {"op": "flush", "names": wanted, "all": everything}
+        replies = await self._workers.ask(question, FLUSH_S)
+        return {
+            "removed": sum(int(reply["removed"]) for reply in replies.values()),
+            "workers": self._count,
+            "flushed": len(replies),
+        }
+
+    async def weigh(self, changes: Sequence[Change]) -> list[str]:
+        """Why a change that people make must wait for a second person."""
+        found = []
+        for rules, action in (
+            (weight.blocking(changes), "block"),
+            (weight.passing(changes), "allow"),
+        ):
+            keys = [rule.key for rule in rules]
+            found.append(await self.sample(keys, action=action) if keys else None)
+        return await asyncio.to_thread(weight.reasons_to_hold, changes, *found)
+
+    async def sample(
+        self, rules: Sequence[str] | None, source: str = OPERATOR, action: str = "block"
+    ) -> Sampled:
+        """
+        How much of the live queries rules would newly block, by all workers together.
+
+        Args:
+            rules: keys, of which the first `sampling.MAX_RULES` count; None: those in shadow.
+            source: who says so, or would; whose shadow it is.
+            action: "allow" for rules of which it is asked how much they would let through.
+        """
+        asked = None if rules is None else list(rules[: query_sample.MAX_RULES])
+        question = {"op": "sample", "rules": asked, "source": source, "action": action}
+        async with self._sampling:  # a worker looks through its sample once at a time
+            replies = await self._workers.ask(question, SAMPLE_S)
+        return query_sample.merged(list(replies.values()))

@@ -1,0 +1,1 @@
+"""A resolver worker: its listeners, packet cache, and policy."""

@@ -1,0 +1,78 @@
+"""
+A worker's suspects, told to the control process: for a command, or handed over to the cases.
+
+The other side of the hand-over is `handover`.  Queries are answered between the pieces of a list.
+What was handed over is marked only when the other side says that it has it, so that a suspect may
+be told twice, and its queries counted twice, but is never lost.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from urlguard.classify.judge import Grey, Suspect
+from urlguard.processes.channel import Message
+
+ROWS: Final = 50  # suspects that are looked at between two looks at the sockets
+MAX_UNTOLD: Final = 200  # that are handed over at once
+
+_as_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class Suspects:
+    """
+    Answers the control process.
+
+    Args:
+        grey: the suspects of each judge in use, read anew each time.
+        decide: whether a rule covers a name, read anew between two pieces.
+    """
+
+    def __init__(
+        self, grey: Callable[[], list[Grey]], decide: Callable[[], Callable[[str], object]]
+    ) -> None:
+        self._grey = grey
+        self._decide = decide
+
+    async def top(self, message: Message, writer: asyncio.StreamWriter) -> None:
+        """The most suspicious, for ``urlguard grey``."""
+        found = [one for grey in self._grey() for one in grey.top(int(message["count"]))]
+        await self._write(message, writer, found, list)
+
+    async def untold(self, message: Message, writer: asyncio.StreamWriter) -> None:
+        """Those that were asked for since they were handed over, each with how often since."""
+        new = {one: n for grey in self._grey() for one, n in grey.untold(MAX_UNTOLD)}
+        open_ = await self._write(message, writer, list(new), lambda one: [*one, new[one]])
+        for one in new.keys() - set(open_):
+            self._mark(one.name, one.asked)
+
+    async def told(self, message: Message, writer: asyncio.StreamWriter) -> None:
+        """These were taken over."""
+        for name, asked in message["names"]:
+            self._mark(str(name), int(asked))
+
+    def _mark(self, name: str, asked: int) -> None:
+        for grey in self._grey():
+            grey.told(name, asked)
+
+    async def _write(
+        self,
+        message: Message,
+        writer: asyncio.StreamWriter,
+        found: Sequence[Suspect],
+        row: Callable[[Suspect], Iterable[Any]],
+    ) -> list[Suspect]:
+        """Write those of which people have not spoken since; returns them."""
+        rows: list[str] = []
+        open_: list[Suspect] = []
+        for at in range(0, len(found), ROWS):
+            await asyncio.sleep(0)
+            decide = self._decide()
+            piece = [one for one in found[at : at + ROWS] if decide(one.name) is None]
+            open_ += piece
+            rows += (_as_json(row(one)) for one in piece)
+        # In one piece, for others write here too.
+        head = f'{{"id":{json.dumps(message["id"])},"names":['
+        writer.write(f"{head}{','.join(rows)}]}}\n".encode())
+        return open_

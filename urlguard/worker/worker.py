@@ -1,0 +1,360 @@
+"""
+A resolver worker: one process, one event loop, its own sockets on every address.
+
+Its policy comes from `Following`; only a start waits for the control process, and not for long: a
+decision that a command confirmed before a restart must be in force after it.  A reload puts a chain
+for the new configuration in place of the old one, between two queries, and then looks for a new
+model: that is opened in a thread, and the one in use goes on until it is there.  What every model
+needs, the brands above all, is read before the first query, because it holds the interpreter's lock
+for longer than a query should wait.
+"""
+
+import asyncio
+import gc
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from urlguard import events
+from urlguard.classify import judge, model
+from urlguard.classify.judge import Grey, InUse
+from urlguard.classify.model import Model
+from urlguard.config import Config
+from urlguard.errors import ConfigError
+from urlguard.hitlog.buffer import HitBuffer, Pseudonyms
+from urlguard.metrics import Stats
+from urlguard.plugins import Chain
+from urlguard.plugins.base import Parts
+from urlguard.plugins.cache import Cache
+from urlguard.plugins.clients import Clients
+from urlguard.plugins.guard import Guard
+from urlguard.processes import channel, child
+from urlguard.processes.channel import Message
+from urlguard.wire.cookie import Cookies
+from urlguard.worker import collectors
+from urlguard.worker.cookie_secret import cookie_secrets
+from urlguard.worker.frontend import Edge
+from urlguard.worker.listeners.tcp import TcpListener
+from urlguard.worker.listeners.udp import UdpListener
+from urlguard.worker.policy_sync import Following
+from urlguard.worker.query_sample import Asked, Sample
+from urlguard.worker.suspects import Suspects
+
+WAIT_S = 3.0  # for the control process's word, when there is a snapshot to begin with
+FIRST_POLICY_S = 600.0  # when there is none, or it says so: the first import has to end
+DRAIN_S = 5.0
+MODELS_S = 5.0  # at the start, for models to be opened; later they come when they come
+TURNS_S: Final = 0.0001  # between threads while one opens a model: queries hardly wait for it
+USUAL_TURNS_S: Final = sys.getswitchinterval()  # before anybody changed it
+COOKIES_S = 3600.0  # between two looks at the cookies' secret
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What the supervisor tells a worker: its number and its inherited sockets' descriptors."""
+
+    config: Config
+    number: int
+    sockets: tuple[tuple[int, int], ...]  # UDP and TCP, for each address
+
+
+class Worker:
+    """A worker's state."""
+
+    def __init__(self, orders: Orders, inbox: child.Inbox) -> None:
+        self.config = orders.config
+        self.number = orders.number
+        self.sockets = orders.sockets
+        self.inbox = inbox
+        self.following = Following(self.config.state_dir, self.number)
+        self.models = InUse()
+        self._taking = asyncio.Lock()  # models, one change after the other
+        self.pseudonyms = Pseudonyms()
+        self.sample = Sample()
+        self.stats = Stats()
+        self.listeners: list[UdpListener | TcpListener] = []
+        self.edge: Edge | None = None
+        self._replaced: list[Chain] = []  # queries under way still get their answers from these
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Answer queries until `stop` is set, then finish those under way."""
+        self._register()
+        following = asyncio.create_task(self.following.run())
+        models = asyncio.create_task(self._take_models())
+        await self._first_policy(stop)
+        # A folder that does not answer must not keep DNS from answering.
+        await asyncio.wait([models], timeout=MODELS_S)
+        await self._open()
+        # What is there now stays: the collector need not walk it again and again.
+        gc.collect()
+        gc.freeze()
+        # Hardly anything on the packet path makes cycles, and walking a full cache in search of
+        # them stops the loop for 10 to 20 ms: let it be rare.
+        gc.set_threshold(20_000, 50, 1000)
+        child.say_ready()
+        beside = [
+            models,
+            asyncio.create_task(self._reload_when_told()),
+            asyncio.create_task(self._renew_cookies()),
+        ]
+        await stop.wait()
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*(listener.drain(DRAIN_S) for listener in self.listeners))
+        following.cancel()
+        await self._close()
+
+    async def _first_policy(self, stop: asyncio.Event) -> None:
+        """Wait until there is a policy to answer by; queries meanwhile wait in the sockets."""
+        stopping = asyncio.create_task(stop.wait())
+        ready = asyncio.create_task(self.following.ready.wait())
+        first = asyncio.FIRST_COMPLETED
+        await asyncio.wait([ready, stopping], timeout=WAIT_S, return_when=first)
+        if self.following.told_to_wait or not self.following.has_policy:
+            await asyncio.wait([ready, stopping], timeout=FIRST_POLICY_S, return_when=first)
+        ready.cancel()
+        stopping.cancel()
+        if not self.following.ready.is_set() and not stop.is_set():
+            serial = self.following.live.engine.serial
+            events.warning("worker.alone", serial=serial, using="last_good")
+
+    # Listeners and chain
+
+    async def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        server = self.config.server
+        chain, clients = self._chain(self.config)
+        edge = self.edge = Edge(chain, clients, loop, sample=self.sample)
+        self._equip(edge)
+        self.following.live.subscribe(lambda names: edge.ready.changed(names))
+        over_tcp: TcpListener | None = None
+        for udp, tcp in self.sockets:
+            over_tcp = TcpListener(
+                socket.socket(fileno=tcp),
+                edge,
+                loop,
+                idle_s=server.tcp_idle_s,
+                connections=server.tcp_connections,
+                per_client=server.tcp_per_client,
+                beside=over_tcp,
+            )
+            self.listeners += [UdpListener(socket.socket(fileno=udp), edge, loop), over_tcp]
+        for listener in self.listeners:
+            if isinstance(listener, UdpListener):
+                listener.start()
+            else:
+                await listener.start()
+
+    def _chain(self, config: Config) -> tuple[Chain, Clients]:
+        clients = Clients(config)
+        loop = asyncio.get_running_loop()
+        parts = Parts(config, self.following.live, loop, clients, self.models)
+        return Chain.build(config, parts), clients
+
+    def _equip(self, edge: Edge) -> None:
+        """Give the edge what the configuration in force asks for."""
+        config = self.config
+        edge.cookies = Cookies(*cookie_secrets(config.state_dir)) if config.server.cookies else None
+        if not config.hits.enabled:
+            edge.hits = None
+        elif edge.hits is None:
+            edge.hits = HitBuffer(self.pseudonyms)
+        if edge.tap is not None:
+            ending = asyncio.create_task(edge.tap.close())
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+            edge.tap = None
+        if config.dnstap.socket is not None:
+            from urlguard.worker.dnstap import DnsTap  # few have it
+
+            edge.tap = DnsTap(config.dnstap, self.pseudonyms.address)
+            edge.tap.start()
+        self.stats.clear()
+        self.stats.add(edge.figures)
+        self.stats.add(self.following.figures)
+        self.stats.add(partial(collectors.listeners, self.listeners))
+        self.stats.add(partial(collectors.chain, edge.chain))
+        self.stats.add(partial(collectors.canary, edge.chain, self.following.live))
+        self.stats.add(partial(collectors.classifier, edge.chain))
+        if edge.tap is not None:
+            self.stats.add(partial(collectors.dnstap, edge.tap))
+        if edge.hits is not None:
+            self.stats.add(partial(collectors.hits, edge.hits))
+
+    async def _close(self) -> None:
+        for chain in self._replaced:
+            chain.close()
+        if self.edge is not None:
+            self.edge.ready.close()
+            self.edge.chain.close()
+            if self.edge.tap is not None:
+                await self.edge.tap.close()
+        for listener in self.listeners:
+            listener.close()
+
+    async def _reload_when_told(self) -> None:
+        while True:
+            orders: Orders = await self.inbox.get()
+            try:
+                self._reload(orders.config)
+            except ConfigError as exc:
+                self.inbox.refuse(exc)
+            else:
+                self.inbox.accept()
+                await self._take_models()
+
+    async def _take_models(self) -> None:
+        """Use the newest model of the folder; one that is refused leaves the one in use."""
+        # A reload may come while the start, or the reload before, still opens one: what either
+        # finds must not be put in the other's place.
+        async with self._taking:
+            await self._take_newest()
+
+    async def _take_newest(self) -> None:
+        wanted = {self.config.classify.mode, *(s.classify for s in self.config.segment)}
+        if wanted <= {"off", None}:
+            return
+        started = time.perf_counter()
+        sys.setswitchinterval(TURNS_S)
+        try:
+            name, shadow = await asyncio.to_thread(self._find_models)
+        finally:
+            sys.setswitchinterval(USUAL_TURNS_S)
+        models = self.models
+        if name is None and self.number == 0:
+            folder = str(model.folder(self.config.classify.models))
+            events.warning("model.absent", folder=folder, using="rules alone")
+        if name is models.name and shadow is models.shadow:
+            return
+        old: list[Model | None] = [models.name, models.shadow]
+        models.take(name, shadow)
+        # What was answered by the model before may be in memory.
+        self.following.live.changed()
+        events.info(
+            "model.swapped",
+            model=name and name.ident,
+            shadow=shadow and shadow.ident,
+            open_ms=round((time.perf_counter() - started) * 1000, 1),
+        )
+        await asyncio.to_thread(old.clear)  # freeing thousands of trees takes a millisecond
+
+    def _find_models(self) -> tuple[Model | None, Model | None]:
+        """The model for names and the shadow beside it; takes tens of milliseconds."""
+        try:
+            return self._found_models()
+        except Exception as exc:  # whatever lies in the folder, DNS goes on
+            problem = f"{type(exc).__name__}: {exc}"
+            events.error("model.refused", error=problem, using="the one before")
+            return self.models.name, self.models.shadow
+
+    def _found_models(self) -> tuple[Model | None, Model | None]:
+        options, now = self.config.classify, self.models
+        folder = model.folder(options.models)
+        judge.prepare()
+        name, refused = model.find(
+            folder, "name", named=options.model, besides=options.shadow, now=now.name
+        )
+        shadow = None
+        if options.shadow is not None and name is not None:
+            shadow, problems = model.find(folder, "name", named=options.shadow, now=now.shadow)
+            refused += problems
+        for problem in refused:
+            using = "the one before" if name else "rules alone"
+            events.error("model.refused", error=str(problem), using=using)
+        return name, shadow
+
+    async def _renew_cookies(self) -> None:
+        """Take part in the change of the cookies' secret, whichever worker made it."""
+        while True:
+            await asyncio.sleep(COOKIES_S)
+            if self.edge is not None and self.edge.cookies is not None:
+                secrets = await asyncio.to_thread(cookie_secrets, self.config.state_dir)
+                self.edge.cookies = Cookies(*secrets)
+
+    def _reload(self, config: Config) -> None:
+        """Answer by another configuration from the next query on."""
+        edge = self.edge
+        assert edge is not None
+        chain, clients = self._chain(config)
+        old = edge.chain
+        chain.adopt(old)
+        # As long as a query may take that was asked a moment ago.
+        patience = max(DRAIN_S, 2.5 * self.config.forward.timeout_ms / 1000)
+        self.config = config
+        edge.replace(chain, clients)
+        self._equip(edge)
+        for listener in self.listeners:
+            if isinstance(listener, TcpListener):
+                listener.idle_s = config.server.tcp_idle_s
+                listener.limit = config.server.tcp_connections
+                listener.per_client = config.server.tcp_per_client
+        self._replaced.append(old)
+        asyncio.get_running_loop().call_later(patience, self._end, old)
+
+    def _end(self, chain: Chain) -> None:
+        if chain in self._replaced:
+            self._replaced.remove(chain)
+            chain.close()
+
+    # What the control process asks for
+
+    def _register(self) -> None:
+        suspects = Suspects(self._greys, lambda: self.following.live.engine.decide)
+        self.following.handlers.update(
+            {
+                "flush": self._flush,
+                "stats": self._stats,
+                "hitkey": self._hit_key,
+                "grey": suspects.top,
+                "untold": suspects.untold,
+                "told": suspects.told,
+                "sample": Asked(self.sample, self.following.live),
+            }
+        )
+        self.following.beside.append(self._send_hits)
+
+    async def _flush(self, message: Message, writer: asyncio.StreamWriter) -> None:
+        removed = 0
+        for plugin in self.edge.chain.plugins if self.edge else ():
+            if isinstance(plugin, Cache):
+                names = [str(name) for name in message["names"]]
+                removed += await plugin.flush(names, bool(message["all"]))
+        if self.edge is not None:
+            self.edge.ready.clear()
+        writer.write(channel.encode({"id": message["id"], "removed": removed}))
+
+    async def _stats(self, message: Message, writer: asyncio.StreamWriter) -> None:
+        writer.write(self.stats.reply(message["id"]))
+
+    def _greys(self) -> list[Grey]:
+        plugins = self.edge.chain.plugins if self.edge else ()
+        guards = [plugin for plugin in plugins if isinstance(plugin, Guard)]
+        return [guard.judge.grey for guard in guards if guard.judge is not None]
+
+    async def _hit_key(self, message: Message, writer: asyncio.StreamWriter) -> None:
+        self.pseudonyms.take(message)
+
+    async def _send_hits(self, writer: asyncio.StreamWriter) -> None:
+        while True:
+            edge = self.edge
+            if edge is None or edge.hits is None:
+                await asyncio.sleep(1.0)
+                continue
+            await edge.hits.run(writer)
+            await asyncio.sleep(1.0)
+
+
+def main() -> None:
+    """Entry point of a worker process."""
+    orders: Orders = child.handed()
+    events.bind(role="worker", worker=orders.number)
+    inbox = child.Inbox()
+    child.run(lambda stop: Worker(orders, inbox).run(stop), inbox)
+
+
+if __name__ == "__main__":
+    main()
