@@ -34,7 +34,7 @@ from urlguard.access.tokens import DATABASE, Tokens
 from urlguard.cases import ndjson
 from urlguard.cases.casework import DATABASE as CASES
 from urlguard.cases.drivers.sqlite import open_store
-from urlguard.cases.store import Judged
+from urlguard.cases.model import Judged
 from urlguard.policy.log import PolicyLog
 
 CLAIM, BLOCKS, STRAY = 10, 0.2, 0.1

@@ -30,7 +30,8 @@ from urlguard.api.reading import LogReader
 from urlguard.api.server import ApiServer
 from urlguard.api.source import Services
 from urlguard.config import Api, Config, Endpoint
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 
 BATCHES: Final = 3_000
 PATTERNS: Final = 2_000

@@ -17,7 +17,8 @@ from urlguard.blocklist import snapshot
 from urlguard.blocklist.overlay import Overlay
 from urlguard.config import Config, Endpoint, Guard, Rpz
 from urlguard.engine import Engine
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 from urlguard.share.rpz import Primary
 from urlguard.verdict import decode
 

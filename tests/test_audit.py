@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from urlguard.cli import main
 from urlguard.policy import backup, chain, checkpoint
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 
 
 class Folder:

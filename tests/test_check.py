@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from urlguard import check, wellknown
+from urlguard import check, local_policy, wellknown
 from urlguard.blocklist import snapshot
 from urlguard.config import Config
 from urlguard.engine import Engine
 from urlguard.errors import PolicyError
 from urlguard.policy.compile import compile_here
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 
 FIELDS = [
     *("input", "kind", "canonical", "name", "registrable", "action", "reason", "score", "rule"),
@@ -51,7 +52,7 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def engine(config):
     """That policy, opened."""
-    return check.open_engine(config)
+    return local_policy.open_engine(config)
 
 
 POPULAR = next(iter(wellknown.popular()))
@@ -398,7 +399,7 @@ def test_the_newest_good_snapshot_is_used(config, tmp_path, capsys):
     broken = folder / "0000000099-1"
     broken.mkdir()
     (broken / "manifest.json").write_text("{}")
-    found = check.open_engine(Config(state_dir=tmp_path))
+    found = local_policy.open_engine(Config(state_dir=tmp_path))
     assert found.decide("evil.example").action == "block"
     line = json.loads(capsys.readouterr().err)
     assert (line["event"], line["using"]) == ("snapshot.refused", "the one before")
@@ -409,7 +410,7 @@ def test_without_a_snapshot_the_log_is_enough(config, tmp_path):
     Everything can stand in the overlay.
     """
     (tmp_path / "policy.db").write_bytes(config.database.read_bytes())
-    found = check.open_engine(Config(state_dir=tmp_path))
+    found = local_policy.open_engine(Config(state_dir=tmp_path))
     assert found.serial == 3
     assert found.decide("evil.example").action == "block"
     assert found.decide("gone.example") is None
@@ -423,7 +424,7 @@ def test_a_damaged_log_is_an_error(config, tmp_path):
     data[4096:] = b"\xa5" * (len(data) - 4096)
     (tmp_path / "policy.db").write_bytes(data)
     with pytest.raises(PolicyError, match=r"policy\.db"):
-        check.open_engine(Config(state_dir=tmp_path))
+        local_policy.open_engine(Config(state_dir=tmp_path))
 
 
 def test_a_long_list_is_checked_quickly(engine):

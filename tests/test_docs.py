@@ -30,7 +30,8 @@ from urlguard.cases import ndjson
 from urlguard.cli import main
 from urlguard.engine import Engine
 from urlguard.plugins import BUILTIN
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 from urlguard.verdict import decode
 
 ROOT = Path(__file__).parents[1]

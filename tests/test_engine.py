@@ -14,7 +14,8 @@ from urlguard import urls, wellknown
 from urlguard.blocklist import snapshot, switch
 from urlguard.blocklist.overlay import Overlay
 from urlguard.engine import Engine, Live
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 from urlguard.rules import SWITCH
 from urlguard.verdict import Ruling, decode
 

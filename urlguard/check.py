@@ -16,18 +16,16 @@ import ipaddress
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
-from urlguard import events, names, urls
-from urlguard.blocklist import snapshot
+from urlguard import names, urls
 from urlguard.classify import judge
 from urlguard.classify import model as models
 from urlguard.classify.model import Model
 from urlguard.config import Config
 from urlguard.engine import Engine
-from urlguard.errors import InputError, SnapshotError
-from urlguard.verdict import NOTHING, Verdict, decode
+from urlguard.errors import InputError
+from urlguard.verdict import NOTHING, Verdict
 
 MAX_INPUT = 65_536  # octets of one line; the rest of a longer one is skipped
 
@@ -64,41 +62,6 @@ _UNFIT: Final = {
 }
 
 _encode = json.JSONEncoder(check_circular=False).encode
-
-
-def open_engine(config: Config) -> Engine:
-    """
-    The policy in force on disk: the newest good snapshot and what the log has since.
-
-    Creates no files.
-
-    Raises:
-        PolicyError: the log is damaged.
-    """
-    folder = config.state_dir / "snapshots"
-    if not config.database.exists():
-        return _newest(folder, lambda *_: True)
-    from urlguard.policy.log import PolicyLog
-
-    log = PolicyLog(config.database, read_only=True)
-    try:
-        with log.store.reading():
-            engine = _newest(folder, log.made)
-            changes = list(log.store.changes(engine.serial))
-            engine.overlay.apply(((k, decode(after, k)) for k, after, _ in changes), log.serial)
-    finally:
-        log.close()
-    return engine
-
-
-def _newest(folder: Path, usable: Callable[[int, str], bool]) -> Engine:
-    for path in snapshot.newest(folder):
-        try:
-            if usable(snapshot.serial_of(path), snapshot.history_of(path)):
-                return Engine(snapshot.open_folder(path))
-        except SnapshotError as exc:
-            events.error("snapshot.refused", error=str(exc), using="the one before")
-    return Engine(snapshot.nothing())
 
 
 Listed = Callable[[str], bool]  # whether a name is on a list as fraud

@@ -22,7 +22,7 @@ Three kinds of keys are no rules; nobody can write them as one, and no feed brin
 import re
 from typing import NamedTuple, Self
 
-from urlguard import names, urls
+from urlguard import names, pattern_syntax, urls
 from urlguard.errors import InputError
 
 KINDS = ("domain", "subtree", "below", "pattern", "url")
@@ -92,8 +92,6 @@ def check_key(key: str) -> None:
     Raises:
         InputError: the message says which.
     """
-    from urlguard.blocklist import patterns
-
     if key == SWITCH:
         return
     if key.startswith(PLANNED):
@@ -101,7 +99,9 @@ def check_key(key: str) -> None:
     kind, _, value = key.partition(" ")
     if kind not in KINDS:
         raise InputError(f"rule {key[:60]!r}: kind must be one of {', '.join(KINDS)}")
-    canonical = {"url": urls.rule_value, "pattern": patterns.canonical}.get(kind, names.canonical)
+    canonical = {"url": urls.rule_value, "pattern": pattern_syntax.canonical}.get(
+        kind, names.canonical
+    )
     if canonical(value) != value:
         raise InputError(f"rule {key[:60]!r}: the value must be canonical: {canonical(value)!r}")
 
@@ -116,8 +116,6 @@ def parse(text: str) -> Rule:
     Raises:
         InputError: it is none of these; the message says why.
     """
-    from urlguard.blocklist import patterns
-
     text = text.strip()
     if not text:
         raise InputError("rule: empty; must be a name, *.name, a URL or a pattern")
@@ -125,8 +123,8 @@ def parse(text: str) -> Rule:
         raise InputError(f"rule: {len(text)} characters, limit is {MAX_VALUE}")
     if text.startswith("*.") and "*" not in text[2:] and "/" not in text:
         return Rule("below", names.canonical(text[2:]))
-    if "*" in text or text.startswith(("/", patterns.KEYWORD)):
-        return Rule("pattern", patterns.canonical(text))
+    if "*" in text or text.startswith(("/", pattern_syntax.KEYWORD)):
+        return Rule("pattern", pattern_syntax.canonical(text))
     if "://" in text or "/" in text:
         return Rule("url", urls.rule_value(text))
     return Rule("subtree", names.canonical(text))

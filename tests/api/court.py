@@ -11,7 +11,7 @@ from urlguard.access.buckets import Bucket, Rate
 from urlguard.access.roles import Role
 from urlguard.api.limits import Limit, Limits
 from urlguard.errors import UrlGuardError
-from urlguard.policy.log import Change
+from urlguard.policy.model import Change
 
 FREE = Rate(1e9, 1e9)
 BLOCK = {"decision": "block", "category": "phishing"}

@@ -7,8 +7,8 @@ from tests.api.court import BLOCK, FEED
 from tests.api.world import BusyError
 from urlguard.access.roles import Role
 from urlguard.cases import incidents
+from urlguard.cases.model import StoreError
 from urlguard.cases.redress import MAX_ROUNDS
-from urlguard.cases.store import StoreError
 from urlguard.errors import PolicyError
 
 

@@ -18,8 +18,8 @@ from urlguard.api.candidates import PIECE, Cutter
 from urlguard.api.routes import JSON, NDJSON
 from urlguard.cases import ndjson
 from urlguard.cases.drivers.sqlite import open_store
+from urlguard.cases.model import MAX_FAILURES, Limits, StoreError
 from urlguard.cases.ndjson import MAX_LINE
-from urlguard.cases.store import MAX_FAILURES, Limits, StoreError
 from urlguard.config import Cases
 
 HUGE = b'{"url":"' + b"a" * 1_000_000 + b'.example"}\n'

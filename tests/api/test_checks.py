@@ -9,7 +9,7 @@ from tests.api.world import BusyError
 from urlguard.access.roles import Role
 from urlguard.api.checks import CheckAnswer, MessagesAnswer
 from urlguard.errors import UrlGuardError
-from urlguard.policy.log import Change
+from urlguard.policy.model import Change
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from urlguard.blocklist import snapshot
 from urlguard.blocklist.overlay import Overlay
 from urlguard.engine import Engine
 from urlguard.errors import InputError
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 from urlguard.rules import SWITCH
 from urlguard.verdict import decode
 

@@ -9,8 +9,8 @@ from urlguard.access.roles import Role
 from urlguard.api.feeds import without_secrets
 from urlguard.config import Feed
 from urlguard.feeds.refresh import refresh
-from urlguard.policy.log import Change
-from urlguard.weight import Count, Sampled
+from urlguard.impact.sample import Count, Sampled
+from urlguard.policy.model import Change
 
 
 @pytest.fixture

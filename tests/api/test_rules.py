@@ -11,7 +11,7 @@ from urlguard.api.log import Stats
 from urlguard.api.problems import Problem
 from urlguard.api.source import Family
 from urlguard.errors import PolicyError
-from urlguard.policy.log import Change
+from urlguard.policy.model import Change
 from urlguard.rules import SWITCH
 
 

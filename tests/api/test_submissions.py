@@ -13,9 +13,9 @@ from urlguard.access.roles import Role
 from urlguard.api.public import AT_ONCE, LOOKS, Public
 from urlguard.api.table import ROUTES
 from urlguard.cases import ndjson
-from urlguard.cases.store import Limits
+from urlguard.cases.model import Limits
 from urlguard.config import Cases
-from urlguard.policy.log import Change
+from urlguard.policy.model import Change
 
 PATH = "/v1/submissions"
 PROXY = (ipaddress.ip_network("127.0.0.0/8"),)

@@ -10,7 +10,7 @@ from tests.hitlog.test_search import row, written
 from urlguard.access.roles import Role
 from urlguard.api import why
 from urlguard.errors import PolicyError
-from urlguard.policy.log import Change
+from urlguard.policy.model import Change
 from urlguard.rules import SWITCH
 
 EVIL = "subtree evil.example"

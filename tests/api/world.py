@@ -8,7 +8,7 @@ import time
 
 import aiohttp
 
-from urlguard import check, weight
+from urlguard import check, local_policy
 from urlguard.access.attempts import Attempts
 from urlguard.access.roles import Role
 from urlguard.access.tokens import Tokens
@@ -21,8 +21,9 @@ from urlguard.cases.casework import Casework
 from urlguard.config import Api, Config, Endpoint
 from urlguard.control.previews import Previews
 from urlguard.errors import UrlGuardError
+from urlguard.impact import approval
+from urlguard.impact.sample import Sampled
 from urlguard.policy.log import PolicyLog
-from urlguard.weight import Sampled
 
 
 class Fixed:
@@ -78,7 +79,7 @@ class Here:
         await asyncio.sleep(3600 if self.deaf else self.wait_s)
         if self.error:
             raise self.error
-        engine = check.open_engine(self.config)
+        engine = local_policy.open_engine(self.config)
         classifier = check.Classifier(self.config, score=score, why=why)
         found = check.inspect_all(engine, items, classifier)
         return [json.dumps(one).encode() for one in found]
@@ -145,7 +146,7 @@ class World:
 
     async def weigh(self, changes):
         """Why a second person is needed: by names alone, for nobody asks for any here."""
-        return weight.reasons_to_hold(changes)
+        return approval.reasons_to_hold(changes)
 
     async def sample(self, rules, source):
         """What the workers would count."""

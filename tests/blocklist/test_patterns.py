@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from urlguard.blocklist.patterns import MAX_PATTERN, PatternSet, canonical
+from urlguard.blocklist.patterns import PatternSet
 from urlguard.errors import InputError, SnapshotError
+from urlguard.pattern_syntax import MAX_PATTERN, canonical
 
 
 def matches(pattern, subject):

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from urlguard.cases.drivers.sqlite import open_store
-from urlguard.cases.store import Candidate, Judged, Limits, Store
+from urlguard.cases.model import Candidate, Judged, Limits
+from urlguard.cases.store import Store
 
 NOW = 1_790_000_000
 

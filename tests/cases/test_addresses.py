@@ -9,7 +9,7 @@ from urlguard.cases import addresses
 from urlguard.cases.addresses import AGAIN_S, MAX_SHARED, RETRY_S
 from urlguard.cases.drivers.sqlite.addresses import DUE, WAITING
 from urlguard.cases.drivers.sqlite.lists import page_query
-from urlguard.cases.store import Choice, Judged
+from urlguard.cases.model import Choice, Judged
 
 
 def waiting(desk, now=NOW, count=100):

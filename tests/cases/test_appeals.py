@@ -16,7 +16,7 @@ from urlguard.cases.appeals import (
     place,
 )
 from urlguard.cases.drivers.sqlite.appeals import queue_query
-from urlguard.cases.store import Choice, ConflictError, FullError, MissingError
+from urlguard.cases.model import Choice, ConflictError, FullError, MissingError
 from urlguard.fetch import proof
 
 

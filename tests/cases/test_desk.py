@@ -4,7 +4,7 @@ import pytest
 
 from tests.cases.conftest import NOW, candidate
 from urlguard.cases import priority
-from urlguard.cases.store import (
+from urlguard.cases.model import (
     MAX_PAGE,
     Choice,
     ConflictError,

@@ -14,7 +14,7 @@ import pytest
 from tests.cases.conftest import NOW, candidate
 from urlguard.cases.drivers.sqlite import SqliteStore
 from urlguard.cases.drivers.sqlite.schema import APPLICATION, VERSION
-from urlguard.cases.store import Choice, StoreError
+from urlguard.cases.model import Choice, StoreError
 
 # Adds batches of twenty and says the number of each once it was acknowledged.
 WRITER = """

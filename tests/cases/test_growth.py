@@ -8,7 +8,7 @@ from tests.cases.conftest import NOW, candidate
 from urlguard import names
 from urlguard.cases import priority
 from urlguard.cases.campaigns import pattern
-from urlguard.cases.store import Choice
+from urlguard.cases.model import Choice
 
 LATER = NOW + 1000
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from urlguard.cases import incidents
 from urlguard.cases.incidents import DAY_S, VALID_DAYS, mint, owner, verify
-from urlguard.cases.store import StoreError
+from urlguard.cases.model import StoreError
 from urlguard.errors import InputError
 
 KEY = bytes(range(32))

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.cases.conftest import NOW, candidate
-from urlguard.cases.store import (
+from urlguard.cases.model import (
     AGAIN_S,
     MAX_CONTEXT,
     MAX_FAILURES,

@@ -4,7 +4,7 @@ import pytest
 
 from tests.cases.conftest import NOW, candidate
 from urlguard.cases.drivers.sqlite.lists import page_query
-from urlguard.cases.store import Choice, Judged
+from urlguard.cases.model import Choice, Judged
 from urlguard.errors import InputError
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from urlguard import check
 from urlguard.blocklist import snapshot
 from urlguard.cases import ndjson
-from urlguard.cases.store import MAX_CONTEXT
+from urlguard.cases.model import MAX_CONTEXT
 from urlguard.engine import Engine
 
 NOW = 1_800_000_000

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from tests.cases.conftest import DRIVERS, NOW, Desk
-from urlguard.cases.store import Choice, ConflictError
+from urlguard.cases.model import Choice, ConflictError
 
 CASES, PROCESSES, THREADS = 5000, 8, 50
 

@@ -7,9 +7,10 @@ import sys
 import pytest
 
 from tests.cases.conftest import NOW
+from urlguard.cases.model import Choice, State
 from urlguard.cases.recovery import recover
-from urlguard.cases.store import Choice, State
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 
 # Decides case 1 as `act`, as the control process does, and ends without a word at the step `end`.
 DECIDER = """

@@ -6,7 +6,7 @@ import pytest
 
 from tests.cases.conftest import NOW, candidate
 from urlguard.cases import webhooks
-from urlguard.cases.store import Choice, ConflictError, Judged, Quota, QuotaError
+from urlguard.cases.model import Choice, ConflictError, Judged, Quota, QuotaError
 from urlguard.cases.submissions import DAY_S, PUBLIC, Evidence, Pseudonyms, Submission, new_id
 
 HOOK = ("https://hook.example/", webhooks.EVENTS, "whsec_x", "admin")

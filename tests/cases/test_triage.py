@@ -10,7 +10,7 @@ from tests.cases.conftest import NOW, candidate
 from urlguard.blocklist import snapshot
 from urlguard.cases import triage
 from urlguard.cases.drivers.sqlite import SqliteStore
-from urlguard.cases.store import MAX_FAILURES, StoreError, Work
+from urlguard.cases.model import MAX_FAILURES, StoreError, Work
 from urlguard.check import inspect_all
 from urlguard.engine import Engine
 from urlguard.errors import UrlGuardError

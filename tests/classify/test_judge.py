@@ -6,12 +6,11 @@ import time
 import pytest
 
 from tests.classify import toy
-from urlguard import config, names, wellknown
+from urlguard import config, names, special_zones, wellknown
 from urlguard.classify import booster, brands
 from urlguard.classify import judge as judging
 from urlguard.classify.judge import Grey, InUse, Judge, Suspect, merged
 from urlguard.classify.model import Model
-from urlguard.plugins import special
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +159,8 @@ def test_what_the_resolver_answers_itself_is_apart():
     Whatever zone `special` knows, local or a signal, no model judges a name in it.
     """
     judge = Judge(InUse())
-    zones = [zone for group, _, _ in special.ZONES for zone in group]
-    signals = [zone for group in special.SIGNALS.values() for zone in group]
+    zones = [zone for group, _, _ in special_zones.ZONES for zone in group]
+    signals = [zone for group in special_zones.SIGNALS.values() for zone in group]
     assert not [zone for zone in [*zones, *signals] if judge.unfit(zone) is None]
     assert not [zone for zone in zones if judge.unfit(f"pay.{zone}") is None]
 

@@ -13,7 +13,7 @@ from tests.fetch.world import Names, on_loopback
 from tests.running import wait_until
 from urlguard import config, events
 from urlguard.cases.drivers.sqlite import open_store
-from urlguard.cases.store import Choice, Judged, StoreError
+from urlguard.cases.model import Choice, Judged, StoreError
 from urlguard.control import case_addresses
 from urlguard.control.case_addresses import Addressing
 from urlguard.control.fetch_pool import Fetcher

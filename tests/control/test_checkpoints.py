@@ -18,7 +18,8 @@ from urlguard.config import Config
 from urlguard.control import checkpoints
 from urlguard.control.checkpoints import Signing
 from urlguard.policy import checkpoint
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from urlguard.control import monitor
 from urlguard.control.monitor import Facts, Observer
 from urlguard.control.workers import Worker, Workers
 from urlguard.metrics import BOUNDS, METRICS, OTHER, Figures, Histogram, Stats
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 from urlguard.processes import channel
 from urlguard.processes import child as process
 from urlguard.rules import SWITCH

@@ -20,13 +20,14 @@ import pytest
 from tests.api.world import World, serving
 from tests.classify import toy
 from tests.system.test_api import DIRECT
-from urlguard import check, config
+from urlguard import check, config, local_policy
 from urlguard.control import verdict_pool as module
 from urlguard.control import verdict_process
 from urlguard.control.verdict_pool import BusyError, JudgeError, Judges
 from urlguard.control.verdict_process import Judge, Pipes, Policy, Service
 from urlguard.policy import compile as compiling
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 
 ROOT = Path(__file__).parents[2]
 OFF = '[classify]\nmode = "off"\n'
@@ -114,7 +115,7 @@ async def test_what_check_says_in_order(tmp_path):
     odd += ["www.evil.example", "HTTP://shop.example/pay?x", "google.com", "x" * 5000, "诈" * 400]
     items = [*odd, *names(1700), *odd]
     encode = json.JSONEncoder(check_circular=False).encode
-    objects = check.inspect_all(check.open_engine(made), items, check.Classifier(made))
+    objects = check.inspect_all(local_policy.open_engine(made), items, check.Classifier(made))
     async with running(made, 2) as judges:
         assert await judges.check(items) == [encode(one).encode() for one in objects]
         assert await judges.check([]) == []

@@ -14,7 +14,8 @@ from urlguard import wellknown
 from urlguard.config import Config, Feed
 from urlguard.errors import FeedError, PolicyError
 from urlguard.feeds import schedule
-from urlguard.feeds.refresh import SHOWN_HELD, Status, refresh, settings_of
+from urlguard.feeds.refresh import SHOWN_HELD, refresh
+from urlguard.feeds.status import Status, settings_of
 from urlguard.policy.log import PolicyLog
 
 

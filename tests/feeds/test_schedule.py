@@ -6,7 +6,8 @@ from urlguard import wellknown
 from urlguard.config import Config, Feed
 from urlguard.errors import FeedError, InputError
 from urlguard.feeds import schedule
-from urlguard.feeds.refresh import Status, refresh
+from urlguard.feeds.refresh import refresh
+from urlguard.feeds.status import Status
 from urlguard.policy.log import PolicyLog
 
 

@@ -17,7 +17,8 @@ import dns.rdatatype
 import pytest
 
 from urlguard import config
-from urlguard.plugins.special import SIGNALS, ZONES, Kind, Special
+from urlguard.plugins.special import Special
+from urlguard.special_zones import SIGNALS, ZONES, Kind
 
 KINDS = {zone: kind for zones, kind, _ in ZONES for zone in zones}
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from urlguard.policy.log import Batch, Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Batch, Change
 
 Say = Callable[..., Batch | None]
 

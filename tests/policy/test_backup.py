@@ -15,7 +15,8 @@ import pytest
 
 from urlguard.errors import PolicyError
 from urlguard.policy import backup as copies
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 
 
 def fill(path, *names, source="operator"):

@@ -21,8 +21,8 @@ from urlguard.errors import InputError, PolicyError
 from urlguard.policy import backup as copies
 from urlguard.policy import chain, checkpoint, note
 from urlguard.policy.checkpoint import Checkpoint
-from urlguard.policy.drivers.sqlite import BatchRow, ClaimRow, EffectRow
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import BatchRow, Change, ClaimRow, EffectRow
 
 ORIGIN = "urlguard.invalid/log/test"
 X = "subtree x.example"

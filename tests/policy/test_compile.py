@@ -13,7 +13,8 @@ import pytest
 from urlguard.blocklist import snapshot
 from urlguard.errors import PolicyError, SnapshotError
 from urlguard.policy import compile as compiling
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 from urlguard.verdict import decode
 
 

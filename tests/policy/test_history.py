@@ -7,7 +7,7 @@ import pytest
 
 from tests.oracle import SOURCES, random_changes
 from urlguard.policy.history import History, last_before
-from urlguard.policy.log import Change
+from urlguard.policy.model import Change
 from urlguard.verdict import decode
 
 EVIL = "subtree evil.example"

@@ -8,7 +8,8 @@ import pytest
 
 from urlguard.errors import PolicyError
 from urlguard.policy import log as policy_log
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 from urlguard.verdict import decode
 
 EVIL = "subtree evil.example"

@@ -4,7 +4,7 @@ import pytest
 
 from urlguard import rules
 from urlguard.errors import InputError, PolicyError
-from urlguard.policy.log import Change
+from urlguard.policy.model import Change
 from urlguard.rules import SWITCH
 from urlguard.verdict import decode
 

@@ -8,7 +8,8 @@ from tests import oracle
 from urlguard.blocklist import snapshot
 from urlguard.blocklist.overlay import Overlay
 from urlguard.engine import Engine
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 from urlguard.rules import SHADOW, SHADOWED
 from urlguard.share.zone import collect, flat
 from urlguard.verdict import decode

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from urlguard.errors import PolicyError
-from urlguard.policy.drivers.sqlite import BatchRow, ClaimRow, EffectRow
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import BatchRow, Change, ClaimRow, EffectRow
 
 X = "subtree x.example"
 

@@ -273,7 +273,7 @@ def test_block_to_answer_is_fast(server):
     """
     The 99th percentile of 200 decisions is in force on every worker within 200 ms of being asked.
     """
-    from urlguard.policy.log import Change
+    from urlguard.policy.model import Change
     from urlguard.processes import channel
 
     running = server().start()

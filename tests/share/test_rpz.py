@@ -25,7 +25,8 @@ import pytest
 
 from tests import bind
 from urlguard.config import Config, Endpoint, Guard, Rpz, TsigKey
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 from urlguard.share import rpz
 
 ZONE = "rpz.test"

@@ -7,7 +7,8 @@ import pytest
 
 from tests import oracle
 from urlguard.policy import backup
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 from urlguard.share.store import TooMuchError, ZoneStore, packed, unpacked
 from urlguard.share.zone import collect, flat, why_not
 

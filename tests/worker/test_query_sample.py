@@ -13,11 +13,11 @@ from urlguard import config
 from urlguard.blocklist import snapshot
 from urlguard.blocklist.overlay import Overlay
 from urlguard.engine import Engine, Live
+from urlguard.impact.sample import Count, Sampled, merged
 from urlguard.rules import SHADOWED
 from urlguard.verdict import Ruling
-from urlguard.weight import Count, Sampled
 from urlguard.worker import query_sample
-from urlguard.worker.query_sample import Asked, Sample, answer, merged
+from urlguard.worker.query_sample import Asked, Sample, answer
 
 
 class Clock:
@@ -256,7 +256,7 @@ async def test_counting_leaves_room_for_queries():
     sample = Sample()
     for i in range(query_sample.SIZE):
         sample.add(f"www.a{i}.shop.example", f"192.0.2.{i % 250}", 1.0)
-    rules = [f"subtree a{i}.shop.example" for i in range(query_sample.MAX_RULES)]
+    rules = [f"subtree a{i}.shop.example" for i in range(MAX_RULES)]
     turns = 0
 
     async def others():
@@ -269,7 +269,7 @@ async def test_counting_leaves_room_for_queries():
     found = await counted(sample, engine(), rules=[*rules, "subtree beyond.example"])
     beside.cancel()
     assert turns >= query_sample.SIZE / query_sample.PIECE
-    assert found.newly.queries == len(found.rules) == query_sample.MAX_RULES
+    assert found.newly.queries == len(found.rules) == MAX_RULES
 
 
 async def test_only_counts_leave():

@@ -23,8 +23,9 @@ from urlguard.api.schemas import Moment, Page, Remark, Seconds, moment
 from urlguard.api.source import Services
 from urlguard.cases import appeals, incidents
 from urlguard.cases.appeals import FILE_PATH, MAX_ANSWER, MAX_CONTACT, MAX_TEXT, TXT_LABEL
+from urlguard.cases.model import StoreError
 from urlguard.cases.redress import Decided, Redress
-from urlguard.cases.store import Store, StoreError
+from urlguard.cases.store import Store
 from urlguard.urls import MAX_URL
 
 _DAY_S: Final = 86_400

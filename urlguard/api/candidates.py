@@ -23,9 +23,10 @@ from urlguard.api.casework import casework, stored
 from urlguard.api.problems import Problem
 from urlguard.api.routes import JSON, NDJSON, READERS, STAFF, Call, Nothing, Route
 from urlguard.api.schemas import Action, Item, Page, Seconds
-from urlguard.cases import ndjson, store
+from urlguard.cases import model, ndjson
+from urlguard.cases.model import Quota
 from urlguard.cases.ndjson import MAX_ERRORS, MAX_LINE, Intake
-from urlguard.cases.store import Quota, Store
+from urlguard.cases.store import Store
 from urlguard.errors import InputError, UrlGuardError
 
 PIECE: Final = 262_144  # octets
@@ -48,7 +49,7 @@ class Reported(msgspec.Struct):
     ] = None
     context: Annotated[
         Annotated[str, msgspec.Meta(max_length=16_000)] | None,
-        msgspec.Meta(description=f"Where it was found; {store.MAX_CONTEXT:,} characters are kept."),
+        msgspec.Meta(description=f"Where it was found; {model.MAX_CONTEXT:,} characters are kept."),
     ] = None
 
 
@@ -215,7 +216,7 @@ class _Taking:
             await asyncio.sleep(min(wait_s, _BUSY_S))
 
     async def _keep(self, intake: Intake) -> None:
-        def work(found: Store) -> store.Added:
+        def work(found: Store) -> model.Added:
             rows = list(intake.rows())
             now = int(time.time())
             return found.add(self._source, rows, now, invalid=intake.invalid, quota=self._quota)
@@ -286,7 +287,7 @@ async def candidates(call: Call[OneOrMany, Nothing]) -> CandidatesAnswer:
     return await _Taking(call).all((_pieces if lines else _as_lines)(call.chunks))
 
 
-def shown(item: store.Item) -> KnownCandidate:
+def shown(item: model.Item) -> KnownCandidate:
     """An item as it is told."""
     fields: dict[str, Any] = item._asdict()
     fields["reports"] = [Reporting(*report) for report in item.reports]

@@ -11,8 +11,8 @@ from urlguard.api.decisions import DecideAnswer, MadeDecision, made, outcome
 from urlguard.api.problems import Problem
 from urlguard.api.routes import READERS, STAFF, Call, Nothing, Route
 from urlguard.api.schemas import Action, Category, Moment, Page, Remark, Seconds, moment
-from urlguard.cases import store
-from urlguard.cases.store import MAX_LEASE_S, MAX_PAGE, Choice, State
+from urlguard.cases import model, store
+from urlguard.cases.model import MAX_LEASE_S, MAX_PAGE, Choice, State
 
 LEASE_S: Final = 900
 _MAX_BODY: Final = 1 << 20
@@ -207,12 +207,12 @@ class DecideManyRequest(DecideRequest, kw_only=True):
     ] = None
 
 
-def shown(case: store.Case) -> Case:
+def shown(case: model.Case) -> Case:
     """A case as it is told."""
     return Case(**_fields(case))
 
 
-def _fields(case: store.Case) -> dict[str, Any]:
+def _fields(case: model.Case) -> dict[str, Any]:
     return case._asdict() | {"sources": list(case.sources)}
 
 

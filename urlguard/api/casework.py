@@ -11,7 +11,8 @@ from urlguard.api.problems import Problem
 from urlguard.api.source import Services
 from urlguard.cases.casework import Casework
 from urlguard.cases.decide import Decider, Person
-from urlguard.cases.store import ConflictError, FullError, MissingError, Store, StoreError
+from urlguard.cases.model import ConflictError, FullError, MissingError, StoreError
+from urlguard.cases.store import Store
 from urlguard.errors import InputError, PolicyError
 from urlguard.rules import OPERATOR
 

@@ -10,7 +10,7 @@ from urlguard.api.casework import casework, decider, person, stored, told
 from urlguard.api.problems import Problem
 from urlguard.api.routes import READERS, STAFF, Call, Nothing, Route
 from urlguard.api.schemas import Page, Remark, Seconds
-from urlguard.cases import store
+from urlguard.cases import model
 from urlguard.cases.decide import Outcome
 
 Step = Literal["begun", "held", "done", "aborted", "undoing", "undone"]
@@ -86,7 +86,7 @@ class Second(msgspec.Struct, forbid_unknown_fields=True):
     reason: Remark = ""
 
 
-def made(one: store.Decision) -> MadeDecision:
+def made(one: model.Decision) -> MadeDecision:
     """A decision as it is told."""
     choice = one.choice
     return MadeDecision(

@@ -18,9 +18,9 @@ from urlguard.blocklist.overlay import Overlay
 from urlguard.blocklist.patterns import Pattern
 from urlguard.engine import Engine
 from urlguard.errors import InputError
-from urlguard.policy.drivers.sqlite import ClaimRow
 from urlguard.policy.history import History
 from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import ClaimRow
 from urlguard.rules import SWITCH
 from urlguard.verdict import FEED, NOTHING, Verdict
 

@@ -30,8 +30,8 @@ from urlguard.api.schemas import Category, Kind, Moment, Page, Remark, Seconds, 
 from urlguard.api.source import Decided, Services
 from urlguard.cases import priority
 from urlguard.errors import InputError, PolicyError
-from urlguard.policy.drivers.sqlite import ClaimRow
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change, ClaimRow
 from urlguard.rules import PLANNED, SWITCH, Rule
 from urlguard.verdict import FEED
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from urlguard import decisions
+from urlguard import times
 from urlguard.api import paging
 from urlguard.api.problems import Problem
 from urlguard.errors import InputError
@@ -126,7 +126,7 @@ def moment(value: int | str | None, field: str, after: int | None = None) -> int
     """
     try:
         if isinstance(value, str):
-            return decisions.expiry(value, field, after=after)
+            return times.expiry(value, field, after=after)
         if value is not None and value <= (after or time.time()):
             raise InputError("must be later" if after else "must be to come")
     except InputError as exc:

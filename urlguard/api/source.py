@@ -19,7 +19,7 @@ from urlguard.cases.casework import Casework
 from urlguard.cases.ndjson import Intake
 from urlguard.cases.redress import Proving
 from urlguard.config import Cases
-from urlguard.policy.log import Change
+from urlguard.policy.model import Change
 from urlguard.rules import Rule
 
 

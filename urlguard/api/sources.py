@@ -10,7 +10,7 @@ from urlguard.api.casework import stored
 from urlguard.api.problems import Problem
 from urlguard.api.routes import READERS, Call, Nothing, Route
 from urlguard.api.schemas import Page, Seconds
-from urlguard.cases import store
+from urlguard.cases import model
 
 _OWN: Final = frozenset({Role.CRAWLER, Role.REPORTER})  # who see themselves alone
 
@@ -45,7 +45,7 @@ class SourcePage(msgspec.Struct):
 class OneSource(msgspec.Struct, forbid_unknown_fields=True):
     """Which source."""
 
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=store.MAX_SOURCE)]
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=model.MAX_SOURCE)]
 
 
 async def sources(call: Call[Nothing, Page]) -> SourcePage:

@@ -23,7 +23,7 @@ from urlguard.api.problems import Problem
 from urlguard.api.routes import READERS, STAFF, Call, Nothing, Route
 from urlguard.api.schemas import Page, Seconds, Verdict
 from urlguard.api.source import Judging
-from urlguard.cases.store import BY_RULE, Candidate, Quota
+from urlguard.cases.model import BY_RULE, Candidate, Quota
 from urlguard.cases.submissions import (
     MAX_COMMENT,
     MAX_EVIDENCE,

@@ -24,9 +24,9 @@ from urlguard.api.schemas import Action, Kind, Rule, Seconds, Verdict
 from urlguard.api.source import Services
 from urlguard.errors import InputError, PolicyError, UrlGuardError
 from urlguard.hitlog import search as hits
-from urlguard.policy.drivers.sqlite import BatchRow, ClaimRow
 from urlguard.policy.history import last_before
 from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import BatchRow, ClaimRow
 from urlguard.urls import MAX_URL
 
 MAX_CHANGES: Final = 100

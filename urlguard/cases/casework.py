@@ -14,13 +14,14 @@ from typing import Final, NamedTuple, TypeVar
 from urlguard import events
 from urlguard.cases.decide import Commit, Decider, Read, Weigh
 from urlguard.cases.drivers.sqlite import open_store
+from urlguard.cases.model import Limits, Step, StoreError
 from urlguard.cases.outbox import Outbox, Post, Sign
 from urlguard.cases.redress import Redress
-from urlguard.cases.store import Limits, Step, Store, StoreError
+from urlguard.cases.store import Store
 from urlguard.cases.threads import StoreThreads
 from urlguard.cases.triage import Check, Triage
 from urlguard.errors import PolicyError
-from urlguard.policy.log import Change
+from urlguard.policy.model import Change
 
 DATABASE: Final = "cases.db"
 AGAIN_S: Final = 5.0  # after the store could not be opened

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from urlguard import names, rules, urls
-from urlguard.cases.store import Act, Case, Choice, Decision
-from urlguard.policy.drivers.sqlite import ClaimRow
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.cases.model import Act, Case, Choice, Decision
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change, ClaimRow
 from urlguard.rules import PLANNED, from_planned
 from urlguard.verdict import FEED
 

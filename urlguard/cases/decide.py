@@ -17,17 +17,11 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from urlguard.cases import claims, recovery
-from urlguard.cases.store import (
-    Act,
-    Choice,
-    ConflictError,
-    Decision,
-    MissingError,
-    Step,
-)
+from urlguard.cases.model import Act, Choice, ConflictError, Decision, MissingError, Step
 from urlguard.cases.threads import StoreThreads
 from urlguard.errors import InputError, PolicyError
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 
 T = TypeVar("T")
 

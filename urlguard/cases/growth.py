@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from urlguard.cases import priority
-from urlguard.cases.store import Act, State
+from urlguard.cases.model import Act, State
 
 WORSE: Final = 0.1  # by so much must the score of a new item exceed what people saw
 

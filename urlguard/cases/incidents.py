@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from urlguard import names, wellknown
-from urlguard.cases.store import StoreError
+from urlguard.cases.model import StoreError
 from urlguard.errors import InputError
 
 FILE: Final = "incident.key"

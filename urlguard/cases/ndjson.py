@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from urlguard import names, urls
-from urlguard.cases.store import MAX_CONTEXT, MAX_RAW, Candidate
+from urlguard.cases.model import MAX_CONTEXT, MAX_RAW, Candidate
 from urlguard.errors import InputError
 
 MAX_LINE: Final = 16_384  # octets

@@ -17,7 +17,8 @@ from functools import partial
 from typing import Final
 
 from urlguard import events
-from urlguard.cases.store import Store, StoreError
+from urlguard.cases.model import StoreError
+from urlguard.cases.store import Store
 from urlguard.cases.threads import StoreThreads
 from urlguard.cases.webhooks import Letter, Webhook
 from urlguard.errors import UrlGuardError

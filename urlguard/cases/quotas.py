@@ -7,7 +7,7 @@ Knows no store; the level and the time of it are the store's to keep.
 from math import ceil
 from typing import Final
 
-from urlguard.cases.store import Quota, QuotaError
+from urlguard.cases.model import Quota, QuotaError
 
 AHEAD_S: Final = 60  # by so much a clock may have been ahead of this one
 

@@ -13,7 +13,8 @@ to dismiss, was decided when it began.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from urlguard.cases.store import Act, Decision, Step, Store
+from urlguard.cases.model import Act, Decision, Step
+from urlguard.cases.store import Store
 
 # The serial from which the claim about a case of a decision stands; None if there is none.
 Standing = Callable[[Decision, int], int | None]

@@ -22,17 +22,9 @@ from typing import Any, Final, NamedTuple, Protocol
 from urlguard.cases import appeals, incidents, priority, release
 from urlguard.cases.appeals import Appeal, AppealState, Plea
 from urlguard.cases.decide import Decider, Outcome, Person, Read
+from urlguard.cases.model import Act, ConflictError, Decision, MissingError, State, Step, StoreError
 from urlguard.cases.ndjson import candidate
-from urlguard.cases.store import (
-    Act,
-    ConflictError,
-    Decision,
-    MissingError,
-    State,
-    Step,
-    Store,
-    StoreError,
-)
+from urlguard.cases.store import Store
 from urlguard.cases.threads import StoreThreads
 from urlguard.cases.triage import Check
 from urlguard.errors import InputError, UrlGuardError

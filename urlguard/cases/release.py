@@ -18,8 +18,8 @@ from typing import Final
 from urlguard import names, rules, urls
 from urlguard.cases.appeals import Plea, is_address
 from urlguard.cases.claims import whole
-from urlguard.policy.drivers.sqlite import ClaimRow
 from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import ClaimRow
 from urlguard.rules import PLANNED
 from urlguard.verdict import FEED
 

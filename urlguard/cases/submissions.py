@@ -11,7 +11,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:  # whose `Store` is this one's too
-    from urlguard.cases.store import Candidate, Quota
+    from urlguard.cases.model import Candidate, Quota
 
 PUBLIC: Final = "(public)"  # the source of all that the public sends; no token can have this name
 MAX_COMMENT: Final = 2000  # characters

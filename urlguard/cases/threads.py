@@ -11,7 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from urlguard.cases.store import Store, StoreError
+from urlguard.cases.model import StoreError
+from urlguard.cases.store import Store
 
 T = TypeVar("T")
 

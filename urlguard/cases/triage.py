@@ -24,7 +24,8 @@ from typing import Any, Final, TypeVar
 
 from urlguard import events
 from urlguard.cases import campaigns
-from urlguard.cases.store import BY_RULE, Judged, Store, StoreError, Work
+from urlguard.cases.model import BY_RULE, Judged, StoreError, Work
+from urlguard.cases.store import Store
 from urlguard.errors import UrlGuardError
 
 BATCH: Final = 1000  # items taken at once

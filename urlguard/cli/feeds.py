@@ -31,7 +31,7 @@ def feed_list(config: configuration.Config, as_json: bool, show_all: bool) -> No
         for row in rows:
             click.echo(json.dumps(row))
     else:
-        from urlguard import terminal
+        from urlguard.cli import terminal
 
         terminal.show_feeds(rows, show_all)
 
@@ -44,7 +44,7 @@ def feed_refresh(config: configuration.Config, names: tuple[str, ...], force: bo
     """Refresh all feeds, or those named, now."""
     import gc
 
-    from urlguard import decisions, terminal
+    from urlguard.cli import client, terminal
     from urlguard.feeds import schedule
     from urlguard.feeds.refresh import refresh
     from urlguard.policy.log import PolicyLog
@@ -66,7 +66,7 @@ def feed_refresh(config: configuration.Config, names: tuple[str, ...], force: bo
         changed = f"{batch.claims} changes, serial {batch.serial}" if batch else "unchanged"
         click.echo(f"{one.name}: {changed}")
     log.close()
-    decisions.in_force(config)
+    client.in_force(config)
     if failed:
         sys.exit(1)
 
@@ -77,11 +77,12 @@ def feed_refresh(config: configuration.Config, names: tuple[str, ...], force: bo
 @with_config
 def feed_preview(config: configuration.Config, name: str, as_json: bool) -> None:
     """Show what would change if a list, such as one in shadow, were enforced."""
-    from urlguard import preview, terminal
+    from urlguard.cli import terminal
     from urlguard.feeds import schedule
+    from urlguard.impact import preview
+    from urlguard.impact.sample import Sampled
     from urlguard.processes import channel
     from urlguard.verdict import FEED
-    from urlguard.weight import Sampled
 
     schedule.named(config, name)
     asked = {"op": "sample", "rules": None, "source": FEED + name}

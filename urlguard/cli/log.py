@@ -71,7 +71,7 @@ def log(
     as_json: bool,
 ) -> None:
     """Show who changed what and when, or verify that nobody changed it since."""
-    from urlguard import decisions, terminal
+    from urlguard.cli import client, terminal
     from urlguard.policy.log import PolicyLog
 
     if verify + sign + planned > 1:
@@ -81,7 +81,7 @@ def log(
     if not config.database.exists():
         raise PolicyError(f"policy log {config.database}: not there; `urlguard serve` makes it")
     if planned:
-        for plan in decisions.plans(config):
+        for plan in client.plans(config):
             click.echo(json.dumps(plan.as_json()) if as_json else terminal.plan_line(plan))
         return
     if sign:
@@ -98,7 +98,7 @@ def log(
                     click.echo(json.dumps(batch._asdict()))
                     continue
                 effects = policy.store.effects_of(batch.serial, 3)
-                plans = decisions.planned(policy.store.planned_in(batch.source, batch.serial))
+                plans = client.planned(policy.store.planned_in(batch.source, batch.serial))
                 click.echo(terminal.batch_line(batch, *effects, plans))
             return
         damage, batches = policy.verify(), policy.store.count_batches()
@@ -214,7 +214,7 @@ def backup(config: configuration.Config, file: Path, force: bool) -> None:
 
     FILE is readable for you alone, and appears only when it is whole.
     """
-    from urlguard import terminal
+    from urlguard.cli import terminal
     from urlguard.policy import backup as copies
 
     with terminal.progress("backup") as step:
@@ -238,7 +238,7 @@ def restore(config: configuration.Config, file: Path, above: int) -> None:
 
     FILE's chain is verified first. The log that is replaced is kept beside the new one.
     """
-    from urlguard import decisions, terminal
+    from urlguard.cli import client, terminal
     from urlguard.policy import backup as copies
 
     with _no_server(config):
@@ -252,7 +252,7 @@ def restore(config: configuration.Config, file: Path, above: int) -> None:
         if done.kept:
             click.echo(f"the log before is kept in {done.kept}")
         try:
-            decisions.in_force(config)
+            client.in_force(config)
         except UrlGuardError as exc:  # the next start does it
             warn(f"not compiled: {exc}")
 

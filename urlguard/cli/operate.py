@@ -13,7 +13,7 @@ from urlguard.cli.base import user, warn, with_config
 from urlguard.errors import InputError, PolicyError
 
 if TYPE_CHECKING:
-    from urlguard.decisions import Pause
+    from urlguard.cli.client import Pause
 
 
 @click.command()
@@ -36,7 +36,7 @@ def status(config: configuration.Config, as_json: bool) -> None:
         workers = ", ".join(f"worker {n} at {s}" for n, s in sorted(reply["workers"].items()))
         click.echo(f"Running; the log is at serial {reply['serial']}; {workers or 'no workers'}.")
     if pause and not as_json:
-        from urlguard import terminal
+        from urlguard.cli import terminal
 
         click.secho(f"Filtering is PAUSED {terminal.printable(pause.words)}.", fg="red")
     if reply is None:
@@ -44,10 +44,10 @@ def status(config: configuration.Config, as_json: bool) -> None:
 
 
 def _paused(config: configuration.Config) -> "Pause | None":
-    from urlguard import decisions
+    from urlguard.cli import client
 
     try:
-        return decisions.paused(config)
+        return client.paused(config)
     except PolicyError as exc:  # the server may be well all the same
         warn(str(exc))
         return None
@@ -63,11 +63,12 @@ def pause(config: configuration.Config, duration: str | None, reason: str) -> No
 
     Rules stay as they are and can be changed meanwhile; `urlguard resume` switches it on again.
     """
-    from urlguard import decisions
+    from urlguard import times
+    from urlguard.cli import client
 
-    until = decisions.expiry(duration, "for")
-    done = decisions.pause(config, until, actor=user(), reason=reason)
-    when = f"until {decisions.moment(until)}" if until else "until `urlguard resume`"
+    until = times.expiry(duration, "for")
+    done = client.pause(config, until, actor=user(), reason=reason)
+    when = f"until {times.moment(until)}" if until else "until `urlguard resume`"
     click.echo(f"filtering is PAUSED {when}: {done.words}")
     if not done.everywhere:
         warn("a worker has not confirmed it yet; see `urlguard status`")
@@ -79,9 +80,9 @@ def pause(config: configuration.Config, duration: str | None, reason: str) -> No
 @with_config
 def resume(config: configuration.Config, reason: str) -> None:
     """Switch filtering on again, on every worker when the command returns."""
-    from urlguard import decisions
+    from urlguard.cli import client
 
-    done = decisions.resume(config, actor=user(), reason=reason)
+    done = client.resume(config, actor=user(), reason=reason)
     click.echo(f"filtering is on: {done.words}")
     if not done.everywhere:
         warn("a worker has not confirmed it yet; see `urlguard status`")
@@ -141,8 +142,9 @@ def grey(config: configuration.Config, as_json: bool, count: int) -> None:
     does not block fraud, or filtering was paused.  They are in the running server's memory, without
     clients; a restart forgets them.
     """
-    from urlguard import decisions, terminal
+    from urlguard import times
     from urlguard.classify.judge import Suspect
+    from urlguard.cli import terminal
     from urlguard.processes import channel
 
     reply = channel.ask(config.state_dir, {"op": "grey", "count": count}, timeout_s=10)
@@ -156,7 +158,7 @@ def grey(config: configuration.Config, as_json: bool, count: int) -> None:
             click.echo(json.dumps(suspect._asdict()))
             continue
         name = terminal.printable(suspect.name)
-        when = decisions.moment(suspect.last)
+        when = times.moment(suspect.last)
         would = "  would block" if suspect.action == "block" else ""
         click.echo(f"{suspect.score:.6f}  {name}  asked {suspect.asked} times, last {when}{would}")
     if not found and not as_json:

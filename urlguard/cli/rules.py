@@ -33,8 +33,9 @@ def check(
     JSON object, in order, blank lines included.
     """
     from urlguard import check as checking
+    from urlguard import local_policy
 
-    engine = checking.open_engine(config)
+    engine = local_policy.open_engine(config)
     classifier = checking.Classifier(config, score=score, why=why)
     if not engine.serial:
         warn(
@@ -58,7 +59,7 @@ def check(
         for verdict in found:
             click.echo(json.dumps(verdict))
     else:
-        from urlguard import terminal
+        from urlguard.cli import terminal
 
         planned = _planned(config, items)
         for item, verdict in zip(items, found, strict=True):
@@ -80,13 +81,13 @@ def _standard_input() -> Iterator[bytes]:
 def _planned(config: configuration.Config, items: tuple[str, ...]) -> dict[str, list[str]]:
     """For each item, the rules over it that begin later, in words."""
     from urlguard import check as checking
-    from urlguard import decisions
     from urlguard.blocklist import snapshot
+    from urlguard.cli import client
     from urlguard.engine import Engine
     from urlguard.verdict import Ruling
 
     found: dict[str, list[str]] = {}
-    for plan in decisions.plans(config)[:_MAX_PLANS]:
+    for plan in client.plans(config)[:_MAX_PLANS]:
         # The engine itself says what the rule alone covers.
         engine = Engine(snapshot.nothing())
         ruling = Ruling("block", plan.category, (plan.source,), 0, *plan.rule)
@@ -178,18 +179,19 @@ def allow(
 @with_config
 def remove(config: configuration.Config, values: tuple[str, ...], reason: str) -> None:
     """Withdraw the operator's decision, also a planned one; name the sources that remain."""
-    from urlguard import decisions, rules
-    from urlguard.policy.log import Change
+    from urlguard import rules
+    from urlguard.cli import client
+    from urlguard.policy.model import Change
     from urlguard.rules import OPERATOR
 
     parsed = list(dict.fromkeys(rules.parse(value) for value in values))
-    plans = [p for p in decisions.plans(config) if p.source == OPERATOR and p.rule in parsed]
-    decided = {rule for rule in parsed if decisions.stands(config, rule.key, OPERATOR)}
+    plans = [p for p in client.plans(config) if p.source == OPERATOR and p.rule in parsed]
+    decided = {rule for rule in parsed if client.stands(config, rule.key, OPERATOR)}
     changes = [Change(key, None) for key in [r.key for r in parsed] + [p.key for p in plans]]
-    done = decisions.apply(config, OPERATOR, changes, actor=user(), reason=reason)
+    done = client.apply(config, OPERATOR, changes, actor=user(), reason=reason)
     for rule in parsed:
-        others = decisions.others(config, rule.key, OPERATOR)
-        if decides := decisions.deciding(config, rule):
+        others = client.others(config, rule.key, OPERATOR)
+        if decides := client.deciding(config, rule):
             others.append(decides)
         rest = f"; still said by {', '.join(others)}" if others else ""
         mine = [plan for plan in plans if plan.rule == rule and done.changed]
@@ -215,19 +217,20 @@ def _decide(
     expires: str | None,
 ) -> None:
     """Make or change the operator's claims, through the server if one is running."""
-    from urlguard import decisions, rules
-    from urlguard.policy.log import Change
+    from urlguard import rules, times
+    from urlguard.cli import client
+    from urlguard.policy.model import Change
     from urlguard.rules import OPERATOR
 
-    start = decisions.expiry(begins, "from")
-    until = decisions.expiry(expires, after=start)
+    start = times.expiry(begins, "from")
+    until = times.expiry(expires, after=start)
     parsed = list(dict.fromkeys(rules.parse(value) for value in values))
     keys = [rule.key if start is None else rules.planned(start, rule.key) for rule in parsed]
     changes = [Change(key, action, category, reason, until) for key in keys]
-    done = decisions.apply(config, OPERATOR, changes, actor=user(), reason=reason)
-    plans = decisions.plans(config)
+    done = client.apply(config, OPERATOR, changes, actor=user(), reason=reason)
+    plans = client.plans(config)
     for rule, key in zip(parsed, keys, strict=True):
-        others = decisions.others(config, rule.key, OPERATOR)
+        others = client.others(config, rule.key, OPERATOR)
         rest = f"; still said by {', '.join(others)}" if others else ""
         later = [p for p in plans if p.rule == rule and p.key != key]
         if later:
@@ -235,8 +238,8 @@ def _decide(
         if start is None:
             click.echo(f"{action}ed {rule.kind} {rule.value}: {done.words}{rest}")
             continue
-        when = f"from {decisions.moment(start)}"
-        when += f" until {decisions.moment(until)}" if until else ""
+        when = f"from {times.moment(start)}"
+        when += f" until {times.moment(until)}" if until else ""
         words = f"serial {done.serial}" if done.changed else f"so already; serial {done.serial}"
         click.echo(f"planned to {action} {rule.kind} {rule.value} {when}: {words}{rest}")
     _finish(done.everywhere, True)

@@ -38,7 +38,7 @@ def serve(config: configuration.Config) -> None:
         click.echo(f"First start: importing the lists into {config.state_dir} …", err=True)
 
     def ready() -> None:
-        from urlguard.check import open_engine
+        from urlguard.local_policy import open_engine
 
         click.echo(f"UrlGuard {__version__} answers DNS on {addresses} (UDP and TCP).")
         sys.stdout.flush()

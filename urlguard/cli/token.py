@@ -39,10 +39,10 @@ def token_create(
 
     It is valid at once, also in a server that runs. NAME stands in the audit for whoever has it.
     """
-    from urlguard import decisions
+    from urlguard import times
     from urlguard.access.tokens import DATABASE, Tokens
 
-    until = decisions.expiry(expires)
+    until = times.expiry(expires)
     with contextlib.closing(Tokens(config.state_dir / DATABASE)) as tokens:
         text = tokens.create(name, Role(role), user(), until, again=again)
         try:
@@ -94,7 +94,7 @@ def token_revoke(config: configuration.Config, name: str) -> None:
 
 def _line(entry: "Entry", now: float) -> str:
     """A token for people: one line."""
-    from urlguard.decisions import moment
+    from urlguard.times import moment
 
     words = [
         f"{entry.name:24} {entry.role:9} {entry.state(now):8}",

@@ -22,7 +22,7 @@ from urlguard.config import Config
 from urlguard.control.fetch_pool import Fetcher
 from urlguard.errors import UrlGuardError
 from urlguard.fetch.bounds import RULES, Bounds
-from urlguard.plugins.special import ZONES
+from urlguard.special_zones import ZONES
 
 PER_MINUTE: Final = 600  # names
 BATCH: Final = 50  # of them, looked up together

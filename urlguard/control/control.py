@@ -27,7 +27,7 @@ from urlguard.access import tokens
 from urlguard.api.source import Decided
 from urlguard.blocklist import overlay, snapshot
 from urlguard.cases.casework import Casework
-from urlguard.cases.store import Limits
+from urlguard.cases.model import Limits
 from urlguard.config import Config
 from urlguard.control.case_addresses import Addressing
 from urlguard.control.checkpoints import Signing
@@ -43,7 +43,8 @@ from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.fetch import signing
 from urlguard.hitlog.files import HitLog
 from urlguard.policy import compile as compiling
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 from urlguard.processes import channel, child
 from urlguard.processes.channel import Message
 from urlguard.share import rpz

@@ -31,8 +31,8 @@ from urlguard.control import fetch_process
 from urlguard.control.fetch_process import HEAD
 from urlguard.errors import UrlGuardError
 from urlguard.fetch.bounds import LOOKUP_S, RULES, Bounds, Fetched, FetchError
-from urlguard.plugins.forward.resolvers import system_resolvers
 from urlguard.processes import child as process
+from urlguard.system_resolvers import system_resolvers
 
 PLACES: Final = 8  # of webhooks, and of proofs, that are under way
 BATCHES: Final = 1  # of look-ups that are under way: many names each

@@ -21,7 +21,7 @@ from urlguard.config import Config
 from urlguard.control.workers import Workers
 from urlguard.errors import UrlGuardError
 from urlguard.feeds import schedule
-from urlguard.feeds.refresh import Status
+from urlguard.feeds.status import Status
 from urlguard.metrics import BOUNDS, METRICS
 from urlguard.policy.log import PolicyLog
 from urlguard.rules import SWITCH

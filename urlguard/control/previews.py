@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from urlguard import preview
 from urlguard.config import Config
 from urlguard.feeds import schedule
+from urlguard.impact import preview
+from urlguard.impact.sample import Sampled
 from urlguard.rules import Rule
 from urlguard.verdict import FEED
-from urlguard.weight import Sampled
 
 # The sample counted for rules, or with None for those that the source has in shadow.
 Sampling = Callable[[Sequence[str] | None, str], Awaitable[Sampled]]

@@ -15,7 +15,8 @@ from typing import Final
 
 from urlguard import events
 from urlguard.cases.casework import Casework
-from urlguard.cases.store import Added, Candidate, FullError, Store, StoreError
+from urlguard.cases.model import Added, Candidate, FullError, StoreError
+from urlguard.cases.store import Store
 from urlguard.classify.judge import Suspect, merged
 from urlguard.control.verdict_pool import Judges
 from urlguard.control.workers import Workers

@@ -32,7 +32,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from urlguard import check, events
+from urlguard import check, events, local_policy
 from urlguard.blocklist import overlay, snapshot
 from urlguard.cases import ndjson
 from urlguard.config import Config
@@ -107,7 +107,7 @@ class Policy:
         """Open snapshot and log anew."""
         path = self._config.database
         newest, file = _newest(self._folder), _identity(path)
-        engine = check.open_engine(self._config)
+        engine = local_policy.open_engine(self._config)
         log = None if file is None else PolicyLog(path, read_only=True)
         if self._log is not None:
             self._log.close()

@@ -9,14 +9,14 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from urlguard import names, weight
+from urlguard import names
 from urlguard.classify.judge import Suspect, merged
 from urlguard.control.workers import Workers
-from urlguard.policy.log import Change
+from urlguard.impact import approval, sample
+from urlguard.impact.sample import Sampled
+from urlguard.policy.model import Change
 from urlguard.processes.channel import Message
 from urlguard.rules import OPERATOR
-from urlguard.weight import Sampled
-from urlguard.worker import query_sample
 
 FLUSH_S: Final = 2.0  # for the workers to empty their caches
 GREY_S: Final = 2.0  # to tell their suspects
@@ -68,12 +68,12 @@ class Asking:
         """Why a change that people make must wait for a second person."""
         found = []
         for rules, action in (
-            (weight.blocking(changes), "block"),
-            (weight.passing(changes), "allow"),
+            (approval.blocking(changes), "block"),
+            (approval.passing(changes), "allow"),
         ):
             keys = [rule.key for rule in rules]
             found.append(await self.sample(keys, action=action) if keys else None)
-        return await asyncio.to_thread(weight.reasons_to_hold, changes, *found)
+        return await asyncio.to_thread(approval.reasons_to_hold, changes, *found)
 
     async def sample(
         self, rules: Sequence[str] | None, source: str = OPERATOR, action: str = "block"
@@ -82,12 +82,12 @@ class Asking:
         How much of the live queries rules would newly block, by all workers together.
 
         Args:
-            rules: keys, of which the first `sampling.MAX_RULES` count; None: those in shadow.
+            rules: keys, of which the first `sample.MAX_RULES` count; None: those in shadow.
             source: who says so, or would; whose shadow it is.
             action: "allow" for rules of which it is asked how much they would let through.
         """
-        asked = None if rules is None else list(rules[: query_sample.MAX_RULES])
+        asked = None if rules is None else list(rules[: sample.MAX_RULES])
         question = {"op": "sample", "rules": asked, "source": source, "action": action}
         async with self._sampling:  # a worker looks through its sample once at a time
             replies = await self._workers.ask(question, SAMPLE_S)
-        return query_sample.merged(list(replies.values()))
+        return sample.merged(list(replies.values()))

@@ -13,25 +13,22 @@ never hold up a loop; the command ``urlguard feed refresh`` runs it directly.
 """
 
 import contextlib
-import dataclasses
 import gc
-import hashlib
-import json
 import os
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from urlguard import events, names, wellknown
 from urlguard.config import Config, Feed
 from urlguard.errors import FeedError, UrlGuardError
 from urlguard.feeds import formats, source
 from urlguard.feeds.parsed import Parsed
-from urlguard.policy.log import Batch, Change, PolicyLog
+from urlguard.feeds.status import Status, settings_of
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Batch, Change
 from urlguard.processes import lifetime
 from urlguard.rules import SHADOW
 from urlguard.verdict import FEED
@@ -43,38 +40,6 @@ _SHOWN_PROBLEMS = 25
 _EXCEPT = ""  # in place of a category, which is never empty
 
 Step = Callable[[str, int, int], None]  # words, done, total (0: unknown)
-
-
-@dataclass
-class Status:
-    """What is known of a feed's refreshes; kept beside the policy, not part of it."""
-
-    checked_at: float = 0.0  # seconds since 1970: the last attempt
-    changed_at: float = 0.0  # the last batch
-    error: str | None = None  # why the last attempt failed
-    format: str = ""
-    rules: int = 0
-    lines: int = 0
-    bad: int = 0
-    problems: list[str] = field(default_factory=list)
-    ignored: dict[str, int] = field(default_factory=dict)
-    held: int = 0
-    serial: int = 0  # of the last batch
-    settings: str = ""  # digest of the settings that the rules were read under
-    sha256: str = ""  # of the list that the last batch brought the log to
-
-    @classmethod
-    def read(cls, log: PolicyLog, name: str) -> "Status":
-        """The status of a feed; a blank one if it was never refreshed."""
-        text = log.store.feed_status().get(name)
-        if text is None:
-            return cls()
-        known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{k: v for k, v in json.loads(text).items() if k in known})
-
-    def write(self, log: PolicyLog, name: str) -> None:
-        """Keep the status."""
-        log.store.set_feed_status(name, json.dumps(dataclasses.asdict(self)))
 
 
 def refresh(
@@ -272,15 +237,6 @@ def _judge_size(feed: Feed, rules: int, standing: int) -> None:
             f"feed {feed.name}: {rules} rules after {standing}; may grow "
             f"{feed.max_growth:g}-fold in one refresh (max_growth), or use --force"
         )
-
-
-def settings_of(feed: Feed) -> str:
-    """A digest of the settings that decide what a list's bytes mean."""
-    names = ("path", "url", "format", "column", "category_column", "category", "action")
-    values: Iterable[Any] = (getattr(feed, name) for name in (*names, "allow_popular"))
-    if feed.shadow:  # others keep the digest that they had before there were any
-        values = (*values, SHADOW)
-    return hashlib.sha256(repr([str(v) for v in values]).encode()).hexdigest()[:16]
 
 
 def _silent(words: str, done: int, total: int) -> None:

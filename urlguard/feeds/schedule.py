@@ -10,8 +10,9 @@ from typing import Any
 from urlguard import wellknown
 from urlguard.config import Config, Feed
 from urlguard.errors import InputError
-from urlguard.feeds.refresh import Status, settings_of
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.feeds.status import Status, settings_of
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 from urlguard.verdict import FEED
 
 RETRY_S = 300  # after a failed refresh, if that is sooner than the next one

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from urlguard.errors import PolicyError
-from urlguard.policy.drivers.sqlite import BatchRow, EffectRow, Store
+from urlguard.policy.drivers.sqlite import Store
+from urlguard.policy.model import BatchRow, EffectRow
 
 if TYPE_CHECKING:
-    from urlguard.policy.log import Change
+    from urlguard.policy.model import Change
 
 GENESIS = "0" * 64
 RESTORE = "restore"  # the source of the batch that a restored log goes on with

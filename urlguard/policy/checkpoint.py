@@ -38,8 +38,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from urlguard.errors import InputError, PolicyError
 from urlguard.policy import chain, note
 from urlguard.policy.chain import RESTORE, Damage, InconsistentError
-from urlguard.policy.drivers.sqlite import BatchRow
 from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import BatchRow
 from urlguard.policy.note import Checkpoint, PublicKey
 
 FOLDER: Final = "checkpoints"

@@ -10,7 +10,8 @@ Knows keys; which keys cover a name, and which of them decides, others say.
 
 from collections.abc import Iterable, Iterator
 
-from urlguard.policy.drivers.sqlite import BatchRow, ClaimRow, Store
+from urlguard.policy.drivers.sqlite import Store
+from urlguard.policy.model import BatchRow, ClaimRow
 from urlguard.policy.precedence import Standing, effective
 from urlguard.verdict import Ruling
 

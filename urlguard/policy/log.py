@@ -17,13 +17,14 @@ from heapq import merge
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from urlguard import names, rules
 from urlguard.errors import InputError, PolicyError
 from urlguard.policy import chain
 from urlguard.policy.chain import GENESIS, RESTORE, Damage
-from urlguard.policy.drivers.sqlite import ClaimRow, EffectRow, Store
+from urlguard.policy.drivers.sqlite import Store
+from urlguard.policy.model import Batch, Change, ClaimRow, EffectRow
 from urlguard.policy.precedence import Standing, effective, plain, same_world, shadowed
 from urlguard.rules import ACTIONS, OPERATOR, PLANNED, SHADOW, SHADOWED, SWITCH
 from urlguard.verdict import FEED, Ruling, encode
@@ -34,24 +35,6 @@ _BULK = 100_000  # keys from which reading a whole source beats looking keys up
 # No control characters, and no half of a surrogate pair, which no UTF-8 has.
 _TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
 _MAX_TEXT = 2048
-
-
-class Change(NamedTuple):
-    """A claim that a source wants to make; action None withdraws what it says about the rule."""
-
-    rule: str  # a rule key
-    action: str | None
-    category: str = ""
-    evidence: str = ""
-    expires_at: int | None = None  # seconds since 1970, UTC
-
-
-class Batch(NamedTuple):
-    """What a commit did."""
-
-    serial: int
-    claims: int  # made or ended
-    effects: list[EffectRow]
 
 
 class PolicyLog:

@@ -30,8 +30,8 @@ from typing import Any, NamedTuple, Self
 from urlguard import names
 from urlguard.blocklist.suffixes import backwards
 from urlguard.errors import PolicyError
-from urlguard.policy.drivers.sqlite import EffectRow
 from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import EffectRow
 from urlguard.share import zone
 from urlguard.share.zone import KINDS, NO_COVER, NO_RULES, Cover, Node, Rules
 from urlguard.verdict import decode

@@ -25,23 +25,22 @@ import random
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
 
 from urlguard import names
 from urlguard.blocklist.patterns import PatternSet
 from urlguard.engine import Engine, Live
+from urlguard.impact.sample import MAX_RULES, Count
 from urlguard.processes import channel
 from urlguard.processes.channel import Message
 from urlguard.rules import OPERATOR, Rule
 from urlguard.verdict import Ruling
-from urlguard.weight import Count, Sampled
 
 SIZE: Final = 16_384  # entries
 SPAN_S: Final = 900.0  # what they should reach back, where there are so many queries
 MAX_GAP: Final = float(1 << 20)  # queries between two entries, more than any worker needs
 PACE: Final = 16  # entries between two looks at the load
-MAX_RULES: Final = 500  # in one question
 MAX_ROWS: Final = 200  # rules of a source that are told one by one, those that weigh most
 MAX_VALUE: Final = 255  # characters of a rule that a name can be covered by
 PIECE: Final = 100  # entries that are looked at between two looks at the sockets: below 1 ms
@@ -232,22 +231,3 @@ class _Tally:
     @property
     def count(self) -> Count:
         return Count(self.queries, self.weight, len(self._clients))
-
-
-def merged(replies: Sequence[Message]) -> Sampled:
-    """What all workers say together."""
-    rules: dict[str, Count] = {}
-    for reply in replies:
-        for key, count in reply["rules"].items():
-            rules[str(key)] = _sum([rules.get(key, Count()), count])
-    total, newly = (_sum([reply[part] for reply in replies]) for part in ("total", "newly"))
-    return Sampled(total, newly, rules)
-
-
-def _sum(counts: Iterable[Sequence[Any]]) -> Count:
-    found = Count()
-    for queries, weight, clients in counts:
-        found = Count(
-            found.queries + int(queries), found.weight + float(weight), found.clients + int(clients)
-        )
-    return found

@@ -33,11 +33,11 @@ from urlguard.errors import WireError
 from urlguard.names import parents, registrable
 from urlguard.plugins.base import Answer, Done, Parts
 from urlguard.plugins.forward.case import Random
-from urlguard.plugins.forward.resolvers import system_resolvers
 from urlguard.plugins.forward.stream import CONNECTIONS, Stream, tls_context
 from urlguard.plugins.forward.udp import Ports, spare
 from urlguard.plugins.forward.upstream import PLAIN_S, Attempt, Flight, Group, Upstream
 from urlguard.plugins.forward.wheel import Wheel
+from urlguard.system_resolvers import system_resolvers
 from urlguard.wire import answer
 from urlguard.wire.query import FORMERR, NOTIMP, REFUSED, SERVFAIL, TC, Query, parse_query
 from urlguard.wire.query import ask as ask_wire

@@ -14,9 +14,10 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from urlguard.errors import InputError, PolicyError
+from urlguard.policy.model import BatchRow, ClaimRow, EffectRow
 from urlguard.rules import from_planned
 
 SCHEMA_VERSION = 1
@@ -91,42 +92,6 @@ def _uri(path: Path, *, read_only: bool) -> str:
         # Without a write-ahead log nobody is writing, and SQLite need not make its files.
         mode = "immutable=1"
     return f"{path.absolute().as_uri()}?{mode}"
-
-
-class BatchRow(NamedTuple):
-    """One row of ``batch``."""
-
-    serial: int
-    time: int
-    actor: str
-    source: str
-    reason: str
-    payload_sha256: str
-    effect_sha256: str
-    prev_hash: str
-    hash: str
-
-
-class ClaimRow(NamedTuple):
-    """One row of ``claim``."""
-
-    rule: str
-    source: str
-    category: str
-    action: str
-    evidence: str
-    from_serial: int
-    to_serial: int | None
-    expires_at: int | None
-
-
-class EffectRow(NamedTuple):
-    """One row of ``effect``."""
-
-    serial: int
-    key: str
-    before: str | None
-    after: str | None
 
 
 class Store:

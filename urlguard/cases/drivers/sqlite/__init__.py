@@ -13,7 +13,8 @@ from urlguard.cases.drivers.sqlite.judging import Judging
 from urlguard.cases.drivers.sqlite.lists import Lists
 from urlguard.cases.drivers.sqlite.submissions import Submissions
 from urlguard.cases.drivers.sqlite.webhooks import Webhooks
-from urlguard.cases.store import Limits, Store
+from urlguard.cases.model import Limits
+from urlguard.cases.store import Store
 
 
 class SqliteStore(Submissions, Judging, Desk, Lists, Addresses, Appeals, Webhooks):

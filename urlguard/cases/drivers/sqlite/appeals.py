@@ -22,14 +22,7 @@ from urlguard.cases.appeals import (
     Plea,
 )
 from urlguard.cases.drivers.sqlite.connection import Connection, add_events, clean
-from urlguard.cases.store import (
-    MAX_PAGE,
-    MAX_RAW,
-    MAX_TEXT,
-    ConflictError,
-    FullError,
-    MissingError,
-)
+from urlguard.cases.model import MAX_PAGE, MAX_RAW, MAX_TEXT, ConflictError, FullError, MissingError
 
 _APPEAL: Final = (
     "SELECT number, id, item, name, owner, day, contact, text, token, state, added_at, proof,"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from urlguard.cases.drivers.sqlite import schema
-from urlguard.cases.store import Limits, StoreError
+from urlguard.cases.model import Limits, StoreError
 
 BUSY_S: Final = 10.0  # to wait for another writer
 _OLDEST: Final = (3, 35, 0)  # of SQLite: RETURNING

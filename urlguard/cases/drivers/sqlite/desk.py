@@ -16,7 +16,7 @@ from urlguard.cases.drivers.sqlite.connection import Connection, add_events, cle
 from urlguard.cases.drivers.sqlite.judging import lapse
 from urlguard.cases.drivers.sqlite.lists import by_number, decisions
 from urlguard.cases.drivers.sqlite.submissions import settle, unsettle
-from urlguard.cases.store import (
+from urlguard.cases.model import (
     MAX_PAGE,
     MAX_TEXT,
     SCOPES,

@@ -19,7 +19,7 @@ from urlguard.cases.drivers.sqlite.connection import (
     count_waiting,
     numbers,
 )
-from urlguard.cases.store import (
+from urlguard.cases.model import (
     AGAIN_S,
     MAX_CONTEXT,
     MAX_RAW,

@@ -20,7 +20,7 @@ from urlguard.cases.drivers.sqlite.connection import (
 )
 from urlguard.cases.drivers.sqlite.submissions import settle_judged
 from urlguard.cases.growth import Evidence, Standing, grow, rank
-from urlguard.cases.store import (
+from urlguard.cases.model import (
     MAX_CONTEXT,
     MAX_FAILURES,
     MAX_LEASE_S,

@@ -20,7 +20,7 @@ from urlguard.cases.drivers.sqlite.connection import (
     clean,
     numbers,
 )
-from urlguard.cases.store import (
+from urlguard.cases.model import (
     MAX_ITEMS,
     MAX_PAGE,
     MAX_TEXT,

@@ -20,7 +20,7 @@ from typing import Any, Final
 from urlguard.cases import webhooks
 from urlguard.cases.drivers.sqlite.connection import clean, count_waiting, numbers
 from urlguard.cases.drivers.sqlite.intake import Intake
-from urlguard.cases.store import BY_RULE, MAX_PAGE, Candidate, Decision, Quota, State
+from urlguard.cases.model import BY_RULE, MAX_PAGE, Candidate, Decision, Quota, State
 from urlguard.cases.submissions import (
     MAX_COMMENT,
     MAX_EVIDENCE,

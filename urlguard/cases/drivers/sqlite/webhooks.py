@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from urlguard.cases import webhooks
 from urlguard.cases.drivers.sqlite.connection import Connection, clean
-from urlguard.cases.store import MAX_TEXT, MAX_WAIT_S, ConflictError
+from urlguard.cases.model import MAX_TEXT, MAX_WAIT_S, ConflictError
 from urlguard.cases.webhooks import Letter, Webhook
 
 _WEBHOOK: Final = (

@@ -3,9 +3,10 @@
 import pytest
 
 from urlguard import wellknown
-from urlguard.policy.log import Change
+from urlguard.impact.approval import blocking, reasons_to_hold, share_reason, touched
+from urlguard.impact.sample import Count, Sampled
+from urlguard.policy.model import Change
 from urlguard.rules import Rule, planned
-from urlguard.weight import Count, Sampled, blocking, reasons_to_hold, share_reason, touched
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from urlguard.decisions import Plan, moment
-from urlguard.policy.drivers.sqlite import BatchRow, EffectRow
+from urlguard.cli.client import Plan
+from urlguard.policy.model import BatchRow, EffectRow
 from urlguard.rules import SHADOWED, SWITCH
+from urlguard.times import moment
 from urlguard.verdict import decode
 
 _STYLES = {"block": "bold red", "review": "bold yellow", "allow": "bold green", "none": "dim"}

@@ -13,53 +13,23 @@ one of fewer than `GOOD_SAMPLE` the same share counts, and `MIN_HITS` make sure 
 than one visitor of one page.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from urlguard import names, wellknown
 from urlguard.blocklist.patterns import PatternSet
+from urlguard.impact.sample import Sampled
 from urlguard.rules import PLANNED, Rule, from_planned
 
 if TYPE_CHECKING:  # workers count without knowing the log
-    from urlguard.policy.log import Change
+    from urlguard.policy.model import Change
 
 MAX_SHARE: Final = 0.001  # of live queries that one person may have blocked, or let through
 MIN_HITS: Final = 10  # sampled queries that make a share
 MIN_SAMPLE: Final = 1_000  # queries; fewer are no sample
 GOOD_SAMPLE: Final = 10_000  # fewer are a small one, and the words say so
 SHOWN: Final = 3  # names that a pattern covers, in words
-
-
-class Count(NamedTuple):
-    """Some of the sampled queries."""
-
-    queries: int = 0  # in the sample
-    weight: float = 0.0  # live queries that they stand for
-    clients: int = 0  # at most: one that several workers answer is counted by each
-
-
-class Sampled(NamedTuple):
-    """
-    A sample of the live queries, and what of it a change would concern.
-
-    ``newly``: what would be blocked and is not, or, for a change that lets through, the other way.
-    """
-
-    total: Count = Count()
-    newly: Count = Count()
-    rules: Mapping[str, Count] = {}  # of `newly`, by the key of the rule that would decide
-
-    @classmethod
-    def read(cls, parts: Sequence[Any]) -> "Sampled":
-        """What became JSON."""
-        total, newly, rules = parts
-        return cls(Count(*total), Count(*newly), {key: Count(*one) for key, one in rules.items()})
-
-    @property
-    def share(self) -> float:
-        """The share of the live queries that it would concern; 0 without a sample."""
-        return self.newly.weight / self.total.weight if self.total.weight else 0.0
 
 
 def reasons_to_hold(

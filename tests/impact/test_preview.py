@@ -5,12 +5,13 @@ import json
 
 import pytest
 
-from urlguard import preview
 from urlguard.config import Config, Feed
 from urlguard.feeds.refresh import refresh
 from urlguard.hitlog import counts
 from urlguard.hitlog.counts import Hits
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.impact import preview
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 from urlguard.rules import Rule
 
 DAY = 86_400

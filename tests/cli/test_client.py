@@ -9,10 +9,12 @@ import time
 
 import pytest
 
-from urlguard import decisions, rules
+from urlguard import rules, times
+from urlguard.cli import client
 from urlguard.config import Config
 from urlguard.errors import InputError, PolicyError
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 from urlguard.processes import channel
 
 EVIL = "subtree evil.example"
@@ -26,7 +28,7 @@ def config(tmp_path):
 
 def apply(config, source, *changes):
     """Make changes as somebody."""
-    return decisions.apply(config, source, list(changes), actor="eve", reason="because")
+    return client.apply(config, source, list(changes), actor="eve", reason="because")
 
 
 def test_without_a_server_the_log_is_written(config):
@@ -108,12 +110,12 @@ def test_while_a_server_runs_nothing_waits_for_the_next_start(config, monkeypatc
     """
     A control process that stays away finds the decision in the log; nobody has confirmed it.
     """
-    monkeypatch.setattr(decisions, "BACK_S", 0.5)
+    monkeypatch.setattr(client, "BACK_S", 0.5)
     began = time.monotonic()
     if decide == "apply":
         done = apply(config, "operator", Change(EVIL, "block"))
     else:
-        done = decisions.pause(config, None, actor="eve", reason="")
+        done = client.pause(config, None, actor="eve", reason="")
     assert done == (True, "serial 1, in force in a moment", False, 1)
     assert 0.5 <= time.monotonic() - began < 3
 
@@ -149,8 +151,8 @@ def test_the_sources_that_remain(config):
     apply(config, "feed:b", Change(EVIL, "except"))
     apply(config, "feed:c", Change(EVIL, "block"))
     apply(config, "feed:c", Change(EVIL, None))
-    assert decisions.others(config, EVIL, "operator") == ["feed:a (block)", "feed:b (except)"]
-    assert decisions.others(config, "subtree x.example", "operator") == []
+    assert client.others(config, EVIL, "operator") == ["feed:a (block)", "feed:b (except)"]
+    assert client.others(config, "subtree x.example", "operator") == []
 
 
 def test_in_force_without_a_server_is_a_snapshot(config):
@@ -158,7 +160,7 @@ def test_in_force_without_a_server_is_a_snapshot(config):
     A refresh by hand leaves a compiled snapshot for the next start.
     """
     apply(config, "feed:a", Change(EVIL, "block"))
-    decisions.in_force(config)
+    client.in_force(config)
     (folder,) = (config.state_dir / "snapshots").glob("0*")
     assert folder.name == "0000000001-1"
 
@@ -174,7 +176,7 @@ def test_a_duration_counts_from_now(text, seconds):
     """
     A number and a unit.
     """
-    assert abs(decisions.expiry(text) - time.time() - seconds) < 2
+    assert abs(times.expiry(text) - time.time() - seconds) < 2
 
 
 @pytest.mark.parametrize(
@@ -192,7 +194,7 @@ def test_a_time_is_a_time(text, when):
     """
     ISO 8601, in UTC where no zone stands.
     """
-    assert decisions.expiry(text) == when
+    assert times.expiry(text) == when
 
 
 @pytest.mark.parametrize(
@@ -217,7 +219,7 @@ def test_what_is_no_expiry(text, said):
     Neither a duration nor a time, or one that has passed.
     """
     with pytest.raises(InputError, match=said):
-        decisions.expiry(text)
+        times.expiry(text)
 
 
 def test_a_duration_after_the_beginning_counts_from_there():
@@ -225,22 +227,22 @@ def test_a_duration_after_the_beginning_counts_from_there():
     A rule for a week that begins next month ends a week later; one that ends before it begins is
     refused.
     """
-    assert decisions.expiry("7d", after=4105080000) == 4105080000 + 7 * DAY
-    assert decisions.expiry("2100-02-28", after=4105080000) == 4107456000
+    assert times.expiry("7d", after=4105080000) == 4105080000 + 7 * DAY
+    assert times.expiry("2100-02-28", after=4105080000) == 4107456000
     for text in ("0s", "2100-01-31T12:00Z", "2100-01-01"):
         with pytest.raises(InputError, match="must be later than 2100-01-31T12:00:00Z"):
-            decisions.expiry(text, after=4105080000)
+            times.expiry(text, after=4105080000)
 
 
 def test_pause_and_resume_are_decisions(config):
     """
     Who, when, why and until stand in the log; a second pause replaces the first.
     """
-    assert decisions.paused(config) is None
-    decisions.pause(config, None, actor="eve", reason="first")
-    done = decisions.pause(config, 4105080000, actor="eve", reason="second")
+    assert client.paused(config) is None
+    client.pause(config, None, actor="eve", reason="first")
+    done = client.pause(config, 4105080000, actor="eve", reason="second")
     assert (done.changed, done.serial) == (True, 2)
-    found = decisions.paused(config)
+    found = client.paused(config)
     assert (found.until, found.reason, found.serial, found.actor) == (
         4105080000,
         "second",
@@ -249,33 +251,33 @@ def test_pause_and_resume_are_decisions(config):
     )
     assert abs(found.since - time.time()) < 5
     assert found.words.startswith("until 2100-01-31T12:00:00Z (batch 2, by eve at 2")
-    assert decisions.resume(config, actor="eve", reason="").changed
-    assert decisions.paused(config) is None
-    assert not decisions.resume(config, actor="eve", reason="").changed
+    assert client.resume(config, actor="eve", reason="").changed
+    assert client.paused(config) is None
+    assert not client.resume(config, actor="eve", reason="").changed
 
 
 def test_a_pause_is_over_at_its_end(config, monkeypatch):
     """
     Also in a log that nobody has told; one from before the end was in its ruling stands until then.
     """
-    decisions.pause(config, 1795480000, actor="eve", reason="")
+    client.pause(config, 1795480000, actor="eve", reason="")
     monkeypatch.setattr(time, "time", lambda: 1795479999.5)
-    assert decisions.paused(config).until == 1795480000
+    assert client.paused(config).until == 1795480000
     monkeypatch.setattr(time, "time", lambda: 1795480000.0)
-    assert decisions.paused(config) is None
+    assert client.paused(config) is None
     apply(config, "operator", Change(rules.SWITCH, "allow", "", "", 1795470000))
-    assert decisions.paused(config).until == 1795470000
+    assert client.paused(config).until == 1795470000
 
 
 def test_plans_are_listed_by_their_time(config):
     """
     What, when, by whom and why, the next one first.
     """
-    assert decisions.plans(config) == []
+    assert client.plans(config) == []
     for begins, action in ((4105080000, "allow"), (4105036800, "block")):
         key = rules.planned(begins, EVIL)
         apply(config, "operator", Change(key, action, "fraud", "ticket", begins + DAY))
-    first, second = decisions.plans(config)
+    first, second = client.plans(config)
     assert (first.action, second.action) == ("block", "allow")
     assert (first.rule.key, first.source, first.reason, first.serial) == (
         EVIL, "operator", "ticket", 2,

@@ -24,7 +24,8 @@ from click.testing import CliRunner
 from urlguard import __version__
 from urlguard.classify import model
 from urlguard.cli import main
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
 from urlguard.share.store import State, ZoneStore
 
 SCRIPT = Path(sys.executable).with_name("urlguard")

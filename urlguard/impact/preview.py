@@ -13,17 +13,17 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from urlguard import weight
-from urlguard.check import open_engine
 from urlguard.config import Config
 from urlguard.engine import Engine
 from urlguard.feeds import schedule
 from urlguard.hitlog import counts as hits
 from urlguard.hitlog.counts import Hits
+from urlguard.impact import approval
+from urlguard.impact.sample import Sampled
+from urlguard.local_policy import open_engine
 from urlguard.policy.log import PolicyLog
 from urlguard.rules import SHADOW, Rule
 from urlguard.verdict import FEED
-from urlguard.weight import Sampled
 
 MAX_LOOKED: Final = 50_000  # rules that are held against the policy
 MAX_TOUCHED: Final = 1_000  # rules with a reason that are told
@@ -55,7 +55,7 @@ class Preview(NamedTuple):
                 "newly_blocked": live.newly.queries,
                 "newly_blocked_clients": live.newly.clients,
                 "share": live.share,
-                "judged": weight.is_judged(live),
+                "judged": approval.is_judged(live),
                 "rules": [
                     {"rule": key, "queries": one.queries, "clients": one.clients}
                     for key, one in itertools.islice(live.rules.items(), TOP)
@@ -167,12 +167,12 @@ def _blocked(engine: Engine, rule: Rule) -> bool:
 
 
 def _touched(rules: Iterable[Rule]) -> list[tuple[str, str]]:
-    return [(rule.key, reason) for rule in rules for reason in weight.touched(rule)]
+    return [(rule.key, reason) for rule in rules for reason in approval.touched(rule)]
 
 
 def _why(touched: Sequence[tuple[str, str]], sample: Sampled | None) -> list[str]:
     found = [f"{key}: {reason}" for key, reason in touched[:MAX_TOUCHED]]
-    if sample is not None and (reason := weight.share_reason(sample)):
+    if sample is not None and (reason := approval.share_reason(sample)):
         found.append(reason)
     return found
 

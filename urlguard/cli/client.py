@@ -4,27 +4,24 @@ Bringing a decision into force: through the running server, or straight into the
 
 import contextlib
 import fcntl
-import re
 import time
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from urlguard.blocklist import switch
-from urlguard.check import open_engine
 from urlguard.config import Config
 from urlguard.errors import InputError, PolicyError
+from urlguard.local_policy import open_engine
 from urlguard.policy.compile import compile_apart
-from urlguard.policy.drivers.sqlite import ClaimRow
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change, ClaimRow
 from urlguard.processes import channel
 from urlguard.rules import OPERATOR, SWITCH, Rule, from_planned
+from urlguard.times import moment
 
 BACK_S: Final = 5.0  # to wait for a control process that is being started again
 _AGAIN_S: Final = 0.2
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 class Done(NamedTuple):
@@ -247,46 +244,3 @@ def planned(claims: Iterable[ClaimRow]) -> list[Plan]:
             said = (c.action, c.category, c.source, begins, c.expires_at, c.evidence, c.from_serial)
             found.append(Plan(c.rule, Rule.from_key(key), *said))
     return found
-
-
-def moment(when: int) -> str:
-    """A time in seconds since 1970, as people read it and as the options take it; UTC."""
-    try:
-        return datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (OverflowError, ValueError, OSError):
-        return f"second {when}"  # a duration of millions of weeks
-
-
-def expiry(text: str | None, what: str = "expires", *, after: int | None = None) -> int | None:
-    """
-    When something ends or begins, in seconds since 1970.
-
-    Args:
-        text: as somebody typed it; None stays None.
-        what: it is, for the message.
-        after: a duration counts from here, and a time must be later; None: from now.
-
-    Raises:
-        InputError: neither a duration such as ``12h`` nor a time, or one that is not to come.
-    """
-    if text is None:
-        return None
-    start = int(time.time()) if after is None else after
-    if match := re.fullmatch(r"(\d{1,9})([smhdw])", text):
-        when = start + int(match[1]) * _UNITS[match[2]]
-    else:
-        try:
-            at = datetime.fromisoformat(text)
-        except ValueError:
-            raise InputError(
-                f"{what} {text!r}: must be a duration such as 30m, 12h, 7d, or a time such as "
-                "2030-01-31T12:00Z"
-            ) from None
-        if at.tzinfo is None:
-            at = at.replace(tzinfo=UTC)
-        when = int(at.timestamp())
-    if after is not None and when <= after:
-        raise InputError(f"{what} {text!r}: must be later than {moment(after)}, when it begins")
-    if when <= time.time():
-        raise InputError(f"{what} {text!r}: lies in the past")
-    return when
