@@ -26,9 +26,9 @@ from urlguard.access.attempts import Attempts
 from urlguard.access.roles import Role
 from urlguard.access.tokens import Tokens
 from urlguard.api.auth import Keyring
-from urlguard.api.reading import LogReader
+from urlguard.api.log_reader import LogReader
 from urlguard.api.server import ApiServer
-from urlguard.api.source import Services
+from urlguard.api.services import Services
 from urlguard.config import Api, Config, Endpoint
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change

@@ -19,7 +19,7 @@ from urlguard.config import Config, Endpoint, Guard, Rpz
 from urlguard.engine import Engine
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
-from urlguard.share.rpz import Primary
+from urlguard.publish.rpz.primary import Primary
 from urlguard.verdict import decode
 
 ROUNDS = 8

@@ -27,7 +27,7 @@ LAYERS = [
     ["config"],
     ["system_resolvers", "wire", "blocklist", "policy", "classify", "access", "fetch", "hitlog"],
     ["engine", "feeds", "messages"],
-    ["plugins", "share", "local_policy", "check", "cases"],
+    ["plugins", "publish", "local_policy", "check", "cases"],
     ["impact"],
     ["api"],
     ["worker", "control"],
@@ -46,7 +46,7 @@ NEVER = {
     "policy": ["wire", "feeds", "plugins", "server"],
     "feeds": ["wire", "engine"],
     "fetch": ["wire", "policy", "blocklist", "access", "plugins"],
-    "cases": ["wire", "blocklist", "classify", "engine", "plugins", "share"],
+    "cases": ["wire", "blocklist", "classify", "engine", "plugins", "publish"],
     # Of the cases, `claims`, `decide` and `release` alone meet the log.
     "cases.store": ["policy"],
     "cases.triage": ["policy"],

@@ -49,7 +49,7 @@ from benchmarks.classify.comparison import (
     compare,
 )
 from benchmarks.load import BenchmarkError
-from urlguard.classify.measures import Interval
+from urlguard.classify.evaluation.measures import Interval
 from urlguard.classify.training import rows as training
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

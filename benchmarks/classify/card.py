@@ -21,8 +21,8 @@ from typing import Any
 from benchmarks.classify import musts
 from benchmarks.classify.comparison import RATES, Floats, Found, Problem
 from benchmarks.load import BenchmarkError
-from urlguard.classify import measures
-from urlguard.classify.measures import Interval
+from urlguard.classify.evaluation import measures
+from urlguard.classify.evaluation.measures import Interval
 from urlguard.classify.training import card, outcome
 
 DIGITS = 6  # of a figure, as of all others in a card

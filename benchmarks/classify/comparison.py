@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from benchmarks.classify import hybrid
 from benchmarks.load import BenchmarkError
-from urlguard.classify import bootstrap, measures
-from urlguard.classify.measures import Interval, Point
+from urlguard.classify.evaluation import bootstrap, measures
+from urlguard.classify.evaluation.measures import Interval, Point
 
 RATES = (0.01, 0.001, 0.0001)
 OURS = "UrlGuard"

@@ -12,7 +12,7 @@ from aiohttp.base_protocol import BaseProtocol
 
 from tests.api.world import World, closed, connect, serving
 from urlguard.access.roles import Role
-from urlguard.api import bodies, connection, connections, frame, limits
+from urlguard.api import bodies, connection, connections, limits, pipeline
 from urlguard.api.connections import Gate
 from urlguard.api.public import Public
 from urlguard.config import Cases
@@ -225,12 +225,12 @@ async def test_uploads_of_one_token_are_bounded(http, few, monkeypatch):
     """
     So many at once, and no more; and of all together half of the places.
     """
-    monkeypatch.setattr(frame, "UPLOADS", 1)
+    monkeypatch.setattr(pipeline, "UPLOADS", 1)
     held = await flood(few, upload(few, LINE), 1)
     head = few.head(Role.CRAWLER, **NDJSON)
     async with http.post(f"{few.base}/v1/candidates", data=LINE, headers=head) as answer:
         assert (answer.status, answer.headers["Retry-After"]) == (429, "1")
-    monkeypatch.setattr(frame, "UPLOADS", 8)
+    monkeypatch.setattr(pipeline, "UPLOADS", 8)
     held += await flood(few, upload(few, LINE), 1)
     async with http.post(f"{few.base}/v1/candidates", data=LINE, headers=head) as answer:
         assert (answer.status, answer.headers["Retry-After"]) == (503, "1")

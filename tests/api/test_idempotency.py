@@ -10,7 +10,7 @@ import pytest
 
 from tests.api.world import connect, serving, until
 from urlguard.access.roles import Role
-from urlguard.api import frame, idempotency
+from urlguard.api import idempotency, pipeline
 from urlguard.api.idempotency import Answers, Kept, checked, digest
 from urlguard.api.problems import Problem
 from urlguard.api.table import ROUTES
@@ -140,7 +140,7 @@ async def test_a_large_answer_is_worked_out_again(http, world):
     """
     items = {"items": [f"n{n}.example.net" for n in range(1000)]}
     first = await post(http, world, items, path="/v1/check")
-    assert len(str(first[1])) > frame._READ_AGAIN
+    assert len(str(first[1])) > pipeline._READ_AGAIN
     assert await post(http, world, items, path="/v1/check") == first
     assert len(world.judging.asked) == 2
     assert (await post(http, world, {"items": []}, path="/v1/check"))[0] == 422
@@ -154,7 +154,7 @@ async def test_a_large_answer_of_a_change_is_kept(http, world):
     claim = {"count": 100}
     first = await post(http, world, claim, path="/v1/cases/claim")
     assert first[0] == 200
-    assert len(json.dumps(first[1])) > 2 * frame._READ_AGAIN
+    assert len(json.dumps(first[1])) > 2 * pipeline._READ_AGAIN
     assert await post(http, world, claim, path="/v1/cases/claim") == (200, first[1], True)
     assert (await post(http, world, {"count": 99}, path="/v1/cases/claim"))[0] == 422
     claimed = await world.casework.store(lambda store: store.cases(limit=1000))

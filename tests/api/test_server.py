@@ -8,10 +8,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.api.world import Fixed, closed, connect, serving, until
-from urlguard.api import connections, frame, metrics, server
+from urlguard.api import connections, metrics, pipeline, server
 from urlguard.api.metrics import Token
 from urlguard.api.server import ApiServer
-from urlguard.api.source import Services
+from urlguard.api.services import Services
 from urlguard.config import Api, Endpoint
 
 TOKEN = "0123456789abcdef-secret"
@@ -183,7 +183,7 @@ async def test_a_request_that_takes_too_long_is_closed(monkeypatch):
     """
     A route that hangs does not keep its connection for ever.
     """
-    monkeypatch.setattr(frame, "REQUEST_S", 0.3)
+    monkeypatch.setattr(pipeline, "REQUEST_S", 0.3)
     monkeypatch.setattr(connections, "IDLE_S", 0.3)
     source = Fixed()
     source.wait_s = 30.0

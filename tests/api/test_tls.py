@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from tests.api.world import Fixed, closed, connect, serving, until
 from urlguard.api import connections, server
 from urlguard.api.server import ApiServer
-from urlguard.api.source import Services
+from urlguard.api.services import Services
 from urlguard.config import Api, Endpoint
 
 

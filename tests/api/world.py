@@ -13,9 +13,9 @@ from urlguard.access.attempts import Attempts
 from urlguard.access.roles import Role
 from urlguard.access.tokens import Tokens
 from urlguard.api.auth import Keyring
-from urlguard.api.reading import LogReader
+from urlguard.api.log_reader import LogReader
 from urlguard.api.server import ApiServer
-from urlguard.api.source import Decided, Family, Services
+from urlguard.api.services import Decided, Family, Services
 from urlguard.cases import ndjson
 from urlguard.cases.casework import Casework
 from urlguard.config import Api, Config, Endpoint

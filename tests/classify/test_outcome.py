@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from urlguard.classify import measures
+from urlguard.classify.evaluation import measures
 from urlguard.classify.training import outcome, rows, slices, sources
 from urlguard.classify.training.rows import Rows
 

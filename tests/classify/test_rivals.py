@@ -17,8 +17,9 @@ from benchmarks.classify import card as rivals_card
 from benchmarks.classify import comparison, hybrid, linear, musts, plain
 from benchmarks.load import BenchmarkError
 from tests.classify import rows as synthetic
-from urlguard.classify import bootstrap, features, measures
-from urlguard.classify.measures import Interval
+from urlguard.classify import features
+from urlguard.classify.evaluation import bootstrap, measures
+from urlguard.classify.evaluation.measures import Interval
 from urlguard.classify.training import card, outcome, recipe, thresholds
 from urlguard.classify.training import rows as training
 

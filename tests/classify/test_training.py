@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("sklearn", reason="training needs the extra train")
 
 from tests.classify import rows as synthetic
-from urlguard.classify import measures
+from urlguard.classify.evaluation import measures
 from urlguard.classify.model import Model
 from urlguard.classify.training import card, files, job, rows
 from urlguard.classify.training.rows import DataError

@@ -26,7 +26,7 @@ from urlguard.classify import model
 from urlguard.cli import main
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
-from urlguard.share.store import State, ZoneStore
+from urlguard.publish.rpz.store import State, ZoneStore
 
 SCRIPT = Path(sys.executable).with_name("urlguard")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.messages import test_tables
-from urlguard.api import checks
+from urlguard.api.v1 import checks
 from urlguard.messages import MAX_FOUND, MAX_TEXT, find
 
 PAGE = (Path(__file__).parents[2] / "docs" / "messages.md").read_text("utf-8")

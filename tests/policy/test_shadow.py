@@ -10,8 +10,8 @@ from urlguard.blocklist.overlay import Overlay
 from urlguard.engine import Engine
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
+from urlguard.publish.rpz.zone import collect, flat
 from urlguard.rules import SHADOW, SHADOWED
-from urlguard.share.zone import collect, flat
 from urlguard.verdict import decode
 
 

@@ -13,7 +13,7 @@ from urlguard import config
 from urlguard.blocklist import snapshot
 from urlguard.blocklist.overlay import Overlay
 from urlguard.engine import Engine, Live
-from urlguard.impact.sample import Count, Sampled, merged
+from urlguard.impact.sample import MAX_RULES, Count, Sampled, merged
 from urlguard.rules import SHADOWED
 from urlguard.verdict import Ruling
 from urlguard.worker import query_sample

@@ -18,7 +18,7 @@ from aiohttp import web
 from urlguard import events
 from urlguard.access.tokens import AccessError, Holder, Tokens
 from urlguard.api.problems import Problem
-from urlguard.api.source import Services
+from urlguard.api.services import Services
 from urlguard.config.values import Network
 
 MAX_TOKEN: Final = 512  # characters

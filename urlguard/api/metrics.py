@@ -24,7 +24,7 @@ from prometheus_client.metrics_core import (
 from urlguard import events
 from urlguard.api.problems import Problem
 from urlguard.api.routes import PUBLIC, Call, Encoded, Nothing, Route
-from urlguard.api.source import Family
+from urlguard.api.services import Family
 
 MIN_TOKEN = 16  # characters; a shorter one could be guessed
 MAX_TOKEN = 4096

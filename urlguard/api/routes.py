@@ -22,7 +22,7 @@ from aiohttp import web
 
 from urlguard.access.roles import Role
 from urlguard.access.tokens import Holder
-from urlguard.api.source import Services
+from urlguard.api.services import Services
 
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"

@@ -19,11 +19,11 @@ from urlguard.access.attempts import Attempts
 from urlguard.api import connections
 from urlguard.api.auth import Keyring
 from urlguard.api.connections import Gate
-from urlguard.api.frame import Frame
+from urlguard.api.log_reader import LogReader
+from urlguard.api.pipeline import Frame
 from urlguard.api.public import Public
-from urlguard.api.reading import LogReader
 from urlguard.api.routes import Router
-from urlguard.api.source import Deciding, Judging, Previewing, Services, Source
+from urlguard.api.services import Deciding, Judging, Previewing, Services, Source
 from urlguard.api.table import routes
 from urlguard.cases.casework import Casework
 from urlguard.cases.redress import Proving

@@ -7,17 +7,16 @@ Each part keeps its rows beside its handlers; here they come together, in the or
 from pathlib import Path
 from typing import Final
 
-from urlguard.api import (
+from urlguard.api import documents, health, metrics
+from urlguard.api.routes import Route
+from urlguard.api.v1 import (
     appeals,
     candidates,
     cases,
     checks,
     decisions,
-    documents,
     feeds,
-    health,
     log,
-    metrics,
     preview,
     rules,
     sources,
@@ -25,7 +24,6 @@ from urlguard.api import (
     webhooks,
     why,
 )
-from urlguard.api.routes import Route
 
 ROUTES: Final[tuple[Route, ...]] = (
     *checks.ROUTES,

@@ -133,7 +133,7 @@ def train(
     for result in runs:
         _show_made(result, out)
     if report is not None:
-        from urlguard.classify import report as pages
+        from urlguard.classify.evaluation import report as pages
 
         pages.write(report, [result.run for result in runs])
         click.echo(f"report in {report}")
@@ -232,7 +232,7 @@ def evaluate(
     warn("rows whose owners trained the model cannot be told from the others, and flatter it")
     if report is None:
         return
-    from urlguard.classify import report as pages
+    from urlguard.classify.evaluation import report as pages
 
     about = [("rows", ", ".join(path.name for path in paths)), ("trained on", _UNKNOWN)]
     try:

@@ -184,18 +184,18 @@ def _audit(
 @with_config
 def rpz_(config: configuration.Config, zone: bool, as_json: bool) -> None:
     """Show the policy as a response policy zone, and the rules that a zone cannot say."""
-    from urlguard.share import rpz
+    from urlguard.publish.rpz import primary
 
     if zone:
-        rpz.write_zone(config, sys.stdout)
+        primary.write_zone(config, sys.stdout)
         return
-    left_out = rpz.unsayable(config)
+    left_out = primary.unsayable(config)
     if as_json:
-        click.echo(json.dumps(dict(rpz.overview(config))))
+        click.echo(json.dumps(dict(primary.overview(config))))
         for key, reason in left_out:
             click.echo(json.dumps({"rule": key, "reason": reason}))
         return
-    for words, value in rpz.overview(config):
+    for words, value in primary.overview(config):
         click.echo(f"{words:22} {value}")
     for key, reason in left_out:
         click.echo(f"    {key}: {reason}")
@@ -283,8 +283,8 @@ def _published(config: configuration.Config) -> int:
     from urlguard.blocklist import snapshot
     from urlguard.policy import checkpoint
     from urlguard.policy.log import PolicyLog
-    from urlguard.share.rpz import zone_file
-    from urlguard.share.store import ZoneStore
+    from urlguard.publish.rpz.primary import zone_file
+    from urlguard.publish.rpz.store import ZoneStore
 
     serials = [snapshot.serial_of(path) for path in snapshot.newest(config.state_dir / "snapshots")]
     serials += [checkpoint.serial_of(path) for path in checkpoint.kept(config.state_dir)]

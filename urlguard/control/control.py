@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from urlguard import events
 from urlguard.access import tokens
-from urlguard.api.source import Decided
+from urlguard.api.services import Decided
 from urlguard.blocklist import overlay, snapshot
 from urlguard.cases.casework import Casework
 from urlguard.cases.model import Limits
@@ -47,7 +47,7 @@ from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 from urlguard.processes import channel, child
 from urlguard.processes.channel import Message
-from urlguard.share import rpz
+from urlguard.publish.rpz import primary
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ class Control:
         self._compile_failed_at = -RETRY_S
         self._foreign: set[str] = set()  # snapshots of another history that workers may have
         self._tasks: list[asyncio.Task[None]] = []
-        self._rpz: rpz.Primary | None = None
+        self._rpz: primary.Primary | None = None
         self._connections: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
         self._hits = HitLog(
             config.state_dir,
@@ -113,7 +113,7 @@ class Control:
         server = await asyncio.start_unix_server(
             self._connected, sock=channel.listen(path), limit=channel.MAX_LINE
         )
-        self._rpz = await rpz.start(self.config)
+        self._rpz = await primary.start(self.config)
         async with server:
             self._tasks = [
                 asyncio.create_task(self._first_policy()),

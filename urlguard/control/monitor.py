@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from urlguard import __version__
-from urlguard.api.source import Family
+from urlguard.api.services import Family
 from urlguard.blocklist import switch
 from urlguard.cases.casework import Waiting
 from urlguard.config import Config

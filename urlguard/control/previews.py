@@ -28,7 +28,7 @@ class Previews:
         self._turn = asyncio.Lock()
 
     async def of_feed(self, name: str) -> dict[str, Any]:
-        """See `api.source.Previewing`."""
+        """See `api.services.Previewing`."""
         schedule.named(self._config, name)
         async with self._turn:
             sample = await self._sampling(None, FEED + name)
@@ -36,12 +36,12 @@ class Previews:
             return await asyncio.to_thread(found.as_json)
 
     async def of_rules(self, rules: Sequence[Rule], source: str) -> dict[str, Any]:
-        """See `api.source.Previewing`."""
+        """See `api.services.Previewing`."""
         async with self._turn:
             sample = await self._sampling([rule.key for rule in rules], source)
             found = await asyncio.to_thread(preview.of_rules, self._config, rules, sample)
             return found.as_json()
 
     async def feeds(self) -> list[dict[str, Any]]:
-        """See `api.source.Previewing`."""
+        """See `api.services.Previewing`."""
         return await asyncio.to_thread(schedule.overview, self._config)

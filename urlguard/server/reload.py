@@ -67,7 +67,7 @@ def examine(config: Config) -> list[str]:
     """
     if config.rpz.listen:
         # Its DNS library takes a while to import; most servers do without.
-        from urlguard.share import transfer
+        from urlguard.publish.rpz import transfer
 
         transfer.Look(config)
         transfer.keys(config.rpz.tsig)

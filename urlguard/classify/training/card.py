@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from urlguard.classify import features
-from urlguard.classify.measures import Share
+from urlguard.classify.evaluation.measures import Share
 from urlguard.classify.training import outcome
 from urlguard.classify.training.rows import NONCOMMERCIAL
 from urlguard.classify.training.slices import LEAST

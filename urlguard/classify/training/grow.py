@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from urlguard.classify import features
-from urlguard.classify.mutations import MUTATIONS, URL_MUTATIONS
+from urlguard.classify.evaluation.mutations import MUTATIONS, URL_MUTATIONS
 from urlguard.classify.training import boost, fit, matrix, rows
 from urlguard.classify.training.boost import Floats
 from urlguard.classify.training.matrix import Matrix

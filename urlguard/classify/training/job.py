@@ -29,7 +29,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from urlguard.classify import features, measures, report
+from urlguard.classify import features
+from urlguard.classify.evaluation import measures, report
 from urlguard.classify.training import card, outcome, recipe
 from urlguard.errors import UrlGuardError
 from urlguard.processes import lifetime

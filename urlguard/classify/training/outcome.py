@@ -21,8 +21,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from urlguard.classify import bootstrap, measures, report
-from urlguard.classify.measures import Point, Share
+from urlguard.classify.evaluation import bootstrap, measures, report
+from urlguard.classify.evaluation.measures import Point, Share
 from urlguard.classify.training.rows import NONCOMMERCIAL, TOP, Ints, Rows, most_popular
 from urlguard.classify.training.slices import LEAST, slices
 from urlguard.classify.training.sources import WORDS, family

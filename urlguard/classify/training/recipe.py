@@ -36,8 +36,8 @@ import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 
 from urlguard.classify import features
+from urlguard.classify.evaluation.mutations import MUTATIONS, URL_MUTATIONS
 from urlguard.classify.model import FORMAT
-from urlguard.classify.mutations import MUTATIONS, URL_MUTATIONS
 from urlguard.classify.tables import Tables
 from urlguard.classify.training import boost, fit, grow, matrix, rows, thresholds
 from urlguard.classify.training.grow import Fitted, Say

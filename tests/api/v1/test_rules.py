@@ -1,0 +1,335 @@
+"""Rules, the log and figures over HTTP."""
+
+import time
+
+import msgspec
+import pytest
+
+from urlguard.access.roles import Role
+from urlguard.api import paging
+from urlguard.api.problems import Problem
+from urlguard.api.services import Family
+from urlguard.api.v1.log import Stats
+from urlguard.errors import PolicyError
+from urlguard.policy.model import Change
+from urlguard.rules import SWITCH
+
+
+async def call(http, world, method, path, role=Role.ANALYST, **more):
+    """Status and document."""
+    request = http.request(method, world.base + path, headers=world.head(role), **more)
+    async with request as answer:
+        return answer.status, await answer.json(content_type=None)
+
+
+async def every(http, world, path, limit=2):
+    """The items of all pages."""
+    found, cursor = [], ""
+    while cursor is not None:
+        at = f"{path}{'&' if '?' in path else '?'}limit={limit}"
+        at += f"&cursor={cursor}" if cursor else ""
+        status, page = await call(http, world, "GET", at)
+        assert status == 200
+        assert len(page["items"]) <= limit
+        assert page["items"] or page["next"] is None
+        found += page["items"]
+        cursor = page["next"]
+    return found
+
+
+async def test_a_rule_and_its_end(http, world):
+    """
+    Made, shown, made again without a change, and withdrawn; each is in the log with its maker.
+    """
+    body = {"rule": "*.Evil.example", "category": "phishing", "reason": "ticket 3"}
+    status, made = await call(http, world, "POST", "/v1/rules", json=body)
+    assert (status, made["changed"], made["serial"], made["in_force"]) == (200, True, 1, 2)
+    (shown,) = await every(http, world, "/v1/rules")
+    assert made["expires_at"] % 86_400 == 0
+    assert shown == {
+        "id": made["id"],
+        "kind": "below",
+        "value": "evil.example",
+        "action": "block",
+        "category": "phishing",
+        "source": "analyst:my-analyst",
+        "reason": "ticket 3",
+        "serial": 1,
+        "begins_at": None,
+        "expires_at": made["expires_at"],
+    }
+    assert (await call(http, world, "POST", "/v1/rules", json=body))[1]["changed"] is False
+    path = f"/v1/rules/{made['id']}?reason=mistake"
+    assert (await call(http, world, "DELETE", path))[1]["changed"] is True
+    assert (await call(http, world, "DELETE", path))[0] == 404
+    assert await every(http, world, "/v1/rules") == []
+    batches = await every(http, world, "/v1/log")
+    assert [(b["serial"], b["actor"], b["reason"]) for b in batches] == [
+        (1, "my-analyst", "ticket 3"),
+        (2, "my-analyst", "mistake"),
+    ]
+
+
+async def test_who_withdraws_whose(http, world):
+    """
+    An analyst his own, an approver anybody's, nobody a list's.
+    """
+    _, mine = await call(http, world, "POST", "/v1/rules", json={"rule": "a.example"})
+    _, admins = await call(http, world, "POST", "/v1/rules", Role.ADMIN, json={"rule": "b.example"})
+    world.log.commit("feed:x", [Change("subtree c.example", "block")], actor="x", reason="")
+    (lists,) = await every(http, world, "/v1/rules?source=feed:x")
+    assert (await call(http, world, "DELETE", f"/v1/rules/{admins['id']}"))[0] == 403
+    assert (await call(http, world, "DELETE", f"/v1/rules/{lists['id']}", Role.ADMIN))[0] == 403
+    for made in (mine, admins):
+        path = f"/v1/rules/{made['id']}"
+        assert (await call(http, world, "DELETE", path, Role.APPROVER))[0] == 200
+    assert [c.source for c in world.log.store.history("subtree b.example")] == ["operator"]
+
+
+async def test_pages_and_filters(http, world):
+    """
+    Pages have each rule once, in order; a list's are shown on demand; the switch is no rule.
+    """
+    world.log.commit("operator", [Change(SWITCH, "allow")], actor="x", reason="")
+    for source in ("operator", "analyst:b", "feed:x"):
+        changes = [Change(f"subtree n{n}.example", "block") for n in range(5)]
+        world.log.commit(source, changes, actor="x", reason="")
+    found = await every(http, world, "/v1/rules", 3)
+    wanted = [(s, f"n{n}.example") for s in ("analyst:b", "operator") for n in range(5)]
+    assert [(r["source"], r["value"]) for r in found] == wanted
+    for limit in (1, 2, 4, 5, 6, 9, 10, 11):
+        assert await every(http, world, "/v1/rules", limit) == found
+    found = await every(http, world, "/v1/rules?source=feed:x")
+    assert [r["value"] for r in found] == [f"n{n}.example" for n in range(5)]
+    found = await every(http, world, "/v1/rules?rule=N3.example", 1)
+    assert [r["source"] for r in found] == ["analyst:b", "feed:x", "operator"]
+    found = await every(http, world, "/v1/rules?rule=N3.example&source=operator")
+    assert len(found) == 1
+    assert (await call(http, world, "GET", "/v1/rules?rule=no%20name"))[0] == 422
+
+
+async def test_times(http, world):
+    """
+    Seconds, times and durations; a planned rule shows when it begins.
+    """
+    soon = int(time.time()) + 3600
+    body = {"rule": "a.example", "begins_at": soon, "expires_at": "2d", "action": "review"}
+    status, _ = await call(http, world, "POST", "/v1/rules", json=body)
+    assert status == 200
+    (planned,) = await every(http, world, "/v1/rules?rule=a.example")
+    assert (planned["begins_at"], planned["expires_at"]) == (soon, soon + 2 * 86_400)
+    assert (planned["kind"], planned["value"]) == ("subtree", "a.example")
+    status, _ = await call(http, world, "DELETE", f"/v1/rules/{planned['id']}")
+    assert status == 200
+    body = {"rule": "b.example", "expires_at": "2090-01-31T12:00Z"}
+    await call(http, world, "POST", "/v1/rules", json=body)
+    (ends,) = await every(http, world, "/v1/rules?rule=b.example")
+    assert ends["expires_at"] == 3_789_547_200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        ({"rule": "no name"}, 422, "rule"),
+        ({"rule": ""}, 422, "rule"),
+        ({"rule": "x" * 2049}, 422, "rule"),
+        ({"rule": "a.example", "expires_at": 1}, 422, "expires_at"),
+        ({"rule": "a.example", "expires_at": "soon"}, 422, "expires_at"),
+        ({"rule": "a.example", "begins_at": "2d", "expires_at": 1}, 422, "expires_at"),
+        ({"rule": "a.example", "action": "except"}, 422, "action"),
+        ({"rule": "a.example", "category": "No!"}, 422, "category"),
+        ({"rule": "a.example", "reason": "a\nb"}, 422, "reason"),
+    ],
+)
+async def test_rules_that_are_refused(http, world, body, status, field):
+    """
+    The field is named, and the log stays as it was.
+    """
+    found, document = await call(http, world, "POST", "/v1/rules", json=body)
+    assert (found, document["errors"][0]["field"]) == (status, field)
+    assert world.log.serial == 0
+
+
+@pytest.mark.parametrize("rule", ["google.com", "co.uk", "gov.cn", "*.gov.cn"])
+async def test_a_rule_that_waits_for_a_second_person(http, world, rule):
+    """
+    Nothing is in force until an approver has agreed; then it is, under the name of who made it.
+    """
+    body = {"rule": rule, "reason": "an order", "expires_at": "1d"}
+    status, held = await call(http, world, "POST", "/v1/rules", json=body)
+    assert (status, held["changed"], held["in_force"]) == (200, False, 0)
+    assert held["decision"]["held"] is True
+    assert rule.removeprefix("*.") in held["decision"]["why"]
+    assert world.log.serial == 0
+    path = f"/v1/decisions/{held['decision']['decision']}/approve"
+    status, agreed = await call(http, world, "POST", path, Role.APPROVER, json={})
+    assert (status, agreed["serial"]) == (200, 1)
+    (batch,) = world.log.store.batches(0, 10)
+    assert (batch.source, batch.actor, batch.reason) == (
+        "analyst:my-analyst",
+        "my-analyst, my-approver",
+        "an order",
+    )
+    (claim,) = world.log.store.standing_after("analyst:my-analyst", "", 10)
+    assert (claim.action, claim.category) == ("block", "fraud")
+    assert claim.expires_at > time.time() + 80_000
+    assert _ident_of(claim) == held["id"]
+
+
+@pytest.mark.parametrize(
+    ("role", "body", "days"),
+    [
+        (Role.ANALYST, {"category": "malware"}, 90),
+        (Role.ANALYST, {}, 365),
+        (Role.APPROVER, {"category": "phishing"}, 180),
+        (Role.ANALYST, {"expires_at": "2d"}, 2),
+        (Role.ADMIN, {}, None),
+        (Role.ANALYST, {"action": "allow"}, 365),
+        (Role.ANALYST, {"action": "review", "category": "malware"}, 90),
+        (Role.ADMIN, {"action": "allow"}, None),
+    ],
+)
+async def test_an_analysts_rule_ends(http, world, role, body, days):
+    """
+    After the time of its category, unless it says when; an operator's stands until he ends it.
+    """
+    body = {"rule": "evil.example", **body}
+    status, made = await call(http, world, "POST", "/v1/rules", role, json=body)
+    assert status == 200
+    if days is None:
+        assert made["expires_at"] is None
+    else:
+        assert -60 < made["expires_at"] - time.time() - days * 86_400 <= 86_400
+    (claim,) = world.log.store.history("subtree evil.example")
+    assert claim.expires_at == made["expires_at"]
+
+
+def _ident_of(claim):
+    from urlguard.api.v1.rules import _ident
+
+    return _ident(claim.source, claim.rule)
+
+
+async def test_a_rule_that_waits_already(http, world):
+    """
+    Asked for again, it is the same one that waits; another person's is another.
+    """
+    body = {"rule": "google.com"}
+    first = (await call(http, world, "POST", "/v1/rules", json=body))[1]["decision"]["decision"]
+    again = (await call(http, world, "POST", "/v1/rules", json=body))[1]["decision"]["decision"]
+    other = await call(http, world, "POST", "/v1/rules", Role.APPROVER, json=body)
+    assert again == first != other[1]["decision"]["decision"]
+    _, page = await call(http, world, "GET", "/v1/decisions?step=held")
+    assert len(page["items"]) == 2
+
+
+async def test_a_rule_in_shadow(http, world):
+    """
+    Stands under its own action, needs no second person, and changes no verdict.
+    """
+    body = {"rule": "google.com", "action": "shadow"}
+    status, made = await call(http, world, "POST", "/v1/rules", json=body)
+    assert (status, made["changed"], made["decision"], made["expires_at"]) == (
+        200,
+        True,
+        None,
+        None,
+    )
+    (shown,) = await every(http, world, "/v1/rules")
+    assert (shown["action"], shown["category"]) == ("shadow", "fraud")
+    _, checked = await call(http, world, "POST", "/v1/check", json={"items": ["www.google.com"]})
+    assert checked["results"][0]["action"] != "block"
+
+
+async def test_a_popular_name_may_be_allowed(http, world):
+    """
+    Only blocking one is held.
+    """
+    body = {"rule": "google.com", "action": "allow"}
+    assert (await call(http, world, "POST", "/v1/rules", json=body))[0] == 200
+
+
+@pytest.mark.parametrize("ident", ["x", "AAAA", "b3BlcmF0b3I", "b3BlcmF0b3IK"])
+async def test_ids_that_are_none(http, world, ident):
+    """
+    An id that no list gave is of no rule.
+    """
+    assert (await call(http, world, "DELETE", f"/v1/rules/{ident}"))[0] == 404
+
+
+async def test_a_log_that_cannot_be_written(http, world):
+    """
+    The answer says so, and what is wrong.
+    """
+    world.error = PolicyError("policy log: disk full")
+    status, document = await call(http, world, "POST", "/v1/rules", json={"rule": "a.example"})
+    assert (status, document["detail"]) == (503, "policy log: disk full")
+
+
+async def test_the_log_in_pages(http, world):
+    """
+    Batches after a serial, whole, oldest first.
+    """
+    for n in range(7):
+        world.log.commit(
+            "operator", [Change(f"subtree n{n}.example", "block")], actor="a", reason=""
+        )
+    found = await every(http, world, "/v1/log?since=2")
+    assert [b["serial"] for b in found] == [3, 4, 5, 6, 7]
+    assert found == [b._asdict() for b in world.log.store.batches(2)]
+    assert await every(http, world, "/v1/log?since=7") == []
+
+
+async def test_a_log_that_is_gone(http, world):
+    """
+    Reading it is 503, not an error of ours.
+    """
+    for path in world.folder.glob("policy.db*"):
+        path.unlink()
+    status, document = await call(http, world, "GET", "/v1/log")
+    assert (status, document["type"]) == (503, "/docs#problem-unavailable")
+
+
+async def test_stats(http, world, monkeypatch):
+    """
+    Figures of the workers added up, by action, category and source, and of the lists.
+    """
+
+    async def families():
+        hits = [(("0", "block", "operator"), 3), (("1", "block", "feed:x"), 2)]
+        hits.append((("1", "review", "feed:x"), 5))
+        return [
+            Family("urlguard_worker_up", "gauge", "", ("worker",), [(("0",), 1.0), (("1",), 1.0)]),
+            Family(
+                "urlguard_queries_total",
+                "counter",
+                "",
+                ("worker", "transport"),
+                [(("0", "udp"), 10), (("1", "udp"), 20), (("1", "tcp"), 1)],
+            ),
+            Family("urlguard_hits_total", "counter", "", ("worker", "action", "rule_source"), hits),
+            Family("urlguard_feed_rules", "gauge", "", ("feed",), [(("x",), 7.0)]),
+            Family("urlguard_feed_failing", "gauge", "", ("feed",), [(("x",), 1.0)]),
+        ]
+
+    monkeypatch.setattr(world.source, "families", families)
+    status, document = await call(http, world, "GET", "/v1/stats")
+    assert status == 200
+    found = msgspec.convert(document, Stats)
+    assert (found.workers, found.queries) == (2, 31)
+    assert found.hits == {"block": 5, "review": 5}
+    assert found.sources == {"operator": 3, "feed:x": 2}
+    (feed,) = found.feeds
+    assert (feed.name, feed.rules, feed.failing, feed.age_s) == ("x", 7, True, None)
+
+
+def test_cursors():
+    """
+    A cursor comes back as the values it was made of, and as no others.
+    """
+    for values, kind in (((1,), tuple[int]), (("a", "b\nc"), tuple[str, str])):
+        assert paging.decode(paging.encode(*values), kind) == values
+    assert paging.decode(None, tuple[int]) is None
+    for text in ("", "=", "é", "AAAA", paging.encode("a"), paging.encode(1, 2)):
+        with pytest.raises(Problem):
+            paging.decode(text, tuple[int])

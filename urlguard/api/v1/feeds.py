@@ -1,0 +1,87 @@
+"""``GET /v1/feeds``: the lists, how they are, and which of their rules are held back."""
+
+from typing import Annotated, Final
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+
+from urlguard.api.problems import Problem
+from urlguard.api.routes import READERS, Call, Nothing, Route
+from urlguard.api.v1.preview import RuleReason, previewing
+from urlguard.errors import PolicyError
+
+SHOWN_HELD: Final = 1000  # of one list
+
+
+def without_secrets(where: str) -> str:
+    """A list's file or address, without what may be a password or a key."""
+    parts = urlsplit(where)
+    if not parts.scheme:
+        return where
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "…" if parts.query else "", ""))
+
+
+class Feed(msgspec.Struct):
+    """One list; the object of `urlguard feed list --json`, in part."""
+
+    name: str
+    source: Annotated[str, msgspec.Meta(description="Its file, or its address without keys.")]
+    shadow: Annotated[bool, msgspec.Meta(description="Whether it is only counted.")]
+    rules: Annotated[int, msgspec.Meta(description="Of its last good version.")]
+    serial: Annotated[int, msgspec.Meta(description="The last batch that it made.")]
+    checked_at: Annotated[int, msgspec.Meta(description="The last attempt; 0: never.")]
+    changed_at: Annotated[int, msgspec.Meta(description="The last batch; 0: never.")]
+    error: Annotated[str | None, msgspec.Meta(description="Why the last attempt failed.")]
+    bad_lines: int
+    held: Annotated[int, msgspec.Meta(description="Rules held back.")]
+    held_rules: Annotated[
+        list[RuleReason], msgspec.Meta(description="Of them, at most 1000, with the reason.")
+    ]
+
+
+class FeedList(msgspec.Struct):
+    """All lists, in the order of the configuration."""
+
+    items: list[Feed]
+
+
+async def feeds(call: Call[Nothing, Nothing]) -> FeedList:
+    """All lists."""
+    try:
+        rows = await previewing(call.services).feeds()
+    except PolicyError as exc:
+        raise Problem("unavailable", str(exc), retry_after_s=5) from exc
+    return FeedList(
+        [
+            Feed(
+                name=row["name"],
+                source=without_secrets(row["from"]),
+                shadow=row["shadow"],
+                rules=row["rules"],
+                serial=row["serial"],
+                checked_at=int(row["checked_at"]),
+                changed_at=int(row["changed_at"]),
+                error=row["error"],
+                bad_lines=row["bad"],
+                held=row["held"],
+                held_rules=[RuleReason(*held) for held in row["held_rules"][:SHOWN_HELD]],
+            )
+            for row in rows
+        ]
+    )
+
+
+ROUTES: Final = (
+    Route(
+        method="GET",
+        path="/v1/feeds",
+        roles=READERS,
+        tag="Rules",
+        summary="The lists",
+        words="What is held back covers a public suffix, or a popular, protected, bank's or"
+        " government's name: it is not in force, and a person may still make the rule.",
+        answer=FeedList,
+        handler=feeds,
+    ),
+)

@@ -1,0 +1,1 @@
+"""The policy as a response policy zone for other resolvers."""
