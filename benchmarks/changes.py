@@ -70,7 +70,7 @@ class Bench:
         self.server = server
         self.rules = dict(rules)
         # What refreshes will drop is no part of the load, so that its answers stay the same.
-        whole = lists.Names(rules, peers.LONGEST).ready(len(rules) // 4)
+        whole = lists.Names(rules, peers.LONGEST).repeated(len(rules) // 4)
         alone = (name for name in whole if not any(up in rules for up in parents(name)))
         self._droppable = list(itertools.islice(alone, CHANGED * refreshes))
         dropped = set(self._droppable)

@@ -119,7 +119,7 @@ class Names:
         """Names that must be blocked: those of the list, then names below them."""
         return itertools.islice(self._blocked, count)
 
-    def ready(self, count: int) -> list[str]:
+    def repeated(self, count: int) -> list[str]:
         """Names of the list; the same for each call."""
         return self._listed[-count:]
 

@@ -18,7 +18,7 @@ from benchmarks import results
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- tables: made by `python -m benchmarks.report --write` -->", "<!-- end -->"
 
-LOADS = ("ready", "blocked", "mix", "new")
+LOADS = ("repeated", "blocked", "mix", "new")
 
 
 def resolvers(rows: Sequence[Mapping[str, Any]]) -> str:

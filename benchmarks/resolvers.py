@@ -11,7 +11,7 @@ compiler and is left out without one.
 
 The loads:
 
-    ready     500 blocked names over and over
+    repeated  500 blocked names over and over
     blocked   names that are blocked and were never asked for before
     mix       19 of 20 are one of 1000 popular names, which a server may have in its cache; every
               twentieth is as in ``blocked``
@@ -37,12 +37,12 @@ from benchmarks import lists, load, peers, report, results, stub
 from benchmarks.load import BenchmarkError, Run
 from benchmarks.peers import Server
 
-READY, COMMON, SAMPLE = 500, 1000, 200
+REPEATED, COMMON, SAMPLE = 500, 1000, 200
 MAX_LOSS = 0.01
 
 # Names for one second of a load whose names must all be new: more than any server here answers.
 RATES = {"blocked": 180_000, "mix": 180_000, "new": 80_000}
-LOADS = ("ready", *RATES)
+LOADS = ("repeated", *RATES)
 
 
 def arguments() -> argparse.Namespace:
@@ -102,7 +102,7 @@ def measure(
                 # Whoever was loaded before still ends what it had begun.
                 time.sleep(0.2)
                 run = load.dnsperf(
-                    server.pid, server.port, path, options.seconds, once=name != "ready"
+                    server.pid, server.port, path, options.seconds, once=name != "repeated"
                 )
                 check_run(server, name, run)
                 runs.setdefault((server.name, name), []).append(run)
@@ -158,8 +158,8 @@ def write_names(name: str, names: lists.Names, seconds: float, folder: Path) -> 
     """The names of a load for one round; every server gets the same."""
     count = int(RATES.get(name, 0) * seconds)
     match name:
-        case "ready":
-            asked = names.ready(READY)
+        case "repeated":
+            asked = names.repeated(REPEATED)
         case "blocked":
             asked = names.blocked(count)
         case "mix":
