@@ -37,9 +37,9 @@ import uvloop
 from benchmarks import report, results, scoring
 from benchmarks.load import BenchmarkError
 from urlguard import __version__, config
+from urlguard import compile as compiling
 from urlguard.control.verdict_pool import Judges
 from urlguard.feeds import refresh, schedule
-from urlguard.policy import compile as compiling
 from urlguard.policy.log import PolicyLog
 
 JUDGES, AT_ONCE, ITEMS, TEXTS = 2, 2, 10_000, 1_000

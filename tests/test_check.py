@@ -14,10 +14,10 @@ import pytest
 
 from urlguard import check, local_policy, wellknown
 from urlguard.blocklist import snapshot
+from urlguard.compile import compile_here
 from urlguard.config import Config
 from urlguard.engine import Engine
 from urlguard.errors import PolicyError
-from urlguard.policy.compile import compile_here
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 

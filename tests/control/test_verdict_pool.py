@@ -21,11 +21,11 @@ from tests.api.world import World, serving
 from tests.classify import toy
 from tests.system.test_api import DIRECT
 from urlguard import check, config, local_policy
+from urlguard import compile as compiling
 from urlguard.control import verdict_pool as module
 from urlguard.control import verdict_process
 from urlguard.control.verdict_pool import BusyError, JudgeError, Judges
 from urlguard.control.verdict_process import Judge, Pipes, Policy, Service
-from urlguard.policy import compile as compiling
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 

@@ -27,6 +27,7 @@ from tests.scenario.upstream import Upstream, seeded
 from tests.scenario.words import PlayError
 from urlguard import cli, config, events
 from urlguard.blocklist import snapshot
+from urlguard.compile import compile_here
 from urlguard.engine import Engine, Live
 from urlguard.errors import UrlGuardError
 from urlguard.feeds import schedule
@@ -37,7 +38,6 @@ from urlguard.plugins import Answer, Chain, Parts
 from urlguard.plugins.cache import Cache
 from urlguard.plugins.clients import Clients
 from urlguard.plugins.forward import case
-from urlguard.policy.compile import compile_here
 from urlguard.policy.log import PolicyLog
 from urlguard.verdict import decode
 from urlguard.wire.cookie import Cookies

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from urlguard.blocklist import switch
+from urlguard.compile import compile_apart
 from urlguard.config import Config
 from urlguard.errors import InputError, PolicyError
 from urlguard.local_policy import open_engine
-from urlguard.policy.compile import compile_apart
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change, ClaimRow
 from urlguard.processes import channel

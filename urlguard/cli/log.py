@@ -21,7 +21,7 @@ from urlguard.errors import PolicyError, UrlGuardError
 @with_config
 def compile_(config: configuration.Config) -> None:
     """Compile the policy into a snapshot, which a running server swaps in."""
-    from urlguard.policy.compile import compile_apart
+    from urlguard.compile import compile_apart
     from urlguard.processes import channel
 
     path = compile_apart(config.database, config.state_dir / "snapshots")

@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+from urlguard import compile as compiling
 from urlguard import events
 from urlguard.access import tokens
 from urlguard.api.services import Decided
@@ -42,7 +43,6 @@ from urlguard.control.workers import Worker, Workers
 from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.fetch import signing
 from urlguard.hitlog.files import HitLog
-from urlguard.policy import compile as compiling
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 from urlguard.processes import channel, child

@@ -2,7 +2,7 @@
 From the policy log to a snapshot, in a process of its own at low priority.
 
 The log is read in one transaction, so the snapshot is exactly the policy of its serial.  Run as
-``python -m urlguard.policy.compile DATABASE FOLDER``; it prints the new snapshot's folder.  A
+``python -m urlguard.compile DATABASE FOLDER``; it prints the new snapshot's folder.  A
 compile that is killed leaves a folder that nobody will open, which the next one deletes.
 """
 
@@ -87,7 +87,7 @@ def refuse_a_new_log(database: Path, folder: Path) -> None:
 
 def command(database: Path, folder: Path) -> list[str]:
     """The command line of a compile in another process."""
-    return [sys.executable, "-m", "urlguard.policy.compile", str(database), str(folder)]
+    return [sys.executable, "-m", "urlguard.compile", str(database), str(folder)]
 
 
 def compile_apart(database: Path, folder: Path) -> Path:

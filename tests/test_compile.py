@@ -10,9 +10,10 @@ import time
 
 import pytest
 
+from tests.policy.conftest import database, log, say  # noqa: F401 - fixtures
+from urlguard import compile as compiling
 from urlguard.blocklist import snapshot
 from urlguard.errors import PolicyError, SnapshotError
-from urlguard.policy import compile as compiling
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 from urlguard.verdict import decode
@@ -184,7 +185,7 @@ def test_a_full_disk_leaves_nothing_half_written(request, folder, which, file, s
     before = before.rename(before.with_name("0000000000-1"))
     script = (
         "import resource, signal, sys\n"
-        "from urlguard.policy import compile\n"
+        "from urlguard import compile\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))\n"
         "sys.exit(compile.main())\n"
