@@ -53,6 +53,24 @@ def test_anything_can_be_a_value(capsys, tmp_path):
     assert line["error"] == "bad"
 
 
+def test_a_throttle_passes_one_line_per_key_and_interval():
+    """
+    Each key has its own interval; a reset makes the next line due, and memory is bounded.
+    """
+    now = 0.0
+    throttle = events.Throttle(60.0, lambda: now)
+    assert [throttle.due(), throttle.due(), throttle.due("a"), throttle.due("a")] == [1, 0, 1, 0]
+    now = 59.9
+    assert not throttle.due()
+    now = 60.0
+    assert [throttle.due(), throttle.due()] == [True, False]
+    throttle.reset()
+    assert [throttle.due(), throttle.due()] == [True, False]
+    for key in range(10 * events.MAX_KEYS):
+        assert throttle.due(key)
+        assert len(throttle._logged) <= events.MAX_KEYS
+
+
 class Terminal(io.StringIO):
     """A stream that says it is a terminal."""
 

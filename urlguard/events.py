@@ -12,16 +12,19 @@ same.
 import atexit
 import contextlib
 import json
+import math
 import os
 import queue
 import sys
 import threading
 import time
+from collections.abc import Callable, Hashable
 from typing import Any, Final
 
 MAX_WAITING: Final = 1000  # lines that nobody has read yet
 MAX_LINE: Final = 16_384  # characters
 FINISH_S: Final = 1.0
+MAX_KEYS: Final = 100  # of one `Throttle`
 
 _COLOURS = {"info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
 _common: dict[str, Any] = {}
@@ -46,6 +49,41 @@ def warning(event: str, **keys: Any) -> None:
 def error(event: str, **keys: Any) -> None:
     """Something failed; what stays in force is said in the keys."""
     _write("error", event, keys)
+
+
+class Throttle:
+    """
+    Limits how often a recurring event is logged.  For one thread, or where a lost line is harmless.
+
+    Args:
+        interval_s: seconds between two lines with the same key.
+        clock: the time in seconds; must not go back.
+    """
+
+    def __init__(self, interval_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._interval_s = interval_s
+        self._clock = clock
+        self._logged: dict[Hashable, float] = {}
+
+    def due(self, key: Hashable = None) -> bool:
+        """
+        True if the event is to be logged now; then it is not due again for `interval_s`.
+
+        Args:
+            key: has an interval of its own, such as a plugin's name.  Beyond `MAX_KEYS` keys all
+                are forgotten, so a key from outside cannot exhaust memory.
+        """
+        now = self._clock()
+        if now - self._logged.get(key, -math.inf) < self._interval_s:
+            return False
+        if len(self._logged) >= MAX_KEYS:
+            self._logged.clear()
+        self._logged[key] = now
+        return True
+
+    def reset(self) -> None:
+        """Make every key due at once, after the condition has ended."""
+        self._logged.clear()
 
 
 def _write(level: str, event: str, keys: dict[str, Any]) -> None:

@@ -136,7 +136,8 @@ def test_trouble_is_told_again_after_an_hour(config, capsys, monkeypatch):
     for _ in range(2):
         one.sign()
     assert said(capsys) == [("checkpoint.failed", "warning")]
-    monkeypatch.setattr(checkpoints, "SAID_S", 0)
+    later = time.monotonic() + checkpoints.LOG_EVERY_S
+    monkeypatch.setattr(one._log_throttle, "_clock", lambda: later)
     one.sign()
     assert said(capsys) == [("checkpoint.failed", "warning")]
 

@@ -16,8 +16,8 @@ How it works
     wait, from 1 s to `MAX_WAIT_S`.  A failure is forgiven for each `FORGIVE_S` without another, and
     for each success, of which a network of many people has more than failures.
 
-    *By all.*  More than `CEILING` failures a second, of all networks together, keep everybody who
-    fails waiting for the next one's turn: many addresses are no way around the limit.
+    *By all.*  More failures than `TOGETHER` allows, of all networks together, keep everybody who
+    fails waiting: many addresses do not get around the limit.
 
     Memory is bounded.  Of more than `MAX_NETWORKS`, the one with the fewest failures is forgotten
     among the `LOOKED_AT` that have been quiet longest, so nobody washes his record away with single
@@ -30,15 +30,15 @@ from itertools import islice
 from typing import Final
 
 from urlguard import events
+from urlguard.access.buckets import Bucket, Rate
 
 FREE: Final = 5  # failures without a wait
 MAX_WAIT_S: Final = 60.0
 FORGIVE_S: Final = 120.0  # for one failure; no wait is longer, so who goes on is not forgiven
-CEILING: Final = 20.0  # failures a second, of all together
-BURST: Final = 100.0  # failures at once, of all together
+TOGETHER: Final = Rate(burst=100.0, per_s=20.0)  # failures of all networks together
 MAX_NETWORKS: Final = 4096
 LOOKED_AT: Final = 64  # of them, to find one to forget: 20 µs
-SAID_S: Final = 60.0  # between two lines in the log
+LOG_EVERY_S: Final = 60.0
 
 _ENOUGH: Final = FREE + 7  # more failures than this are not counted: the wait is the longest
 
@@ -57,10 +57,9 @@ class Attempts:
         self._clock = clock
         # How often, and when last; who has been quiet longest comes first.
         self._failed: dict[_Network, tuple[int, float]] = {}
-        self._room = BURST  # failures that all together may still make now
-        self._room_at = clock()
-        self._said = self._room_at - SAID_S
-        self._unsaid = 0
+        self._together = Bucket(clock, TOGETHER)
+        self._log_throttle = events.Throttle(LOG_EVERY_S, clock)
+        self._unlogged = 0
 
     def wait(self, address: str) -> float:
         """
@@ -71,32 +70,29 @@ class Attempts:
         """
         now = self._clock()
         count, last = self._standing(network(address), now)
-        self._refill(now)
-        return max(last + _penalty(count) - now, (1.0 - self._room) / CEILING, 0.0)
+        return max(last + _penalty(count) - now, self._together.wait(), 0.0)
 
     def failed(self, address: str) -> None:
         """A try from an address failed."""
         where = network(address)
         now = self._clock()
         count = min(self._standing(where, now)[0] + 1, _ENOUGH)
-        self._refill(now)
-        self._room = max(self._room - 1.0, 0.0)
+        self._together.drain()
         self._failed.pop(where, None)
         if len(self._failed) >= MAX_NETWORKS:
             quiet = islice(self._failed, LOOKED_AT)
             del self._failed[min(quiet, key=lambda one: self._standing(one, now)[0])]
         self._failed[where] = (count, now)
-        if count > FREE or self._room < 1.0:
-            self._unsaid += 1
-            if now - self._said >= SAID_S:
-                self._said = now
+        if count > FREE or self._together.wait() > 0:
+            self._unlogged += 1
+            if self._log_throttle.due():
                 events.warning(
                     "access.guessing",
                     network=_shown(where),
                     wait_s=round(self.wait(address), 1),
-                    failures=self._unsaid,
+                    failures=self._unlogged,
                 )
-                self._unsaid = 0
+                self._unlogged = 0
 
     def succeeded(self, address: str) -> None:
         """A valid token came from an address."""
@@ -111,10 +107,6 @@ class Attempts:
         """Failures that are not forgiven yet, and when the last was."""
         count, last = self._failed.get(network, (0, now))
         return max(count - int((now - last) / FORGIVE_S), 0), last
-
-    def _refill(self, now: float) -> None:
-        self._room = min(self._room + (now - self._room_at) * CEILING, BURST)
-        self._room_at = now
 
 
 def _penalty(count: int) -> float:

@@ -50,12 +50,16 @@ class Bucket:
         self._level = (self._now() - 1, self._clock())
         return 0.0
 
+    def drain(self) -> None:
+        """Take a token, or what is left of one: for events that have happened already."""
+        self._level = (max(self._now() - 1, 0.0), self._clock())
+
     def give_back(self) -> None:
-        """What was taken was for nothing."""
+        """Return a token whose request was not carried out."""
         self._level = (min(self._now() + 1, self._rate.burst), self._clock())
 
     def _now(self) -> float:
-        return _filled(self._level, self._rate, self._clock())
+        return filled(*self._level, self._rate, self._clock())
 
 
 class Buckets:
@@ -78,7 +82,7 @@ class Buckets:
     def take(self, key: Hashable) -> float:
         """0 if it may be done now; else the seconds until it may, and nothing is taken."""
         now = self._clock()
-        mine = _filled(self._levels.get(key, (self._each.burst, now)), self._each, now)
+        mine = filled(*self._levels.get(key, (self._each.burst, now)), self._each, now)
         wait = max((1 - mine) / self._each.per_s, self._all.wait())
         if wait > 0 or (wait := self._all.take()) > 0:
             return wait
@@ -89,6 +93,6 @@ class Buckets:
         return 0.0
 
 
-def _filled(bucket: tuple[float, float], rate: Rate, now: float) -> float:
-    level, at = bucket
-    return min(level + (now - at) * rate.per_s, rate.burst)
+def filled(level: float, at: float, rate: Rate, now: float) -> float:
+    """Tokens at `now` of a bucket that held `level` at `at`; a clock set back adds none."""
+    return min(level + max(0.0, now - at) * rate.per_s, rate.burst)

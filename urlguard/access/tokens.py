@@ -56,7 +56,7 @@ MAX_NAME: Final = 64  # characters
 BUSY_S: Final = 10.0  # to wait for another process that writes
 GLANCE_S: Final = 0.05  # the same, for who only asks: a writer is in the way for moments, if ever
 FILE_S: Final = 1.0  # between two looks whether the file is still the same
-SAID_S: Final = 60.0  # between two lines about a file that cannot be read
+LOG_EVERY_S: Final = 60.0
 
 _DIGITS: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _BODY: Final = 43  # 62^43 > 2^256
@@ -184,7 +184,7 @@ class Tokens:
         self._version: int | None = None  # the file's, when it was read
         self._file: tuple[int, int] | None = None  # device and inode of what is open
         self._file_due = 0.0
-        self._said = -SAID_S
+        self._log_throttle = events.Throttle(LOG_EVERY_S)
         self._background = ThreadPoolExecutor(1, "token-days")
         with self._told():
             _make_private(path)
@@ -423,8 +423,7 @@ class Tokens:
                 days[number] = max(day or 0, self._unwritten.get(number, 0))
             self._known, self._days, self._version = known, days, version
         except (sqlite3.Error, OSError, ValueError) as exc:
-            if time.monotonic() - self._said >= SAID_S:
-                self._said = time.monotonic()
+            if self._log_throttle.due():
                 events.error("access.unreadable", error=str(exc), using="last_good")
 
     def _follow_file(self) -> None:

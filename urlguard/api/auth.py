@@ -8,7 +8,6 @@ What a token is, and how long an address must wait that guesses, is the business
 import asyncio
 import ipaddress
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -38,7 +37,7 @@ class Keyring:
         self._path = path
         self._lock = threading.Lock()
         self._tokens: Tokens | None = None
-        self._said = -_LOG_EVERY_S
+        self._log_throttle = events.Throttle(_LOG_EVERY_S)
 
     def check(self, token: str) -> Holder | None:
         """
@@ -55,8 +54,7 @@ class Keyring:
                 try:
                     self._tokens = Tokens(self._path)
                 except AccessError as exc:
-                    if time.monotonic() - self._said >= _LOG_EVERY_S:
-                        self._said = time.monotonic()
+                    if self._log_throttle.due():
                         events.error("api.tokens", error=str(exc))
                     raise
             return self._tokens

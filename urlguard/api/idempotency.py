@@ -115,7 +115,7 @@ class Answers:
         self._under_way: set[tuple[str, str]] = set()
         self._tidied = 0.0
         self._octets = 0  # that came since
-        self._said = -_LOG_EVERY_S
+        self._log_throttle = events.Throttle(_LOG_EVERY_S)
 
     @contextlib.contextmanager
     def under_way(self, caller: str, key: str) -> Iterator[None]:
@@ -264,7 +264,5 @@ class Answers:
             self._db = None
 
     def _tell(self, exc: Exception) -> None:
-        now = time.monotonic()
-        if now - self._said >= _LOG_EVERY_S:
-            self._said = now
+        if self._log_throttle.due():
             events.error("api.idempotency", file=str(self._path), error=str(exc))

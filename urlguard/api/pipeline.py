@@ -84,7 +84,7 @@ class Frame:
         folder = services.state_dir
         self._answers = None if folder is None else Answers(folder / "api.db")
         self._changing: set[asyncio.Task[Any]] = set()
-        self._logged = -_LOG_EVERY_S
+        self._log_throttle = events.Throttle(_LOG_EVERY_S)
         self._uploads: Counter[int] = Counter()  # by token
 
     async def close(self) -> None:
@@ -119,9 +119,7 @@ class Frame:
         return self.finish(found)
 
     def _failed(self, request: web.BaseRequest, exc: Exception) -> Problem:
-        now = time.monotonic()
-        if now - self._logged >= _LOG_EVERY_S:
-            self._logged = now
+        if self._log_throttle.due():
             error = f"{type(exc).__name__}: {exc}"
             events.error("api.failed", path=request.path[:100], error=error[:500])
         return Problem("internal", "the server failed; its log says more")

@@ -7,6 +7,7 @@ Knows no store; the level and the time of it are the store's to keep.
 from math import ceil
 from typing import Final
 
+from urlguard.access.buckets import Rate, filled
 from urlguard.cases.model import Quota, QuotaError
 
 AHEAD_S: Final = 60  # by so much a clock may have been ahead of this one
@@ -29,14 +30,14 @@ def spend(quota: Quota, level: float | None, at: float | None, count: int, now: 
     Raises:
         QuotaError: nothing is left; ``wait_s`` says for how long.
     """
-    rate = quota.per_hour / 3600
+    rate = Rate(quota.burst, quota.per_hour / 3600)
     if level is None or at is None or at > now + AHEAD_S:
         # A new one, or one whose last batch a wrong clock has dated: nobody waits for that day.
-        level = float(quota.burst)
+        level = rate.burst
     else:
-        level = min(float(quota.burst), level + max(0.0, now - at) * rate)
+        level = filled(level, at, rate, now)
     if level <= 0:
-        wait = ceil((1 - level) / rate) if rate else 3600
+        wait = ceil((1 - level) / rate.per_s) if rate.per_s else 3600
         raise QuotaError(
             f"over the quota of {quota.per_hour} candidates an hour; again in {wait} s", wait
         )

@@ -274,7 +274,7 @@ class Judge:
         self._known: OrderedDict[str, _Judgement] = OrderedDict()
         # Nearly all names get this one, so that remembering them costs no more than their keys.
         self._clear = _Judgement(0, "none", 0.0)
-        self._logged = -_LOG_EVERY_S
+        self._log_throttle = events.Throttle(_LOG_EVERY_S)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -355,9 +355,7 @@ class Judge:
             why, score = self._scored(name, model)
         except Exception as exc:  # whatever it is, the query gets its answer
             why, score = "failed", 0.0
-            now = time.monotonic()
-            if now - self._logged >= _LOG_EVERY_S:
-                self._logged = now
+            if self._log_throttle.due():
                 problem = f"{type(exc).__name__}: {exc}"
                 events.error("model.failed", model=model.ident, qname=name, error=problem)
         self.counters[why] += 1

@@ -28,7 +28,7 @@ PER_MINUTE: Final = 600  # names
 BATCH: Final = 50  # of them, looked up together
 PAUSE_S: Final = 60 * BATCH / PER_MINUTE
 AGAIN_S: Final = 60.0  # after nothing could be asked
-SAID_S: Final = 600.0  # between two lines about the same trouble
+LOG_EVERY_S: Final = 600.0
 
 
 class Addressing:
@@ -51,7 +51,7 @@ class Addressing:
         self._public = bounds.public
         # What the resolver would not forward to these upstreams either.
         self._private = frozenset(config.forward.zones).union(*(zones for zones, _, _ in ZONES))
-        self._said = -SAID_S
+        self._log_throttle = events.Throttle(LOG_EVERY_S)
 
     async def run(self) -> None:
         """Look up until cancelled; not at all if it is not wanted."""
@@ -62,8 +62,7 @@ class Addressing:
             try:
                 await self.once()
             except UrlGuardError as exc:
-                if time.monotonic() - self._said >= SAID_S:
-                    self._said = time.monotonic()
+                if self._log_throttle.due():
                     events.warning("cases.addresses", error=str(exc), again_s=AGAIN_S)
                 await asyncio.sleep(AGAIN_S)
 

@@ -10,7 +10,6 @@ Knows when to sign; what is signed and kept is in `urlguard.policy.checkpoint`.
 
 import asyncio
 import contextlib
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 from urlguard import events
@@ -21,7 +20,7 @@ from urlguard.policy.log import PolicyLog
 
 EVERY_S = 60.0
 LAST_S = 2.0  # for the checkpoint at the stop
-SAID_S = 3600.0  # between two lines about the same trouble
+LOG_EVERY_S = 3600.0
 
 
 class Signing:
@@ -31,8 +30,8 @@ class Signing:
         self._config = config
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._signed: tuple[int, str] | None = None  # serial and hash
-        self._trouble = ""  # the event that was said last
-        self._said = 0.0
+        self._trouble = ""  # the event that was logged last
+        self._log_throttle = events.Throttle(LOG_EVERY_S)
 
     async def run(self) -> None:
         """Sign for as long as it is not cancelled."""
@@ -82,9 +81,11 @@ class Signing:
         """Once for each outage, and again each hour."""
         refused = isinstance(exc, InconsistentError)
         name = "refused" if refused else "failed"
-        if name == self._trouble and time.monotonic() - self._said < SAID_S:
+        if name != self._trouble:
+            self._trouble = name
+            self._log_throttle.reset()
+        if not self._log_throttle.due():
             return
-        self._trouble, self._said = name, time.monotonic()
         if refused:
             events.error("checkpoint.refused", error=str(exc))
         else:

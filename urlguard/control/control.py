@@ -52,7 +52,7 @@ from urlguard.publish.rpz import primary
 T = TypeVar("T")
 
 ACK_S = 2.0  # how long a command waits until every worker has confirmed
-WATCH_SAID_S = 60.0  # between two lines about the same trouble with the log
+LOG_EVERY_S = 60.0  # for the same trouble with the log
 POLL_S = 0.25  # how often to look for commits of other processes and for expired claims
 COMPILE_KEYS = 5_000  # an overlay of this size is compiled at once,
 COMPILE_AFTER_S = 600.0  # a smaller one after this long
@@ -198,7 +198,7 @@ class Control:
     async def _watch(self) -> None:
         """End expired claims, and notice what other processes committed."""
         version, newest = -1, None
-        said = -WATCH_SAID_S
+        throttle = events.Throttle(LOG_EVERY_S)
         while True:
             try:
                 self._look_for_the_log()
@@ -209,8 +209,7 @@ class Control:
                     version, newest = now, found
                     await self.push()
             except Exception as exc:  # whatever it is, the next look may succeed
-                if time.monotonic() - said >= WATCH_SAID_S:
-                    said = time.monotonic()
+                if throttle.due():
                     error = str(exc) if isinstance(exc, UrlGuardError) else repr(exc)
                     events.error("policy.watch", error=error, using="last_good")
             await asyncio.sleep(POLL_S)

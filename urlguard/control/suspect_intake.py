@@ -25,7 +25,7 @@ from urlguard.errors import UrlGuardError
 SOURCE: Final = "resolver"
 PAUSE_S: Final = 10.0
 WAIT_S: Final = 2.0  # for the workers to tell
-SAID_S: Final = 600.0  # between two lines about the same trouble
+LOG_EVERY_S: Final = 600.0
 
 
 class Handover:
@@ -42,7 +42,7 @@ class Handover:
         self._workers = workers
         self._judges = judges
         self._casework = casework
-        self._said = -SAID_S
+        self._log_throttle = events.Throttle(LOG_EVERY_S)
 
     async def run(self) -> None:
         """Hand over until cancelled."""
@@ -54,8 +54,7 @@ class Handover:
             except FullError:
                 pass  # the queue says so itself; what is worth it is still there next time
             except UrlGuardError as exc:
-                if time.monotonic() - self._said >= SAID_S:
-                    self._said = time.monotonic()
+                if self._log_throttle.due():
                     events.warning("cases.handover", error=str(exc), again_s=PAUSE_S)
 
     async def once(self) -> int:

@@ -56,7 +56,7 @@ NICE: Final = 10  # answering queries comes first, and so does the control proce
 # Of each job, what is done between two looks for urgent ones: 1 to 4 ms.
 ITEMS, EXPLAINED, TEXTS, OCTETS = 32, 1, 8, 4096
 IDLE_S: Final = 1.0  # between looks for a new snapshot
-SAID_S: Final = 60.0  # between two lines about the same trouble
+LOG_EVERY_S: Final = 60.0
 STREAK: Final = 8  # urgent pieces before a long job's next, which must not stand still either
 
 Work = Generator[None, None, bytes]
@@ -75,7 +75,7 @@ class Policy:
         self._config = config
         self._folder = config.state_dir / "snapshots"
         self._log: PolicyLog | None = None
-        self._said = -SAID_S
+        self._log_throttle = events.Throttle(LOG_EVERY_S)
         self._looked = 0.0
         self._open()
 
@@ -99,8 +99,7 @@ class Policy:
         try:
             yield
         except (UrlGuardError, sqlite3.Error, OSError) as exc:
-            if time.monotonic() - self._said >= SAID_S:
-                self._said = time.monotonic()
+            if self._log_throttle.due():
                 events.error("judge.policy", error=str(exc), using="last_good")
 
     def _open(self) -> None:
@@ -342,7 +341,7 @@ class Service:
         self._pipes = pipes
         self._urgent: deque[tuple[int, Work]] = deque()
         self._bulk: deque[tuple[int, Work]] = deque()
-        self._said = -SAID_S
+        self._log_throttle = events.Throttle(LOG_EVERY_S)
 
     def run(self) -> None:
         """
@@ -376,8 +375,7 @@ class Service:
             return True
         except Exception as exc:  # the job's fault or ours: the next may do well
             problem = f"{type(exc).__name__}: {exc}"
-            if time.monotonic() - self._said >= SAID_S:
-                self._said = time.monotonic()
+            if self._log_throttle.due():
                 events.error("judge.failed", error=problem)
             self._pipes.send(number, FAILED, problem.encode(errors="replace")[:1000])
             return True

@@ -8,7 +8,6 @@ meet; it knows nothing of listening sockets.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any, Final, cast
@@ -81,7 +80,7 @@ class Chain:
         self.plugins = list(plugins)
         self.failures = 0
         self._loop = loop
-        self._logged: dict[str, float] = {}
+        self._log_throttle = events.Throttle(_LOG_EVERY_S)
         self._last: Waiting | None = None
         self._rest: Chain | None = None
         first = next((i for i, p in enumerate(plugins) if isinstance(p, Waiting)), len(plugins))
@@ -253,9 +252,7 @@ class Chain:
     def _failed(self, q: Query, name: str, exc: BaseException) -> Answer:
         self.failures += 1
         # One line for each plugin in 10 s: a flood of bad queries must not become one of lines.
-        now = time.monotonic()
-        if now - self._logged.get(name, -_LOG_EVERY_S) >= _LOG_EVERY_S:
-            self._logged[name] = now
+        if self._log_throttle.due(name):
             events.error(
                 "plugin.failed",
                 plugin=name,

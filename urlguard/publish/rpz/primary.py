@@ -46,7 +46,7 @@ CHUNK_S = 30.0
 TRANSFER_S = 3600.0  # the whole: as long as it runs, SQLite keeps the old pages
 RETRY_S = 10.0  # after a failure
 IXFR_ALWAYS = 1000  # changed nodes up to which IXFR is taken whatever the zone's size
-WARN_S = 10.0  # between two warnings of one sort
+LOG_EVERY_S = 10.0
 
 
 def zone_file(config: Config) -> Path:
@@ -166,7 +166,7 @@ class Primary:
         self._udp: list[asyncio.DatagramTransport] = []
         self._connections: dict[asyncio.Task[Any], str] = {}  # with the client's address
         self._following: asyncio.Task[None] | None = None
-        self._warned: dict[str, float] = {}
+        self._log_throttle = events.Throttle(LOG_EVERY_S)
 
     async def start(self) -> None:
         """
@@ -302,13 +302,8 @@ class Primary:
 
     def _warn(self, why: str, client: str) -> None:
         """At most one warning of a sort in ten seconds: anybody in the network can cause them."""
-        now = time.monotonic()
-        if now - self._warned.get(why, -WARN_S) < WARN_S:
-            return
-        if len(self._warned) > 100:
-            self._warned.clear()
-        self._warned[why] = now
-        events.warning("rpz.refused", client=client, why=why)
+        if self._log_throttle.due(why):
+            events.warning("rpz.refused", client=client, why=why)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
