@@ -118,7 +118,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def main() -> int:
     """Entry point of the compile process."""
-    lifetime.end_with(None)
+    lifetime.die_with_parent()
     os.nice(10)
     gc.disable()  # millions of small objects, none in a cycle, and the process ends soon
     try:

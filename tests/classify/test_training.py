@@ -205,7 +205,7 @@ def test_a_process_that_dies_is_no_model(tmp_path, monkeypatch):
 def _hold(answers):
     """A process with a pool, as a training has one; waits to be killed."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=lifetime.end_with_parent) as pool:
+    with ProcessPoolExecutor(1, context, initializer=lifetime.watch_parent) as pool:
         answers.send(pool.submit(os.getpid).result())
         time.sleep(60)
 

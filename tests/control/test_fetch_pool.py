@@ -228,7 +228,7 @@ async def test_what_the_child_has(authority, monkeypatch, tmp_path):
 CONFINED = """
 import os, pathlib, socket, sys
 from urlguard.processes import sandbox
-sys.exit(77) if not sandbox.confine(5) else None
+sys.exit(77) if not sandbox.enter(5) else None
 try:
     {}
 except PermissionError:
@@ -256,7 +256,7 @@ def test_what_a_confined_process_cannot_do(work):
     if done.returncode == 77:
         pytest.skip("the kernel has no Landlock")
     assert done.returncode == 13
-    free = CONFINED.format(work).replace("not sandbox.confine(5)", "False")
+    free = CONFINED.format(work).replace("not sandbox.enter(5)", "False")
     assert subprocess.run([sys.executable, "-c", free], cwd=ROOT, timeout=60).returncode == 0
 
 

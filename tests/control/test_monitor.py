@@ -475,7 +475,7 @@ async def control_process(folder, **sections):
             stderr=errors,
         )
     try:
-        child.stdin.write(process.orders(settings))
+        child.stdin.write(process.startup_message(settings))
         child.stdin.flush()
 
         def events(name):

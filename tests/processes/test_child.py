@@ -13,7 +13,7 @@ LOOK = """
 import ctypes, os, struct, sys
 from urlguard.processes import child as process
 os.nice(5)
-process.short_turns()
+process.request_short_time_slice()
 def turn(pid):
     buffer = ctypes.create_string_buffer(48)
     number = {"x86_64": 315, "aarch64": 275}[sys.argv[1]]
@@ -43,7 +43,7 @@ def test_turns_are_short_and_inherited():
     """
     command = [sys.executable, "-c", LOOK, platform.machine()]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
-    assert lines[:2] == [f"{int(child.TURN_S * 1e9)} {os.nice(0) + 5}"] * 2
+    assert lines[:2] == [f"{int(child.TIME_SLICE_S * 1e9)} {os.nice(0) + 5}"] * 2
 
 
 def test_elsewhere_nothing_happens(monkeypatch):
@@ -51,4 +51,4 @@ def test_elsewhere_nothing_happens(monkeypatch):
     A machine whose system call is not known is left as it is.
     """
     monkeypatch.setattr(platform, "machine", lambda: "other")
-    child.short_turns()
+    child.request_short_time_slice()

@@ -181,46 +181,46 @@ def test_examine_reads_secrets_and_warns(tmp_path):
 CHILD = """
     import asyncio, os, sys, time
     from urlguard import events
-    from urlguard.server import process
+    from urlguard.processes import child as process
 
-    async def work(orders, inbox, stop):
-        if orders.config.guard.answer == "refused":
+    async def work(startup, updates, stop):
+        if startup.config.guard.answer == "refused":
             raise SystemExit(3)
-        events.info("child.began", number=orders.number, answer=orders.config.guard.answer)
+        events.info("child.began", number=startup.number, answer=startup.config.guard.answer)
         asyncio.get_running_loop().call_later(
-            float(os.environ.get("READY_AFTER", "0")), process.say_ready)
-        later = asyncio.create_task(follow(orders.number, inbox))
+            float(os.environ.get("READY_AFTER", "0")), process.report_ready)
+        later = asyncio.create_task(follow(startup.number, updates))
         await stop.wait()
 
-    async def follow(number, inbox):
+    async def follow(number, updates):
         while True:
-            answer = (await inbox.get()).config.guard.answer
+            answer = (await updates.get()).config.guard.answer
             events.info("child.told", number=number, answer=answer)
             if answer == "zero" and number == 0:
-                inbox.refuse("not\\nzero, please")
+                updates.refuse("not\\nzero, please")
             elif answer == "refused" and number == 0:
                 os._exit(4)
             elif answer == "nodata" and number == 0:
                 pass  # never answers
             else:
-                inbox.accept()
+                updates.accept()
 
-    orders = process.handed()
-    inbox = process.Inbox()
+    startup = process.read_startup()
+    updates = process.Updates()
     print("x" * 100_000, flush=True)  # an outsider's plugin may print; nobody must choke on it
-    process.run(lambda stop: work(orders, inbox, stop), inbox)
+    process.main_loop(lambda stop: work(startup, updates, stop), updates)
 """
 CONTROL = """
     from urlguard import events
-    from urlguard.server import process
+    from urlguard.processes import child as process
 
     async def work(config, stop):
         events.info("control.began", answer=config.guard.answer)
-        process.say_ready()
+        process.report_ready()
         await stop.wait()
 
-    config = process.handed()
-    process.run(lambda stop: work(config, stop))
+    config = process.read_startup()
+    process.main_loop(lambda stop: work(config, stop))
 """
 PARENT = """
     import os
@@ -558,13 +558,13 @@ def test_the_service_manager_hears_nothing_of_a_child_that_cannot_be_killed():
             self.signals.append(number)
 
     undead = child.process = Undead()
-    child._heard = 100.0
+    child._last_heartbeat = 100.0
     limit = supervisor.START_S
-    assert child.look(100.0 + limit)
+    assert child.check_heartbeat(100.0 + limit)
     assert not undead.signals
-    assert child.look(100.0 + limit + 1)
+    assert child.check_heartbeat(100.0 + limit + 1)
     assert undead.signals == [signal.SIGKILL]
-    assert not child.look(100.0 + limit + 60)
+    assert not child.check_heartbeat(100.0 + limit + 60)
     assert undead.signals == [signal.SIGKILL]
 
 

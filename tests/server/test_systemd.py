@@ -36,7 +36,7 @@ def test_messages_arrive_as_sd_notify_sends_them(manager):
     notifier = systemd.Notifier({"NOTIFY_SOCKET": name})
     notifier.ready("answers DNS")
     assert sock.recv(4096) == b"READY=1\nSTATUS=answers DNS"
-    notifier.alive()
+    notifier.heartbeat()
     assert sock.recv(4096) == b"WATCHDOG=1"
     notifier.stopping()
     assert sock.recv(4096) == b"STOPPING=1\nSTATUS=stopping"

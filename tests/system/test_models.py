@@ -19,7 +19,7 @@ from urlguard import config
 from urlguard.classify import brands
 from urlguard.processes import child
 from urlguard.worker import worker
-from urlguard.worker.worker import Orders, Worker
+from urlguard.worker.worker import Startup, Worker
 
 ROOT = Path(__file__).parents[2]
 LAX = {"block_at": 2.0, "review_at": 0.2}
@@ -199,7 +199,7 @@ def a_worker(folder, number=1):
     """A worker without sockets, with a folder of models."""
     options = config.Classify(models=folder / "models")
     settings = config.Config(state_dir=folder, classify=options)
-    return Worker(Orders(settings, number, ()), child.Inbox())
+    return Worker(Startup(settings, number, ()), child.Updates())
 
 
 def test_models_are_taken_one_after_the_other(tmp_path, monkeypatch):

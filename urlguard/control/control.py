@@ -128,7 +128,7 @@ class Control:
                 asyncio.create_task(self._serve_http()),
                 asyncio.create_task(asyncio.to_thread(tokens.first_start, self.config.state_dir)),
             ]
-            child.say_ready()
+            child.report_ready()
             await stop.wait()
         self._stopping = True
         if self._rpz is not None:
@@ -242,7 +242,10 @@ class Control:
     async def _compile(self) -> None:
         self._look_for_the_log()
         started = time.monotonic()
-        if await child.child(compiling.command(self.config.database, self.snapshots), b"") != 0:
+        if (
+            await child.run_command(compiling.command(self.config.database, self.snapshots), b"")
+            != 0
+        ):
             self.facts.compile_failures += 1
             raise PolicyError("compile failed; the snapshot in use stays")
         self._compiled_at = time.monotonic()
@@ -494,9 +497,9 @@ class Control:
 
 def main() -> None:
     """Entry point of the control process."""
-    config: Config = child.handed()
+    config: Config = child.read_startup()
     events.bind(role="control")
-    child.short_turns()
+    child.request_short_time_slice()
     try:
         control = Control(config)
     except PolicyError as exc:
@@ -504,7 +507,7 @@ def main() -> None:
         events.error("policy.unusable", error=str(exc), using="last_good")
         time.sleep(UNUSABLE_S)
         sys.exit(1)
-    child.run(control.run)
+    child.main_loop(control.run)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ class Feeding:
 
     async def refresh(self, feed: Feed) -> None:
         """Refresh one feed in another process; it commits to the log by itself."""
-        code = await child.child(
+        code = await child.run_command(
             [sys.executable, "-m", "urlguard.feeds.refresh", feed.name],
             schedule.handed_over(self._config),
             feed.timeout_s + REFRESH_S,

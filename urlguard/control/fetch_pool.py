@@ -337,7 +337,7 @@ class Fetcher:
             forward.ca_file,
             self._bounds,
         )
-        child.stdin.write(process.orders(orders))
+        child.stdin.write(process.startup_message(orders))
         async with asyncio.timeout(START_S):
             _, answer, body = await _frame(child.stdout)
         if answer != fetch_process.READY:

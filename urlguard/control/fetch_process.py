@@ -159,7 +159,7 @@ async def _serve(
         writer.close()
         return
     "example.org".encode("idna")  # the codec that TLS wants for the name, imported by its first use
-    sandbox.confine(NICE)
+    sandbox.enter(NICE)
     service = Service(client, lookup, bounds, writer)
     service.send(0, READY)
     with contextlib.suppress(asyncio.IncompleteReadError):
@@ -168,11 +168,11 @@ async def _serve(
 
 def main() -> int:
     """Entry point of the fetching process."""
-    lifetime.end_with(None)
+    lifetime.die_with_parent()
     # The control process ends its child; a terminal's Ctrl-C is for the supervisor.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    upstreams, ca_file, bounds = child.handed()
+    upstreams, ca_file, bounds = child.read_startup()
     # Whatever a library prints must not get between the frames.
     outward = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)

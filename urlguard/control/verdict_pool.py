@@ -141,7 +141,7 @@ class _Judge:
         )
         assert child.stdin is not None
         assert child.stdout is not None
-        child.stdin.write(process.orders((config, self.number)))
+        child.stdin.write(process.startup_message((config, self.number)))
         return child.stdout
 
     def send(self, job: _Job[Any], limit_s: float) -> None:

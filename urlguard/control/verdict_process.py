@@ -384,11 +384,11 @@ class Service:
 
 def main() -> int:
     """Entry point of a judge."""
-    lifetime.end_with(None)
+    lifetime.die_with_parent()
     # The control process ends its judges; a terminal's Ctrl-C is for the supervisor.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    config, judge_number = child.handed()
+    config, judge_number = child.read_startup()
     os.nice(max(0, NICE - os.nice(0)))
     events.bind(role="judge", judge=judge_number)
     # Whatever a library prints must not get between the frames.

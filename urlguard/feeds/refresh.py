@@ -247,7 +247,7 @@ def main() -> int:
     """Entry point of the refresh process."""
     from urlguard.feeds import schedule
 
-    lifetime.end_with(None)
+    lifetime.die_with_parent()
     os.nice(5)
     gc.disable()  # millions of small objects, none in a cycle, and the process ends soon
     name = sys.argv[1]

@@ -1,1 +1,1 @@
-"""What every process of ours needs: messages, children, lifetime, a sandbox."""
+"""Used by all our processes: messages, children, lifetime, sandbox.  Imports events and errors."""

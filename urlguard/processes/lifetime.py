@@ -1,9 +1,9 @@
 """
 Child processes that must not outlive their parent, however it ended.
 
-`end_with` is for the jobs that the control process starts, which read nothing from a pipe whose end
-they would notice: the kernel kills them.  Linux only; elsewhere it does nothing, and such a job
-ends by itself a little later.  `end_with_parent` is for children of `multiprocessing`.
+`die_with_parent` is for the jobs that the control process starts, which read no pipe whose end they
+would notice: the kernel kills them.  Linux only; elsewhere it does nothing, and such a job ends by
+itself a little later.  `watch_parent` is for children of `multiprocessing`.
 """
 
 import contextlib
@@ -15,22 +15,20 @@ import threading
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-def end_with(parent: int | None) -> None:
-    """Have this process killed when its parent dies; at once if it has died already."""
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if parent is not None and os.getppid() != parent:
-        os._exit(1)
 
 
-def end_with_parent() -> None:
+def watch_parent() -> None:
     """
-    From now on this process ends when its parent does; does nothing in one that has no parent.
+    Start a thread that ends this process when its parent ends; none in a process without a parent.
 
     For the initializer of a pool, and the first step of a process of `multiprocessing`: both wait
-    for a pipe that they hold open themselves, and so would wait for ever.
+    for a pipe that they hold open themselves, so they would never notice.
     """
-    # Only training starts such children; nobody else shall pay for the import.
+    # Only training starts such children; other processes need not pay for the import.
     import multiprocessing
     from multiprocessing.connection import wait
 

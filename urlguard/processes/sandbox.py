@@ -1,14 +1,15 @@
 """
-A process gives up what it does not need, before it meets strangers.
+A sandbox for processes that handle data from third-party servers.
 
-Knows nothing of what the process does.  Linux only; elsewhere, and where the kernel or a filter of
-system calls says no, what cannot be given up stays: it is a second wall, and no check relies on it.
+Knows nothing of what the process does.  Linux only.  Elsewhere, and where the kernel or a filter of
+system calls refuses, the process keeps what it cannot give up: the sandbox is a second line of
+defence, and no check relies on it.
 
-How it works.  Limits on memory, descriptors, files and processes are the kernel's ordinary ones.
-Landlock (Linux 5.13) takes away the file system altogether: with no rule that allows anything, no
-file can be opened, made or removed any more, whoever owns it, so neither the policy nor keys nor
-tokens can be read by a process that somebody has got hold of.  Newer kernels also keep it from
-listening on TCP ports and from signalling other processes.  What is open stays usable.
+How it works.  Memory, descriptors, files and processes are limited by rlimits.  A Landlock ruleset
+(Linux 5.13) without any rule denies the file system: no file can be opened, made or removed any
+more, whoever owns it, so a compromised process cannot read the policy, keys or tokens.  Newer
+kernels also deny listening on TCP ports and signalling other processes.  Open descriptors stay
+usable.
 """
 
 import contextlib
@@ -30,9 +31,9 @@ _BIND_TCP: Final = 1  # from version 4
 _SIGNALS_AND_SOCKETS: Final = 3  # to others' processes and abstract sockets, from version 6
 
 
-def confine(niceness: int) -> bool:
+def enter(niceness: int) -> bool:
     """
-    Give up files, processes and privileges, for good.
+    Enter the sandbox, irrevocably.
 
     Everything that will be needed must be imported and read before.
 
@@ -40,7 +41,7 @@ def confine(niceness: int) -> bool:
         niceness: of this process from now on, unless it is higher already.
 
     Returns:
-        True if the file system is out of reach.
+        True if the kernel denies access to the file system.
     """
     os.umask(0o077)
     os.chdir("/")
@@ -49,7 +50,7 @@ def confine(niceness: int) -> bool:
     _limit(resource.RLIMIT_AS, MEMORY)
     _limit(resource.RLIMIT_NOFILE, DESCRIPTORS)
     _limit(resource.RLIMIT_FSIZE, 0)
-    _limit(resource.RLIMIT_CORE, 0)  # a core would hold what it was sent
+    _limit(resource.RLIMIT_CORE, 0)  # a core dump would hold what it was sent
     _limit(resource.RLIMIT_NPROC, 0)  # it starts nothing; root is not bound by this
     try:
         return _landlock(ctypes.CDLL(None, use_errno=True))

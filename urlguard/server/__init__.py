@@ -1,1 +1,1 @@
-"""Sockets and processes: what carries queries to the chain of plugins and answers back."""
+"""The supervisor: sockets, processes, reloads and systemd."""

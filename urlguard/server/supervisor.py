@@ -1,11 +1,11 @@
 """
-The supervisor: it opens the sockets, starts the other processes and starts them again.
+The supervisor: opens the sockets, starts the other processes and restarts them.
 
 It holds the listening sockets for as long as the server runs, so queries that arrive while a worker
 restarts wait in the kernel and are answered.  Children are spawned as fresh interpreters, never
-forked; one that ends is started again, and one that falls silent is killed first.  On SIGHUP it
-reads the configuration anew and hands it to them.  Knows processes and sockets; knows nothing of
-names and rules.
+forked.  A child that ends is restarted; one that sends no heartbeat is killed first.  SIGHUP
+reloads the configuration and sends it to the children.  Knows processes and sockets; knows nothing
+of names and rules.
 """
 
 import asyncio
@@ -29,39 +29,39 @@ from urlguard.errors import ConfigError
 from urlguard.processes import child as process
 from urlguard.server import reload, systemd
 from urlguard.server.sockets import descriptors, open_sockets
-from urlguard.worker.worker import DRAIN_S, Orders
+from urlguard.worker.worker import DRAIN_S, Startup
 
 WORKER = "urlguard.worker.worker"
 CONTROL = "urlguard.control.control"
 
-HANG_S = 15.0  # a child at work that has been silent for this long is killed
-START_S = 120.0  # one that is not at work yet: it may be reading a large log
+HANG_S = 15.0  # without a heartbeat, after which a child that has started is killed
+START_S = 120.0  # the same for one that is still starting: it may be reading a large log
 RELOAD_S = 5.0  # how long a reload waits for the workers, and for the control process to be back
 
-_QUICK_S = 1.0  # a child that died sooner than this after its start
+_QUICK_S = 1.0  # a child that died sooner than this after its start is restarted after a delay
 _MAX_DELAY_S = 10.0  # between starts of a child that keeps dying
-_GRACE_S = 5.0  # for a killed child to be gone; after that systemd is told nothing
-_LOOK_S = 1.0  # between two looks at the children
-_RESTARTED = "restarted"  # the answer of a child that died: it starts on the new orders
+_GRACE_S = 5.0  # for a killed child to be gone; after that systemd gets no heartbeat either
+_CHECK_S = 1.0  # between two checks of the children's heartbeats
+_RESTARTED = "restarted"  # the reply of a child that died: it restarts with the update
 
 
 class _Child:
-    """One child process, and what it takes to start it again."""
+    """One child process, kept running; ``startup`` is its startup message."""
 
-    def __init__(self, name: str, module: str, orders: Any, descriptors: tuple[int, ...]) -> None:
+    def __init__(self, name: str, module: str, startup: Any, descriptors: tuple[int, ...]) -> None:
         self.name = name
-        self.orders = orders  # for the next start
-        self.ready = asyncio.Event()  # it has been at work once
+        self.startup = startup
+        self.ready = asyncio.Event()  # has started at least once
         self.process: asyncio.subprocess.Process | None = None
         self._module = module
         self._descriptors = descriptors
         self._limit = START_S
-        self._heard = 0.0  # when it last gave a sign of life, or was started
-        self._alive = asyncio.Event()  # the one that runs now has given one
-        self._hung = False  # it was killed for having given none
-        self._replaced = False  # it ends because we want it to
-        self._told = 0  # the number of the last later order
-        self._answer: asyncio.Future[str] | None = None
+        self._last_heartbeat = 0.0  # or the start; monotonic
+        self._alive = asyncio.Event()  # the running process has sent a heartbeat
+        self._hung = False  # it was killed for sending none
+        self._restarting = False  # `restart` ends it
+        self._update_number = 0  # of the last update
+        self._reply: asyncio.Future[str] | None = None
 
     async def keep(self, stop: asyncio.Event) -> None:
         """Run the child again whenever it ends, until `stop` is set."""
@@ -73,11 +73,11 @@ class _Child:
                 code = await self._run()
             except OSError as exc:
                 code = str(exc)  # it could not even be started
-            self._gone()
+            self._ended()
             if stop.is_set():
                 return
-            if self._replaced:
-                self._replaced = False
+            if self._restarting:
+                self._restarting = False
                 delay = 0.0
                 continue
             quick = time.monotonic() - started < _QUICK_S
@@ -99,22 +99,22 @@ class _Child:
         )
         if child.stdin is None or child.stdout is None:
             raise RuntimeError("a child was started without pipes")
-        # No waiting between these: later orders come after the first ones.
-        child.stdin.write(process.orders(self.orders))
-        self._limit, self._heard, self._hung = START_S, time.monotonic(), False
+        # No await between these: updates come after the startup message.
+        child.stdin.write(process.startup_message(self.startup))
+        self._limit, self._last_heartbeat, self._hung = START_S, time.monotonic(), False
         self.process = child
         while True:
             try:
                 line = await child.stdout.readline()
             except ValueError:
-                continue  # no line of ours: a plugin from outside printed something endless
+                continue  # not our protocol: a third-party plugin printed an endless line
             if not line:
                 return await child.wait()
-            self._hear(line)
+            self._received(line)
 
-    def _hear(self, line: bytes) -> None:
-        self._heard = time.monotonic()
-        if not self._replaced:
+    def _received(self, line: bytes) -> None:
+        self._last_heartbeat = time.monotonic()
+        if not self._restarting:
             self._alive.set()
         if line == process.READY:
             self._limit = HANG_S
@@ -122,44 +122,45 @@ class _Child:
         for word in (process.RELOADED, process.REFUSED):
             if line.startswith(word):
                 number, _, why = line.removeprefix(word).decode(errors="replace").partition(" ")
-                # Number 0: it could not even read which one it was.
-                if number.strip() in (str(self._told), "0"):
-                    self._answered(why.strip() or "refused" if word == process.REFUSED else "")
+                # Number 0: the child could not even read the number.
+                if number.strip() in (str(self._update_number), "0"):
+                    reason = why.strip() or "refused"
+                    self._replied(reason if word == process.REFUSED else "")
 
-    def _answered(self, answer: str) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(answer)
+    def _replied(self, reply: str) -> None:
+        if self._reply is not None and not self._reply.done():
+            self._reply.set_result(reply)
 
-    def _gone(self) -> None:
+    def _ended(self) -> None:
         self.process = None
         self._alive.clear()
-        self._answered(_RESTARTED)
+        self._replied(_RESTARTED)
 
-    def tell(self, orders: Any) -> "asyncio.Future[str] | None":
+    def update(self, startup: Any) -> "asyncio.Future[str] | None":
         """
-        Hand over new orders, now if it runs and at its next start.
+        Send an update to the running child, and use it for the next start.
 
         Returns:
-            Its answer to come: empty once it has taken them over, or why it did not.  None if it is
-            not at work, and so has nothing to take over yet.
+            The reply to come: empty if the update is in force, else the reason for its refusal.
+            None if the child is still starting.
         """
-        self.orders = orders
+        self.startup = startup
         child = self.process
         if child is None or child.stdin is None:
             return None
-        self._told += 1
-        child.stdin.write(process.later_orders(self._told, orders))
+        self._update_number += 1
+        child.stdin.write(process.update_message(self._update_number, startup))
         if self._limit != HANG_S:
             return None
-        self._answer = asyncio.get_running_loop().create_future()
-        return self._answer
+        self._reply = asyncio.get_running_loop().create_future()
+        return self._reply
 
-    async def replace(self, orders: Any) -> None:
-        """Have it end in good order and start on new orders; returns once it gives signs again."""
-        self.orders = orders
+    async def restart(self, startup: Any) -> None:
+        """Shut the child down and restart it; returns at its first heartbeat."""
+        self.startup = startup
         child = self.process
         if child is not None:
-            self._replaced = True
+            self._restarting = True
             self.signal(signal.SIGTERM)
             try:
                 await asyncio.wait_for(child.wait(), DRAIN_S + 2)
@@ -171,11 +172,11 @@ class _Child:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._alive.wait(), RELOAD_S)
 
-    def look(self, now: float) -> bool:
-        """Kill it if it is silent for too long; False if that did not help."""
-        if self.process is None or self._replaced:
+    def check_heartbeat(self, now: float) -> bool:
+        """Kill the child if its heartbeat is overdue; False if it is still not gone after that."""
+        if self.process is None or self._restarting:
             return True
-        silent = now - self._heard
+        silent = now - self._last_heartbeat
         if silent > self._limit and not self._hung:
             self._hung = True
             events.error(
@@ -184,12 +185,12 @@ class _Child:
             self.signal(signal.SIGKILL)
         return silent <= self._limit + _GRACE_S
 
-    def pardon(self, now: float) -> None:
-        """Begin to count its silence anew."""
-        self._heard = now
+    def reset_heartbeat(self, now: float) -> None:
+        """Count the time without a heartbeat from now on."""
+        self._last_heartbeat = now
 
     def signal(self, number: int) -> None:
-        """Send a signal, if it still runs."""
+        """Send a signal, if the child still runs."""
         if self.process is not None and self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
@@ -216,12 +217,12 @@ class Supervisor:
 
     def open(self) -> None:
         """
-        Take the state folder and all addresses.
+        Lock the state folder and bind all addresses.
 
         Raises:
-            ConfigError: another server has them, or they cannot be had.
+            ConfigError: another server holds them, or the system refuses.
         """
-        # Until the loop runs; by default it would end the server.
+        # Until the loop runs: by default SIGHUP would end the server.
         signal.signal(signal.SIGHUP, lambda *_: self._reload.set())
         _raise_descriptor_limit(self.config)
         self._lock = _lock(self.config.state_dir)
@@ -240,12 +241,12 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._hung_up, stop)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup, stop)
         self._systemd.status("starting")
         self._workers = [self._worker(number) for number in range(self.config.server.workers)]
         children = [self._control, *self._workers]
-        keeping = [asyncio.create_task(child.keep(stop)) for child in children]
-        beside = [
+        kept = [asyncio.create_task(child.keep(stop)) for child in children]
+        tasks = [
             asyncio.create_task(self._watch(children)),
             asyncio.create_task(self._reloads()),
         ]
@@ -259,11 +260,11 @@ class Supervisor:
             self._systemd.ready(self._status())
         await stopping
         self._systemd.stopping()
-        for task in beside:
+        for task in tasks:
             task.cancel()
         for child in children:
             child.signal(signal.SIGTERM)
-        _, late = await asyncio.wait(keeping, timeout=DRAIN_S + 2)
+        _, late = await asyncio.wait(kept, timeout=DRAIN_S + 2)
         if late:
             events.warning("server.killed_late_processes", count=len(late))
             for child in children:
@@ -273,9 +274,9 @@ class Supervisor:
     def _worker(self, number: int) -> _Child:
         pairs = [pairs[number] for pairs in self._sockets]
         numbers = tuple((udp.fileno(), tcp.fileno()) for udp, tcp in pairs)
-        orders = Orders(self.config, number, numbers)
+        startup = Startup(self.config, number, numbers)
         flat = tuple(descriptor for pair in numbers for descriptor in pair)
-        return _Child(f"worker {number}", WORKER, orders, flat)
+        return _Child(f"worker {number}", WORKER, startup, flat)
 
     def _status(self) -> str:
         where = ", ".join(str(address) for address in self.addresses)
@@ -284,39 +285,39 @@ class Supervisor:
     # Watching
 
     async def _watch(self, children: list[_Child]) -> None:
-        """Look after silent children, and tell systemd that somebody does."""
+        """Check the children's heartbeats, and send systemd's watchdog one while all are alive."""
         wanted = self._systemd.watchdog_s
-        every = min(_LOOK_S, HANG_S / 4, wanted / 3 if wanted else _LOOK_S)
+        every = min(_CHECK_S, HANG_S / 4, wanted / 3 if wanted else _CHECK_S)
         last = time.monotonic()
         while True:
             await asyncio.sleep(every)
             now = time.monotonic()
             if now - last > every + _GRACE_S:
-                # We slept ourselves: the machine, or this process, was stopped.
+                # This process was suspended, or the machine was: the children may be alive.
                 for child in children:
-                    child.pardon(now)
+                    child.reset_heartbeat(now)
             last = now
-            fine = [child.look(now) for child in children]
-            if wanted and all(fine):
-                self._systemd.alive()
+            alive = [child.check_heartbeat(now) for child in children]
+            if wanted and all(alive):
+                self._systemd.heartbeat()
 
     # Reloading
 
-    def _hung_up(self, stop: asyncio.Event) -> None:
+    def _on_hangup(self, stop: asyncio.Event) -> None:
         if self._terminal and not _has_terminal():
-            stop.set()  # the window that it ran in was closed
+            stop.set()  # its terminal was closed
         else:
             self._reload.set()
 
     async def _reloads(self) -> None:
-        """One reload at a time; signals that come during one make one more after it."""
+        """Reload on each SIGHUP, one after the other; those during a reload make one more."""
         while True:
             await self._reload.wait()
             self._reload.clear()
             self._systemd.reloading()
             try:
                 status = await self._reload_once()
-            except Exception as exc:  # whatever it is, the server goes on as it was
+            except Exception as exc:  # whatever it is, the configuration in force stays
                 problems = exc.problems if isinstance(exc, ConfigError) else [repr(exc)]
                 events.error("config.refused", problems=problems, using="the one before")
                 status = f"the configuration in force is the one before: {'; '.join(problems)}"
@@ -327,13 +328,16 @@ class Supervisor:
 
     async def _reload_once(self) -> str:
         """
-        Read the configuration again and put it in force.
+        Read the configuration file again and put it in force.
+
+        Returns:
+            The status line for systemd.
 
         Raises:
-            ConfigError: it is wrong; nothing was changed.
+            ConfigError: the configuration is invalid; the one in force stays.
         """
         started = time.monotonic()
-        # In threads: the children's signs of life are heard meanwhile.
+        # In threads: heartbeats are read meanwhile.
         read = await asyncio.to_thread(configuration.load, self.config.path)
         changed = reload.differences(self.config, read)
         config = reload.in_force(self.config, read)
@@ -341,33 +345,33 @@ class Supervisor:
             events.warning("config.warning", warning=text)
         self.config = config
         self._permit_descriptors()
-        answers = {
-            child: child.tell(dataclasses.replace(child.orders, config=config))
+        replies = {
+            child: reply
             for child in self._workers
+            if (reply := child.update(dataclasses.replace(child.startup, config=config)))
         }
-        at_work = {child: answer for child, answer in answers.items() if answer is not None}
-        if at_work:
-            await asyncio.wait(at_work.values(), timeout=RELOAD_S)
-        swapped = 0
-        for child, answer in at_work.items():
-            if not answer.done():
+        if replies:
+            await asyncio.wait(replies.values(), timeout=RELOAD_S)
+        reloaded = 0
+        for child, reply in replies.items():
+            if not reply.done():
                 events.warning("config.late", process=child.name, waited_s=RELOAD_S)
-            elif answer.result() in ("", _RESTARTED):
-                swapped += 1
+            elif reply.result() in ("", _RESTARTED):
+                reloaded += 1
             else:
-                events.error("config.not_taken", process=child.name, error=answer.result())
+                events.error("config.not_taken", process=child.name, error=reply.result())
         events.info(
             "config.reloaded",
             changed=[str(d) for d in changed if not d.restart],
             at_restart=[str(d) for d in changed if d.restart],
-            workers=f"{swapped} of {len(self._workers)}",
+            workers=f"{reloaded} of {len(self._workers)}",
             took_ms=round((time.monotonic() - started) * 1000),
         )
-        await self._control.replace(config)
+        await self._control.restart(config)
         return self._status()
 
     def _permit_descriptors(self) -> None:
-        """Let the running children have as many open files as the new configuration needs."""
+        """Raise the running workers' limit of open files to what the new configuration needs."""
         _raise_descriptor_limit(self.config)
         for child in self._workers:
             if child.process is not None:
@@ -376,7 +380,7 @@ class Supervisor:
                     resource.prlimit(child.process.pid, resource.RLIMIT_NOFILE, limit)
 
     def close(self) -> None:
-        """Close the sockets and leave the state folder."""
+        """Close the sockets and unlock the state folder."""
         for pairs in self._sockets:
             for udp, tcp in pairs:
                 udp.close()
@@ -386,7 +390,7 @@ class Supervisor:
 
 
 def _has_terminal() -> bool:
-    """Whether this process belongs to a terminal that is still there."""
+    """Whether this process still has a controlling terminal."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
     except OSError:
@@ -395,7 +399,7 @@ def _has_terminal() -> bool:
 
 
 def _raise_descriptor_limit(config: Config) -> None:
-    """Permit each child as many open files as the machine does: every TCP connection is one."""
+    """Raise the limit of open files as far as the system permits, if `config` needs more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = descriptors(config)
     if soft < wanted:
@@ -412,9 +416,9 @@ def _raise_descriptor_limit(config: Config) -> None:
 
 
 def _lock(state_dir: Path) -> int:
-    """Hold `state_dir` for this process; the kernel lets go of it however the process ends."""
+    """Lock `state_dir` for this process; the kernel unlocks it however the process ends."""
     try:
-        # Not for everyone: reasons and evidence in the log may be sensitive.
+        # Reasons and evidence in the log may be sensitive.
         state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         lock = os.open(state_dir / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:

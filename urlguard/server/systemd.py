@@ -1,8 +1,8 @@
 """
-systemd: what the server tells it while it runs, and the unit that it is started by.
+systemd: notifications while the server runs, and the unit that starts it.
 
-The protocol is that of sd_notify(3), a datagram of lines to the socket in ``NOTIFY_SOCKET``.  Knows
-nothing of processes and queries; without systemd every message goes nowhere.
+The protocol is that of sd_notify(3): a datagram of lines to the socket in ``NOTIFY_SOCKET``.  Knows
+nothing of processes and queries.  Without systemd nothing is sent.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from urlguard.config import Config
 from urlguard.errors import ConfigError
 from urlguard.server.sockets import descriptors
 
-_SEND_S = 1.0  # systemd drains its socket at once; a stuck one must not hold us up for long
+_SEND_S = 1.0  # timeout; systemd reads its socket at once
 _MAX_STATUS = 300  # characters
 
 START_S: Final = 900  # the first start imports the lists before it answers
@@ -29,7 +29,7 @@ WATCHDOG_S: Final = 30
 
 class Notifier:
     """
-    Messages to the service manager, or to nobody.
+    Sends notifications to the service manager, if there is one.
 
     Args:
         environment: ``NOTIFY_SOCKET`` is a path or, after ``@``, an abstract name;
@@ -39,18 +39,18 @@ class Notifier:
     def __init__(self, environment: Mapping[str, str]) -> None:
         name = environment.get("NOTIFY_SOCKET", "")
         self._address = "\0" + name[1:] if name.startswith("@") else name
-        self.watchdog_s: float | None = None  # it wants to hear `alive` within this time
+        self.watchdog_s: float | None = None  # `heartbeat` is due within this time
         usec = environment.get("WATCHDOG_USEC", "")
         mine = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         if mine and re.fullmatch(r"[0-9]{1,18}", usec):
             self.watchdog_s = int(usec) / 1e6 or None
 
     def ready(self, status: str) -> None:
-        """The server answers, for the first time or again after `reloading`."""
+        """The server has started, or has finished `reloading`."""
         self._send("READY=1", _status(status))
 
     def status(self, text: str) -> None:
-        """One line for ``systemctl status``."""
+        """Set the line that ``systemctl status`` shows."""
         self._send(_status(text))
 
     def reloading(self) -> None:
@@ -59,11 +59,11 @@ class Notifier:
         self._send("RELOADING=1", f"MONOTONIC_USEC={usec}", _status("reloading"))
 
     def stopping(self) -> None:
-        """The server ends."""
+        """The server is shutting down."""
         self._send("STOPPING=1", _status("stopping"))
 
-    def alive(self) -> None:
-        """All is well: systemd kills and restarts the service if it does not hear this in time."""
+    def heartbeat(self) -> None:
+        """Feed the watchdog: without it systemd kills and restarts the service in time."""
         self._send("WATCHDOG=1")
 
     def _send(self, *lines: str) -> None:
@@ -84,14 +84,15 @@ def _status(text: str) -> str:
 
 def unit(config: Config, user: str = "urlguard") -> str:
     """
-    The text of a unit that runs this installation on this configuration, confined.
+    The text of a unit that runs this installation with this configuration, sandboxed.
 
     Args:
         config: read from a file, which the unit names.
-        user: the system user that it runs as.
+        user: the system user of the service.
 
     Raises:
-        ConfigError: there is no file, or a path or the user's name cannot stand in a unit.
+        ConfigError: the configuration has no file, or a path or the user's name is not valid in a
+            unit.
     """
     if config.path is None:
         raise ConfigError(
@@ -139,7 +140,7 @@ def _read(config: Config) -> list[Path]:
 
 
 def _folders(written: list[Path]) -> list[str]:
-    """Lines that leave folders writable; systemd makes those below its own place for state."""
+    """Directives that make folders writable; systemd creates those below /var/lib."""
     lines = []
     for folder in written:
         below = folder.relative_to("/var/lib") if _is_below(folder, "/var/lib") else None
@@ -171,8 +172,7 @@ def _word(path: Path) -> str:
     return f'"{inner}"'
 
 
-# As strict as the server can live with, which the tests run it under; systemd 247 and newer know
-# every line.
+# As strict as the server permits; the tests run it under this unit.  Needs systemd 247.
 _UNIT = """\
 # Made by "urlguard systemd"; put changes into a drop-in: systemctl edit urlguard
 [Unit]
@@ -180,7 +180,7 @@ Description=UrlGuard DNS resolver
 Wants=network-online.target nss-lookup.target
 After=network-online.target
 Before=nss-lookup.target
-# A resolver is tried again for ever: its address may come up late.
+# Restart a resolver for ever: its address may come up late.
 StartLimitIntervalSec=0
 
 [Service]
@@ -194,14 +194,14 @@ ExecReload={check}
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=always
 RestartSec=1
-# The supervisor restarts single processes; one out of memory must not end the rest.
+# The supervisor restarts single processes; one that is out of memory must not end the others.
 OOMPolicy=continue
 KillMode=mixed
 TimeoutStartSec={start_s}
 TimeoutStopSec={stop_s}
 WatchdogSec={watchdog_s}
 LimitNOFILE={descriptors}
-# A core would hold who asked for what.
+# A core dump would show who asked for what.
 LimitCORE=0
 UMask=0077
 # No modules from the current folder; no attempts to write into the installation.

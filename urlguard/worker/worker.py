@@ -53,7 +53,7 @@ COOKIES_S = 3600.0  # between two looks at the cookies' secret
 
 
 @dataclass(frozen=True)
-class Orders:
+class Startup:
     """What the supervisor tells a worker: its number and its inherited sockets' descriptors."""
 
     config: Config
@@ -64,11 +64,11 @@ class Orders:
 class Worker:
     """A worker's state."""
 
-    def __init__(self, orders: Orders, inbox: child.Inbox) -> None:
-        self.config = orders.config
-        self.number = orders.number
-        self.sockets = orders.sockets
-        self.inbox = inbox
+    def __init__(self, startup: Startup, updates: child.Updates) -> None:
+        self.config = startup.config
+        self.number = startup.number
+        self.sockets = startup.sockets
+        self.updates = updates
         self.following = Following(self.config.state_dir, self.number)
         self.models = InUse()
         self._taking = asyncio.Lock()  # models, one change after the other
@@ -95,7 +95,7 @@ class Worker:
         # Hardly anything on the packet path makes cycles, and walking a full cache in search of
         # them stops the loop for 10 to 20 ms: let it be rare.
         gc.set_threshold(20_000, 50, 1000)
-        child.say_ready()
+        child.report_ready()
         beside = [
             models,
             asyncio.create_task(self._reload_when_told()),
@@ -198,13 +198,13 @@ class Worker:
 
     async def _reload_when_told(self) -> None:
         while True:
-            orders: Orders = await self.inbox.get()
+            startup: Startup = await self.updates.get()
             try:
-                self._reload(orders.config)
+                self._reload(startup.config)
             except ConfigError as exc:
-                self.inbox.refuse(exc)
+                self.updates.refuse(exc)
             else:
-                self.inbox.accept()
+                self.updates.accept()
                 await self._take_models()
 
     async def _take_models(self) -> None:
@@ -350,10 +350,10 @@ class Worker:
 
 def main() -> None:
     """Entry point of a worker process."""
-    orders: Orders = child.handed()
-    events.bind(role="worker", worker=orders.number)
-    inbox = child.Inbox()
-    child.run(lambda stop: Worker(orders, inbox).run(stop), inbox)
+    startup: Startup = child.read_startup()
+    events.bind(role="worker", worker=startup.number)
+    updates = child.Updates()
+    child.main_loop(lambda stop: Worker(startup, updates).run(stop), updates)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class Server:
         self.config = dataclasses.replace(
             Config(),
             state_dir=folder,
-            primary=Rpz((Endpoint("127.0.0.1", 0),), ZONE, allow, keys),
+            rpz=Rpz((Endpoint("127.0.0.1", 0),), ZONE, allow, keys),
             guard=guard or Guard(answer="nxdomain"),
         )
         self.log = PolicyLog(self.config.database)

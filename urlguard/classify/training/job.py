@@ -223,7 +223,7 @@ def run(task: Task, say: Say) -> Result:
 def _child(task: Task, answers: Connection) -> None:
     # Whoever started us hears of Ctrl-C as well, and ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    lifetime.end_with_parent()
+    lifetime.watch_parent()
     try:
         answer: tuple[str, Any] = ("made", make(task, lambda words: answers.send(("said", words))))
     except (UrlGuardError, OSError) as exc:

@@ -30,7 +30,7 @@ def pool() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
         os.cpu_count(),
         multiprocessing.get_context("spawn"),
-        initializer=lifetime.end_with_parent,
+        initializer=lifetime.watch_parent,
     )
 
 

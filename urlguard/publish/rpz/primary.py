@@ -510,7 +510,7 @@ async def start(config: Config) -> Primary | None:
 
 def main() -> int:
     """Entry point of the process that builds the zone: policy log, zone file, the zone's name."""
-    lifetime.end_with(None)
+    lifetime.die_with_parent()
     os.nice(10)
     gc.disable()  # millions of small objects, none in a cycle, and the process ends soon
     database, path, zone = sys.argv[1:]
