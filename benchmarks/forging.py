@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from urlguard.config import Endpoint, Upstream
-from urlguard.plugins.base import Answer
+from urlguard.plugins.base import Answer, Exchange
 from urlguard.plugins.forward import Forward
-from urlguard.wire.query import Query, parse_query
+from urlguard.wire.query import parse_query
 
 TRUE, FORGED = bytes([192, 0, 2, 7]), bytes([203, 0, 113, 66])
 AT_ONCE = 32  # names that the attacker makes us ask for at a time
@@ -108,7 +108,7 @@ async def attack(tries: int, knows: str = "nothing", seed: int = 1, ports: int =
                 question = wire_name((LONG if knows == "id" else NAME).format(n))
                 guesses += [respelled(question, rng) for _ in range(8)]
                 query = parse_query(os.urandom(2) + b"\1\0\0\1\0\0\0\0\0\0" + question)
-                forward.ask(query, _into(future))
+                forward.ask(Exchange(query), _into(future))
             told = _open(forward) if knows != "nothing" else []
             for sent in range(min(BURST, tries - result.tries)):
                 port, ident, asked = (
@@ -135,8 +135,8 @@ async def attack(tries: int, knows: str = "nothing", seed: int = 1, ports: int =
 
 
 def _into(future: "asyncio.Future[bytes]") -> Any:
-    def done(query: Query, found: Answer | None) -> None:
-        future.set_result(b"" if found is None else found.octets(query))
+    def done(x: Exchange, found: Answer | None) -> None:
+        future.set_result(b"" if found is None else found.octets(x))
 
     return done
 

@@ -23,7 +23,7 @@ from tests.fuzz.upstream import Liar
 from tests.fuzz.world import CLIENT, FRONT, STRANGER, SUBNETS, World
 from urlguard.config import Config, Endpoint, Upstream
 from urlguard.errors import WireError
-from urlguard.plugins import Chain
+from urlguard.plugins import Chain, Exchange
 from urlguard.plugins.cache import Cache
 from urlguard.plugins.forward import Forward
 from urlguard.plugins.rebind import Rebind
@@ -307,13 +307,14 @@ async def test_what_a_lying_upstream_says_of_other_names_is_never_cached():
         q = parse_query(
             corpus.head(rng.randrange(65_536), ar=1) + corpus.question(name) + corpus.opt()
         )
-        found = chain.local(q)
+        x = Exchange(q)
+        found = chain.local(x)
         if found is None:
             done: asyncio.Future[bytes] = loop.create_future()
-            chain.resolve(q, lambda q, a: done.set_result(b"" if a is None else a.octets(q)))
+            chain.resolve(x, lambda x, a: done.set_result(b"" if a is None else a.octets(x)))
             wire = await asyncio.wait_for(done, 5)
         else:
-            wire = found.octets(q)
+            wire = found.octets(x)
         read = understood(wire)
         if read is not None:
             assert read.id == q.id
@@ -413,7 +414,7 @@ def test_broken_replies_are_refused_or_passed_on_whole(qtype):
 
 def check_rendered(data, original, reply, q: Query, number: int) -> None:
     """What a client gets of a reply, at several ages."""
-    made = render(reply, q)
+    made = render(reply, Exchange(q))
     assert made[:2] == q.id.to_bytes(2), broken(data, "another ID", number)
     assert made[4:6] == b"\0\1"
     assert made[12 : q.question_end] == q.question
@@ -421,7 +422,11 @@ def check_rendered(data, original, reply, q: Query, number: int) -> None:
         return
     # The questions of `ASKED` were made for type A; the reply's may be of another.
     asked = q.question[:-4] + data[q.question_end - 4 : q.question_end]
-    later = render(reply, q, age=40) if number % 2 else render(reply, q, ede=3, flat_ttl=30)
+    later = (
+        render(reply, Exchange(q), age=40)
+        if number % 2
+        else render(reply, Exchange(q), ede=3, flat_ttl=30)
+    )
     for wire in (made, later):
         read = understood(wire[:12] + asked + wire[q.question_end :])
         assert read is not None, broken(data, f"not to be read: {wire.hex()}", number)

@@ -160,7 +160,7 @@ def test_a_plugin_that_raises_fails_the_play(
     """
     An exception in a plugin is a failure, also where the play would take its SERVFAIL.
     """
-    monkeypatch.setattr("urlguard.plugins.special.Special.on_query", lambda self, q: 1 // 0)
+    monkeypatch.setattr("urlguard.plugins.special.Special.on_query", lambda self, x: 1 // 0)
     text = GOOD.replace("NOERROR", "SERVFAIL")
     with pytest.raises(PlayFailedError, match=r"event plugin\.failed"):
         play(plays.parse(text, Path("good.toml")), tmp_path)

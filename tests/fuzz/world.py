@@ -19,7 +19,7 @@ from tests.fuzz import corpus
 from urlguard.config import Config
 from urlguard.errors import WireError
 from urlguard.plugins import BUILTIN, Chain
-from urlguard.plugins.base import Answer, Done, Parts
+from urlguard.plugins.base import Answer, Done, Exchange, Parts
 from urlguard.plugins.clients import Clients
 from urlguard.verdict import Ruling
 from urlguard.wire.cookie import Cookies
@@ -182,23 +182,24 @@ class Answers:
 
     def __init__(self, says: Callable[[Query], bytes]) -> None:
         self.says = says
-        self.open: list[tuple[Query, Done]] = []
+        self.open: list[tuple[Exchange, Done]] = []
         self.at_once = False
 
-    def ask(self, q: Query, done: Done) -> None:
-        self.open.append((q, done))
+    def ask(self, x: Exchange, done: Done) -> None:
+        self.open.append((x, done))
         if self.at_once:
             self.answer()
 
     def answer(self) -> None:
         """Answer all that are open."""
         waiting, self.open = self.open, []
-        for q, done in waiting:
+        for x, done in waiting:
+            q = x.query
             try:
                 reply = read_reply(self.says(q), q.question_end, q.qtype)
             except WireError:
                 reply = failure(SERVFAIL, 22)
-            done(q, Answer(None, "forward", reply=reply))
+            done(x, Answer(None, "forward", reply=reply))
 
 
 def honest(q: Query) -> bytes:

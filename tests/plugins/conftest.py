@@ -7,7 +7,8 @@ import dns.message
 import pytest
 
 from tests.plugins.scripted import Clock, FakeLive, ruling
-from urlguard.wire.query import Query, parse_query
+from urlguard.plugins import Exchange
+from urlguard.wire.query import TCP, UDP, parse_query
 
 
 @pytest.fixture
@@ -46,13 +47,11 @@ def query():
         do: bool = False,
         cd: bool = False,
         who: Any = None,
-    ) -> Query:
+    ) -> Exchange:
         made = dns.message.make_query(name, qtype, qclass, use_edns=0 if edns else False)
         if do:
             made.want_dnssec(True)
         made.flags = dns.flags.RD | (dns.flags.CD if cd else 0)
-        q = parse_query(made.to_wire(), (client, 5353), tcp)
-        q.who = who
-        return q
+        return Exchange(parse_query(made.to_wire()), who, (client, 5353), TCP if tcp else UDP)
 
     return make

@@ -188,22 +188,22 @@ async def start():
     await asyncio.sleep(0.01)
 
 
-def asking(forward, q):
+def asking(forward, x):
     """A future of the `Answer` to `q`."""
     future = asyncio.get_running_loop().create_future()
 
     def done(same, found):
-        assert same is q
+        assert same is x
         future.set_result(found)  # raises if it is called twice
 
-    forward.ask(q, done)
+    forward.ask(x, done)
     return future
 
 
-async def ask(forward, q, wait=8):
+async def ask(forward, x, wait=8):
     """The answer as dnspython reads it."""
-    found = await asyncio.wait_for(asking(forward, q), wait)
-    return dns.message.from_wire(found.octets(q))
+    found = await asyncio.wait_for(asking(forward, x), wait)
+    return dns.message.from_wire(found.octets(x))
 
 
 def texts(message):

@@ -67,17 +67,17 @@ def rrset(text):
     return dns.rrset.from_text(name, int(ttl), "IN", kind, *data.split(" | "))
 
 
-def made(q, *answer, authority=(), additional=(), rcode=0, flags=0):
+def made(x, *answer, authority=(), additional=(), rcode=0, flags=0):
     """An upstream's reply to `q`, read; lines without the class, such as ``a. 60 A 192.0.2.1``."""
-    message = dns.message.Message(q.id)
+    message = dns.message.Message(x.query.id)
     message.flags = dns.flags.QR | dns.flags.RA | flags
-    message.question = [dns.rrset.RRset(dns.name.from_text(q.name), 1, q.qtype)]
+    message.question = [dns.rrset.RRset(dns.name.from_text(x.query.name), 1, x.query.qtype)]
     message.set_rcode(rcode)
     message.answer = [rrset(text) for text in answer]
     message.authority = [rrset(text) for text in authority]
     message.additional = [rrset(text) for text in additional]
     wire = message.to_wire(max_size=65535)
-    return read_reply(wire, q.question_end, q.qtype)
+    return read_reply(wire, x.query.question_end, x.query.qtype)
 
 
 class Below:
@@ -92,23 +92,23 @@ class Below:
         self.asked = []
         self.open = []
 
-    def __call__(self, q, done):
-        self.asked.append(q)
+    def __call__(self, x, done):
+        self.asked.append(x)
         if self.says is None:
-            self.open.append((q, done))
+            self.open.append((x, done))
         else:
-            found = self.says(q)
-            done(q, as_answer(found) if isinstance(found, Reply) else found)
+            found = self.says(x)
+            done(x, as_answer(found) if isinstance(found, Reply) else found)
 
     def answer(self, *lines, **keys):
         """Answer the question that has waited longest."""
-        q, done = self.open.pop(0)
-        done(q, as_answer(made(q, *lines, **keys)))
+        x, done = self.open.pop(0)
+        done(x, as_answer(made(x, *lines, **keys)))
 
     def fail(self, rcode=2, ede=22):
         """The same, with an error."""
-        q, done = self.open.pop(0)
-        done(q, as_answer(failure(rcode, ede)))
+        x, done = self.open.pop(0)
+        done(x, as_answer(failure(rcode, ede)))
 
 
 def as_answer(reply):

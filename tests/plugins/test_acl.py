@@ -26,9 +26,9 @@ def clients():
 
 def asked(query, clients, host, **traits):
     """A query of the client at an address."""
-    q = query(client=host, **traits)
-    q.who = clients.find(host)
-    return q
+    x = query(client=host, **traits)
+    x.client = clients.find(host)
+    return x
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,6 @@ def test_a_query_of_nobody_is_refused(query):
     """
     Where no client is known, nobody is allowed.
     """
-    q = query()
-    assert q.who is None
-    assert dns.message.from_wire(Acl(Options()).on_query(q).wire).rcode() == 5
+    x = query()
+    assert x.client is None
+    assert dns.message.from_wire(Acl(Options()).on_query(x).wire).rcode() == 5

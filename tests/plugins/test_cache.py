@@ -11,7 +11,8 @@ import pytest
 
 from tests.plugins.scripted import Below, Clock, as_answer, made, rrset
 from urlguard import config
-from urlguard.plugins import Answer, Parts
+from urlguard.plugins import Answer, Exchange
+from urlguard.plugins.base import NOBODY, Parts
 from urlguard.plugins.cache import MAX_WAITING, Cache
 from urlguard.plugins.clients import Bucket, Client
 from urlguard.wire import answer
@@ -29,33 +30,33 @@ class Asking:
         self.cache, self.clock = cache, clock
         self.got = []
 
-    def ask(self, q):
+    def ask(self, x):
         """The answer, read, if it comes at once; else it will come to ``got``."""
-        found = self.cache.on_query(q)
+        found = self.cache.on_query(x)
         if found is None:
             before = len(self.got)
-            self.cache.ask(q, self.done)
+            self.cache.ask(x, self.done)
             return self.got[-1] if len(self.got) > before else None
-        self.done(q, found)
+        self.done(x, found)
         return self.got[-1]
 
-    def done(self, q, found):
-        self.got.append(None if found is None else read(q, found))
+    def done(self, x, found):
+        self.got.append(None if found is None else read(x, found))
 
 
-def read(q, found):
+def read(x, found):
     """An answer as the client reads it."""
-    got = dns.message.from_wire(found.octets(q))
-    assert got.id == q.id
-    assert got.question[0].to_text().split()[0].rstrip(".") == asked_name(q)
+    got = dns.message.from_wire(found.octets(x))
+    assert got.id == x.query.id
+    assert got.question[0].to_text().split()[0].rstrip(".") == asked_name(x)
     got.source = found.source
     got.codes = [int(o.code) for o in got.options if o.otype == 15]
     return got
 
 
-def asked_name(q):
+def asked_name(x):
     """The name as the client spelled it."""
-    return dns.message.from_wire(q.data).question[0].name.to_text().rstrip(".")
+    return dns.message.from_wire(x.query.data).question[0].name.to_text().rstrip(".")
 
 
 def ttls(got):
@@ -77,7 +78,7 @@ def setup(clock):
 
 def says(*lines, **keys):
     """An upstream that always says the same."""
-    return lambda q: made(q, *lines, **keys)
+    return lambda x: made(x, *lines, **keys)
 
 
 # ---- what holds
@@ -137,7 +138,7 @@ def test_do_cd_and_type_are_remembered_apart(setup, query):
         for traits in kinds:
             client.ask(query(NAME, **traits))
     assert len(below.asked) == len(kinds)
-    assert [(q.do, q.cd) for q in below.asked[:4]] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    assert [(x.query.do, x.query.cd) for x in below.asked[:4]] == [(0, 0), (1, 0), (0, 1), (1, 1)]
 
 
 @pytest.mark.parametrize("rcode", [0, 3])
@@ -219,7 +220,7 @@ def test_a_failure_is_remembered_for_a_second(setup, clock, query):
     """
     A broken zone is asked once a second, whoever asks, and the reason is passed on.
     """
-    cache, below, client = setup(lambda q: failure(2, 22))
+    cache, below, client = setup(lambda x: failure(2, 22))
     for _ in range(5):
         got = client.ask(query(NAME))
         assert (got.rcode(), got.codes) == (2, [22])
@@ -234,7 +235,7 @@ def test_a_failure_gives_way_to_the_first_answer(setup, clock, query):
     """
     And is never given after its second.
     """
-    _, below, client = setup(lambda q: failure(2, 22))
+    _, below, client = setup(lambda x: failure(2, 22))
     client.ask(query(NAME))
     clock.pass_s(1.1)
     below.says = None
@@ -249,7 +250,7 @@ def test_what_stands_behind_may_answer_by_itself(setup, query):
     """
     A whole message from below is an error with its rcode to each client, and is not kept.
     """
-    cache, _, client = setup(lambda q: Answer(answer.error(q, 2), "rebind"))
+    cache, _, client = setup(lambda x: Answer(answer.error(x, 2), "rebind"))
     for name in (NAME, NAME.upper()):
         got = client.ask(query(name))
         assert (got.rcode(), got.source) == (2, "rebind")
@@ -263,8 +264,8 @@ def test_who_gives_up_gives_no_answer(setup, query):
     _, below, client = setup()
     client.ask(query(NAME))
     client.ask(query(NAME))
-    q, done = below.open.pop()
-    done(q, None)
+    x, done = below.open.pop()
+    done(x, None)
     assert client.got == [None, None]
     assert client.ask(query(NAME)) is None
     assert len(below.asked) == 2
@@ -279,12 +280,12 @@ def test_identical_questions_are_asked_once(setup, query):
     """
     cache, below, client = setup()
     asked = [query(n, edns=e) for n in (NAME, NAME.upper(), "WWW.example.org") for e in (0, 1)]
-    for q in asked:
-        assert client.ask(q) is None
+    for x in asked:
+        assert client.ask(x) is None
     assert client.ask(query(NAME, do=True)) is None
     assert len(below.asked) == 2
     below.answer(ADDRESS)
-    assert [got.id for got in client.got] == [q.id for q in asked]
+    assert [got.id for got in client.got] == [x.query.id for x in asked]
     assert [got.edns for got in client.got] == [-1, 0] * 3
     assert cache.counters["shared"] == 5
 
@@ -294,13 +295,14 @@ def test_the_question_asked_upstream_is_nobodys(setup, query):
     Neither the client nor its options stand in it, and its ruling stays with the client.
     """
     _, below, client = setup()
-    q = query(NAME)
-    q.who, q.ruling, q.reply_options = Client("192.0.2.1", None), object(), b"\0\x0a\0\0"
-    client.ask(q)
+    x = query(NAME)
+    x.client, x.ruling, x.reply_options = Client("192.0.2.1", None), object(), b"\0\x0a\0\0"
+    client.ask(x)
     [asked] = below.asked
-    assert asked is not q
-    assert (asked.who, asked.ruling, asked.reply_options) == (None, None, b"")
-    assert (asked.name, asked.qtype, asked.do, asked.cd) == (q.name, q.qtype, q.do, q.cd)
+    assert asked is not x
+    assert asked.query is x.query
+    assert (asked.client, asked.ruling, asked.reply_options) == (None, None, b"")
+    assert (asked.peer, asked.shadows, asked.key) == (NOBODY, None, x.key)
 
 
 def test_who_waits_for_one_answer_is_bounded(setup, query):
@@ -308,10 +310,10 @@ def test_who_waits_for_one_answer_is_bounded(setup, query):
     More get SERVFAIL; those who wait get their answer.
     """
     _, below, client = setup()
-    q = query(NAME)
+    x = query(NAME)
     for _ in range(MAX_WAITING):
-        client.ask(q)
-    assert client.ask(q).rcode() == 2
+        client.ask(x)
+    assert client.ask(x).rcode() == 2
     below.answer(ADDRESS)
     assert len(client.got) == MAX_WAITING + 1
     assert len(below.asked) == 1
@@ -327,7 +329,7 @@ def test_what_expired_is_given_if_upstreams_fail(setup, clock, query):
     cache, below, client = setup(says(ADDRESS))
     client.ask(query(NAME))
     clock.pass_s(61)
-    below.says = lambda q: failure(2, 22)
+    below.says = lambda x: failure(2, 22)
     for _ in range(5):
         got = client.ask(query(NAME))
         assert (got.rcode(), ttls(got), got.codes) == (0, [30], [3])
@@ -361,7 +363,7 @@ def test_that_a_name_did_not_exist_has_a_code_of_its_own(setup, clock, query):
     _, below, client = setup(says(rcode=3, authority=(SOA.format(60, 60),)))
     client.ask(query(NAME))
     clock.pass_s(61)
-    below.says = lambda q: failure(2, 22)
+    below.says = lambda x: failure(2, 22)
     got = client.ask(query(NAME))
     assert (got.rcode(), got.codes, ttls(got)) == (3, [19], [30])
 
@@ -373,13 +375,13 @@ def test_what_is_given_after_its_time_is_never_ready(setup, clock, query):
     cache, below, client = setup(says(ADDRESS))
     client.ask(query(NAME))
     clock.pass_s(61)
-    below.says = lambda q: failure(2, 22)
+    below.says = lambda x: failure(2, 22)
     seen = []
-    q = query(NAME)
-    assert cache.on_query(q) is None
-    cache.ask(q, lambda q, found: seen.append(found))
-    assert cache.on_query(q) is None
-    cache.ask(q, lambda q, found: seen.append(found))
+    x = query(NAME)
+    assert cache.on_query(x) is None
+    cache.ask(x, lambda x, found: seen.append(found))
+    assert cache.on_query(x) is None
+    cache.ask(x, lambda x, found: seen.append(found))
     assert [found.once for found in seen] == [True, True]
 
 
@@ -444,7 +446,7 @@ def test_nothing_is_given_after_the_last_of_its_time(setup, clock, query):
     """
     _, below, client = setup(says(ADDRESS), stale_s=100)
     client.ask(query(NAME))
-    below.says = lambda q: failure(2, 22)
+    below.says = lambda x: failure(2, 22)
     clock.pass_s(159)
     assert client.ask(query(NAME)).codes == [3]
     clock.pass_s(1.1)
@@ -458,7 +460,7 @@ def test_nothing_stale_is_given_if_the_operator_wants_none(setup, clock, query):
     """
     _, below, client = setup(says(ADDRESS), stale_s=0)
     client.ask(query(NAME))
-    below.says = lambda q: failure(2, 22)
+    below.says = lambda x: failure(2, 22)
     clock.pass_s(61)
     assert client.ask(query(NAME)).rcode() == 2
 
@@ -510,7 +512,7 @@ def test_a_renewal_that_fails_costs_nothing_and_is_tried_once_a_second(setup, cl
     _, below, client = setup(says(ADDRESS))
     client.ask(query(NAME))
     client.ask(query(NAME))
-    below.says = lambda q: failure(2, 22)
+    below.says = lambda x: failure(2, 22)
     clock.pass_s(55)
     for _ in range(20):
         got = client.ask(query(NAME))
@@ -545,7 +547,7 @@ async def test_flushing_a_name_forgets_it_and_all_below(setup, query):
     """
     Of all types and kinds; names that only end alike stay.
     """
-    cache, below, client = setup(lambda q: made(q, f"{q.name}. 60 A 192.0.2.7"))
+    cache, below, client = setup(lambda x: made(x, f"{x.query.name}. 60 A 192.0.2.7"))
     names = ["example.org", "www.example.org", "a.b.example.org", "myexample.org", "org"]
     for name in names:
         client.ask(query(name))
@@ -564,7 +566,7 @@ async def test_flushing_everything_leaves_nothing(setup, query):
     """
     Not even in the books; and the loop goes on meanwhile.
     """
-    cache, _, client = setup(lambda q: made(q, f"{q.name}. 60 A 192.0.2.7"))
+    cache, _, client = setup(lambda x: made(x, f"{x.query.name}. 60 A 192.0.2.7"))
     for number in range(2500):
         client.ask(query(f"n{number}.example"))
     ticks = 0
@@ -621,7 +623,7 @@ def test_a_client_over_its_share_of_misses_is_sent_to_tcp_or_refused(setup, cloc
     """
     TC where its address may be forged, REFUSED with EDE 18 where it is not; hits cost nothing.
     """
-    cache, below, client = setup(lambda q: made(q, f"{q.name}. 60 A 192.0.2.7"))
+    cache, below, client = setup(lambda x: made(x, f"{x.query.name}. 60 A 192.0.2.7"))
     who = Client("192.0.2.1", None)
     who.misses = Bucket(1.0, 3.0)
     who.misses.since = clock.time()
@@ -658,7 +660,7 @@ def test_memory_is_bounded_and_what_is_used_stays(setup, query):
     big = "x" * 200
     text = " ".join([f'"{big}"'] * 20)
     cache, below, client = setup(
-        lambda q: made(q, f"{q.name}. 600 TXT {text}"), max_mb=1, prefetch=False
+        lambda x: made(x, f"{x.query.name}. 600 TXT {text}"), max_mb=1, prefetch=False
     )
     hot = [f"hot{i}.example" for i in range(5)]
     for name in hot:
@@ -681,7 +683,7 @@ def test_a_full_cache_makes_room_at_once(setup, query):
     """
     Also if everything in it was used: looking for room is bounded.
     """
-    cache, _, client = setup(lambda q: made(q, f"{q.name}. 600 A 192.0.2.7"), max_mb=1)
+    cache, _, client = setup(lambda x: made(x, f"{x.query.name}. 600 A 192.0.2.7"), max_mb=1)
     names = [f"n{i}.example" for i in range(1200)]
     for name in names:
         client.ask(query(name))
@@ -694,7 +696,7 @@ def test_the_books_are_right(setup, clock, query):
     """
     What entries are said to cost is the sum over those that are there.
     """
-    cache, _, client = setup(lambda q: made(q, f"{q.name}. 60 A 192.0.2.7"))
+    cache, _, client = setup(lambda x: made(x, f"{x.query.name}. 60 A 192.0.2.7"))
     for round_ in range(3):
         for number in range(50):
             client.ask(query(f"n{number * (round_ + 1)}.example"))
@@ -740,14 +742,14 @@ def test_the_estimate_of_memory_is_near_the_truth(clock, query, kind, judged):
     messages = []
     for number in range(1000):
         name, lines = kind(number)
-        q = query(name, "AAAA" if kind is _large else "A")
-        message = dns.message.from_wire(q.data)
+        x = query(name, "AAAA" if kind is _large else "A")
+        message = dns.message.from_wire(x.query.data)
         reply = dns.message.make_response(message, recursion_available=True)
         made_lines = [rrset(line) for line in lines]
         reply.answer = made_lines
         if not lines:
             reply.authority = [rrset(f"{name}. 300 SOA a.nic.example. b.nic.example. 1 2 3 4 300")]
-        messages.append((q.data, reply.to_wire()))
+        messages.append((x.query.data, reply.to_wire()))
     decided = {}
     gc.collect()
     tracemalloc.start()
@@ -768,18 +770,18 @@ def _fill(cache, messages, judged, decided):
     from urlguard.wire.query import parse_query
 
     for asked, reply in messages:
-        q = parse_query(asked)
-        assert cache.on_query(q) is None
+        x = Exchange(parse_query(asked))
+        assert cache.on_query(x) is None
         cache.below = lambda up, done, reply=reply: done(
-            up, as_answer(read_reply(reply, up.question_end, up.qtype))
+            up, as_answer(read_reply(reply, up.query.question_end, up.query.qtype))
         )
-        cache.ask(q, lambda q, found: None)
+        cache.ask(x, lambda x, found: None)
         cache._loop.pass_s(0)
-        q = parse_query(asked)
-        found = cache.on_query(q)
+        x = Exchange(parse_query(asked))
+        found = cache.on_query(x)
         found.age = 1
-        found.octets(q)
-        if judged and (found.reply.targets or found.reply.beside):
+        found.octets(x)
+        if judged and (found.reply.targets or found.reply.additional_owners):
             found.reply.judged = _Judged(cache, (), (), (), (), None)
 
 
@@ -790,7 +792,7 @@ def test_a_new_cache_takes_over_what_the_old_one_knew(setup, clock, query):
     """
     Entries, books and counters; a smaller one keeps what it has room for.
     """
-    old, _, client = setup(lambda q: made(q, f"{q.name}. 600 A 192.0.2.7"), max_mb=2)
+    old, _, client = setup(lambda x: made(x, f"{x.query.name}. 600 A 192.0.2.7"), max_mb=2)
     for number in range(1500):
         client.ask(query(f"n{number}.example"))
     new, below, client = setup(max_mb=1)
@@ -819,7 +821,7 @@ def test_nodata_of_a_plugin_behind_is_kept_as_long_as_it_says(setup, clock, quer
     """
     A reply that a plugin made is as good as an upstream's.
     """
-    _, below, client = setup(lambda q: nodata(5, 15))
+    _, below, client = setup(lambda x: nodata(5, 15))
     for _ in range(3):
         got = client.ask(query(NAME))
         assert (got.rcode(), got.codes, ttls(got)) == (0, [15], [5])

@@ -34,13 +34,13 @@ class Counting(Local):
     def from_config(cls, table, parts):
         return cls(read_table(cls.Options, table, "plugin.counting", parts.config.path))
 
-    def on_query(self, q):
-        self.seen.append(q.name)
-        if q.name == self.options.special:
-            return Answer(answer.error(q, 3), self.name)
+    def on_query(self, x):
+        self.seen.append(x.query.name)
+        if x.query.name == self.options.special:
+            return Answer(answer.error(x, 3), self.name)
         return None
 
-    def on_answer(self, q, a):
+    def on_answer(self, x, a):
         self.seen.append(a.source)
         return a
 
@@ -58,7 +58,7 @@ class Broken(Local):
     def from_config(cls, table, parts):
         return cls()
 
-    def on_query(self, q):
+    def on_query(self, x):
         raise RuntimeError("oh no")
 
 
@@ -71,11 +71,11 @@ class Last(Resolving):
         super().__init__()
         self.fail = fail
 
-    async def resolve(self, q):
+    async def resolve(self, x):
         await asyncio.sleep(0)
         if self.fail:
             raise self.fail
-        return Answer(answer.error(q, 0), self.name)
+        return Answer(answer.error(x, 0), self.name)
 
 
 class Middle:
@@ -88,16 +88,16 @@ class Middle:
         self.known = {}
         self.below = None
 
-    def on_query(self, q):
-        found = self.known.get(q.name)
-        return None if found is None else Answer(answer.error(q, found), self.name)
+    def on_query(self, x):
+        found = self.known.get(x.query.name)
+        return None if found is None else Answer(answer.error(x, found), self.name)
 
-    def ask(self, q, done):
+    def ask(self, x, done):
         def came(q2, found):
-            self.known[q.name] = found.wire[3] & 15
-            done(q, Answer(answer.error(q, found.wire[3] & 15), found.source))
+            self.known[x.query.name] = found.wire[3] & 15
+            done(x, Answer(answer.error(x, found.wire[3] & 15), found.source))
 
-        self.below(q.copy(), came)
+        self.below(x.anonymous(), came)
 
 
 @pytest.fixture
@@ -135,10 +135,10 @@ def rcode(found):
     return dns.message.from_wire(found.wire).rcode()
 
 
-async def resolved(chain, q):
+async def resolved(chain, x):
     """What `Chain.resolve` hands to its caller."""
     future = asyncio.get_running_loop().create_future()
-    chain.resolve(q, lambda q, found: future.set_result(found))
+    chain.resolve(x, lambda x, found: future.set_result(found))
     return await asyncio.wait_for(future, 5)
 
 
@@ -249,9 +249,9 @@ async def test_the_last_plugin_may_be_a_coroutine(live, query, outside):
     loop = asyncio.get_running_loop()
     counting = Counting(Counting.Options())
     chain = Chain([counting, Last()], loop)
-    q = query()
-    assert chain.local(q) is None
-    assert (await resolved(chain, q)).source == "last"
+    x = query()
+    assert chain.local(x) is None
+    assert (await resolved(chain, x)).source == "last"
     assert counting.seen == ["example.org", "last"]
 
 
@@ -265,7 +265,7 @@ async def test_a_last_plugin_that_raises_means_servfail(live, query, monkeypatch
     chain = Chain([Last(ValueError("later"))], loop)
     assert rcode(await resolved(chain, query())) == 2
     chain = Chain([Last()], loop)
-    monkeypatch.setattr(Last, "resolve", lambda self, q: 1 / 0)
+    monkeypatch.setattr(Last, "resolve", lambda self, x: 1 / 0)
     assert rcode(await resolved(chain, query())) == 2
     assert [(e, k["plugin"]) for e, k in lines] == [("plugin.failed", "last")] * 2
 
@@ -288,10 +288,10 @@ async def test_what_stands_behind_a_waiting_plugin_is_a_chain_of_its_own(live, q
     """
     above, behind = Counting(Counting.Options()), Counting(Counting.Options())
     chain = Chain([above, Middle(), behind, Last()], asyncio.get_running_loop())
-    assert chain.local(q := query()) is None
+    assert chain.local(x := query()) is None
     assert above.seen == ["example.org"]
     assert behind.seen == []
-    assert (await resolved(chain, q)).source == "last"
+    assert (await resolved(chain, x)).source == "last"
     assert behind.seen == ["example.org", "last"]
     assert above.seen == ["example.org", "last"]
     assert chain.local(query()).source == "middle"
@@ -339,14 +339,14 @@ async def test_what_is_made_of_an_answer_holds_no_longer_than_it(live, query, on
     class Replacing(Local):
         name, cacheable = "replacing", True
 
-        def on_answer(self, q, a):
-            return Answer(answer.error(q, 3), self.name)
+        def on_answer(self, x, a):
+            return Answer(answer.error(x, 3), self.name)
 
     class Knowing(Local):
         name, cacheable = "knowing", True
 
-        def on_query(self, q):
-            found = Answer(answer.error(q, 0), self.name)
+        def on_query(self, x):
+            found = Answer(answer.error(x, 0), self.name)
             found.once, found.fleeting = once, fleeting
             return found
 

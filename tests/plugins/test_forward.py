@@ -34,10 +34,10 @@ async def test_the_upstreams_answer_comes_back_under_the_clients_id(start, query
     The answer carries the client's ID and spelling, and records of the upstream.
     """
     forward, (upstream,) = await start(good, host=host)
-    q = query("ExAmple.ORG")
-    got = await ask(forward, q)
-    assert (got.id, got.rcode(), texts(got)) == (q.id, 0, ["192.0.2.7"])
-    assert q.question in got.to_wire()
+    x = query("ExAmple.ORG")
+    got = await ask(forward, x)
+    assert (got.id, got.rcode(), texts(got)) == (x.query.id, 0, ["192.0.2.7"])
+    assert x.query.question in got.to_wire()
     assert upstream.seen[0][12:].lower().startswith(b"\7example\3org\0")
     assert (forward.in_flight, forward._domains) == (0, {})
 
@@ -145,13 +145,13 @@ async def test_replies_from_elsewhere_are_never_seen(start, query):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
         stranger.bind(("127.0.0.2", 0))
         forward, (upstream,) = await start(silent)
-        future = asking(forward, q := query())
+        future = asking(forward, x := query())
         while not upstream.seen:
             await asyncio.sleep(0.001)
         for port in upstream.ports:
             stranger.sendto(reply(upstream.seen[0]), ("127.0.0.1", port))
         assert (await future).reply.rcode == 2
-    assert q.id is not None
+    assert x.query.id is not None
     assert forward.counters["answered"] == 0
 
 
@@ -160,9 +160,9 @@ async def test_without_random_spelling_any_spelling_counts_only_as_asked(start, 
     The question goes out as the client spelled it, and must come back so.
     """
     forward, (upstream,) = await start(good, randomize_case=False)
-    q = query("eXample.ORG")
-    assert texts(await ask(forward, q)) == ["192.0.2.7"]
-    assert upstream.seen[0][12 : q.question_end] == q.question
+    x = query("eXample.ORG")
+    assert texts(await ask(forward, x)) == ["192.0.2.7"]
+    assert upstream.seen[0][12 : x.query.question_end] == x.query.question
 
 
 @pytest.mark.parametrize(
@@ -190,8 +190,8 @@ async def test_the_next_upstream_is_asked_if_one_fails(start, query, behaviours,
     Silence, no route, SERVFAIL and REFUSED move on; if all fail the client is told why.
     """
     forward, _ = await start(*behaviours)
-    q = query()
-    found = await asyncio.wait_for(asking(forward, q), 5)
+    x = query()
+    found = await asyncio.wait_for(asking(forward, x), 5)
     assert found.reply is not None  # a failure of upstreams is theirs, and may be remembered
     got = await ask(forward, query())
     assert got.rcode() == rcode
@@ -235,8 +235,8 @@ async def test_more_than_max_in_flight_get_servfail(start, query):
     """
     forward, (upstream,) = await start(silent, max_in_flight=3, zone_share=1)
     queries = [query() for _ in range(10)]
-    answers = await asyncio.gather(*[asking(forward, q) for q in queries])
-    assert [a.octets(q)[3] & 15 for a, q in zip(answers, queries, strict=True)] == [2] * 10
+    answers = await asyncio.gather(*[asking(forward, x) for x in queries])
+    assert [a.octets(x)[3] & 15 for a, x in zip(answers, queries, strict=True)] == [2] * 10
     assert sum(a.reply is None for a in answers) == 7  # nothing is known of the name
     assert len({data[12:] for data in upstream.seen}) <= 3
     assert forward.counters["refused_load"] == 7

@@ -239,7 +239,7 @@ async def test_a_stream_cut_into_single_octets_is_put_together(start, query):
     """
     recursor = await Recursor(cut, silent).start(tcp=True)
     forward, _ = await start(recursor, timeout_ms=3000)
-    future = asking(forward, q := query())
+    future = asking(forward, x := query())
     await until(lambda: recursor.streamed)
     wire = reply(recursor.streamed[0])
     (writer,) = recursor.writers
@@ -247,7 +247,7 @@ async def test_a_stream_cut_into_single_octets_is_put_together(start, query):
         writer.write(bytes([octet]))
         await writer.drain()
         await asyncio.sleep(0)
-    assert texts(dns.message.from_wire((await future).octets(q))) == ["192.0.2.7"]
+    assert texts(dns.message.from_wire((await future).octets(x))) == ["192.0.2.7"]
 
 
 # ---- TLS

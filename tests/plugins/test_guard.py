@@ -141,12 +141,12 @@ def test_regulators_are_the_feeds_that_say_so(live, query):
 # ---- where an upstream's answer leads
 
 
-def judged(plugin, q, *lines, **keys):
+def judged(plugin, x, *lines, **keys):
     """What becomes of an upstream's answer to `q`: the answer, and what the client reads."""
-    asked = plugin.on_query(q)
+    asked = plugin.on_query(x)
     assert asked is None
-    found = plugin.on_answer(q, as_answer(made(q, *lines, **keys)))
-    return found, dns.message.from_wire(found.octets(q))
+    found = plugin.on_answer(x, as_answer(made(x, *lines, **keys)))
+    return found, dns.message.from_wire(found.octets(x))
 
 
 def texts(got):
@@ -204,11 +204,11 @@ def test_answers_that_lead_nowhere_bad_pass_as_they_are(live, query):
     The same answer, not a copy; so do answers of our own, and those that lead nowhere.
     """
     plugin = guard(live)
-    q = query(WWW)
+    x = query(WWW)
     lines = [f"{WWW}. 60 CNAME other.example.", "other.example. 60 A 192.0.2.7"]
-    for found in (as_answer(made(q, *lines)), Answer(error(q, 3), "special")):
+    for found in (as_answer(made(x, *lines)), Answer(error(x, 3), "special")):
         before = found.reply
-        assert plugin.on_answer(q, found) is found
+        assert plugin.on_answer(x, found) is found
         assert (found.reply, found.ruling) == (before, None)
     assert not plugin.counters
 
@@ -235,14 +235,14 @@ def test_a_remembered_answer_is_judged_again_after_each_change(live, query):
     One reply, from a cache: allowed, blocked after a change of policy, and allowed after another.
     """
     plugin = guard(live)
-    q = query(WWW)
+    x = query(WWW)
     lines = [f"{WWW}. 60 CNAME new.example.", "new.example. 60 A 192.0.2.7"]
-    reply = made(q, *lines)
+    reply = made(x, *lines)
     for rule, address in [(None, "192.0.2.7"), (ruling(), "192.0.2.80")] * 2:
         live.change(new_example=rule)
         for _ in range(2):
-            found = plugin.on_answer(q, as_answer(reply))
-            assert texts(dns.message.from_wire(found.octets(q)))[-1] == address
+            found = plugin.on_answer(x, as_answer(reply))
+            assert texts(dns.message.from_wire(found.octets(x)))[-1] == address
 
 
 def test_a_remembered_answer_is_judged_once_for_each_policy(live, query):
@@ -250,13 +250,13 @@ def test_a_remembered_answer_is_judged_once_for_each_policy(live, query):
     The engine is not asked about its names with each hit.
     """
     plugin = guard(live)
-    q = query(WWW)
-    reply = made(q, f"{WWW}. 60 CNAME a.example.", "a.example. 60 A 192.0.2.7")
+    x = query(WWW)
+    reply = made(x, f"{WWW}. 60 CNAME a.example.", "a.example. 60 A 192.0.2.7")
     for _ in range(5):
-        plugin.on_answer(q, as_answer(reply))
+        plugin.on_answer(x, as_answer(reply))
     assert live.asked.count("a.example") == 1
     live.change()
-    plugin.on_answer(q, as_answer(reply))
+    plugin.on_answer(x, as_answer(reply))
     assert live.asked.count("a.example") == 2
 
 
@@ -340,9 +340,9 @@ def test_a_segment_has_a_policy_of_its_own(live, query, segment, phishing, ads, 
             found, got = judged(plugin, query(WWW, who=client(segment)), f"{WWW}. 60 CNAME {name}.")
             found = None if found.source == "forward" else found
         else:
-            q = query(name, who=client(segment))
-            found = plugin.on_query(q)
-            got = None if found is None else dns.message.from_wire(found.octets(q))
+            x = query(name, who=client(segment))
+            found = plugin.on_query(x)
+            got = None if found is None else dns.message.from_wire(found.octets(x))
         if outcome is None:
             assert found is None
         elif isinstance(outcome, int):
@@ -371,8 +371,8 @@ def test_one_remembered_reply_serves_segments_apart(live, query):
     plugin = guard(live, segments=SEGMENTS)
     reply = made(query(WWW), f"{WWW}. 60 CNAME evil.example.", "evil.example. 60 A 192.0.2.7")
     for segment, source in [(OPEN, "forward"), (STRICT, "guard"), (None, "guard")] * 2:
-        q = query(WWW, who=client(segment))
-        assert plugin.on_answer(q, as_answer(reply)).source == source
+        x = query(WWW, who=client(segment))
+        assert plugin.on_answer(x, as_answer(reply)).source == source
     both = made(query(WWW), f"{WWW}. 60 CNAME ads.example.", "ads.example. 60 CNAME evil.example.")
     found = plugin.on_answer(query(WWW, who=client(NO_ADS)), as_answer(both))
     assert found.ruling.category == "phishing"
@@ -386,9 +386,9 @@ def test_additional_records_stay_for_those_whom_it_does_not_concern(live, query)
     more = ("evil.example. 60 A 192.0.2.8",)
     reply = made(query(WWW, "MX"), f"{WWW}. 60 MX 20 evil.example.", additional=more)
     for segment, count in [(None, 0), (OPEN, 1), (None, 0), (ONLY_ADS, 1)]:
-        q = query(WWW, "MX", who=client(segment))
-        found = plugin.on_answer(q, as_answer(reply))
-        assert len(dns.message.from_wire(found.octets(q)).additional) == count
+        x = query(WWW, "MX", who=client(segment))
+        found = plugin.on_answer(x, as_answer(reply))
+        assert len(dns.message.from_wire(found.octets(x)).additional) == count
 
 
 # ---- pause and canary
@@ -404,8 +404,8 @@ def test_while_filtering_is_paused_nothing_is_blocked_but_the_canary(live, query
         live.engine.paused = paused
         live.change()
         assert (plugin.on_query(query("evil.example")) is None) is paused
-        q = query(WWW)
-        assert (plugin.on_answer(q, as_answer(alias)).source == "forward") is paused
+        x = query(WWW)
+        assert (plugin.on_answer(x, as_answer(alias)).source == "forward") is paused
         assert plugin.on_query(query("canary.urlguard.test")).source == "guard"
 
 
@@ -450,9 +450,9 @@ def in_shadow(*keys, source="feed:new"):
     return lambda: found
 
 
-def noted(q):
+def noted(x):
     """The rules that were noted for whoever books the answer."""
-    return [r.value for r in q.shadows or ()]
+    return [r.value for r in x.shadows or ()]
 
 
 def test_a_shadow_is_noted_and_changes_nothing(live, query):
@@ -465,10 +465,10 @@ def test_a_shadow_is_noted_and_changes_nothing(live, query):
     live.engine.shadow = in_shadow(*(f"subtree {name}" for name in names))
     plugin = guard(live)
     for name, before in zip(names, without, strict=True):
-        q = query(name)
-        after = plugin.on_query(q)
+        x = query(name)
+        after = plugin.on_query(x)
         assert (after and after.wire[2:]) == (before and before.wire[2:])  # but for the ID
-        assert noted(q) == [name]
+        assert noted(x) == [name]
     assert noted(query("other.example")) == []
 
 
@@ -481,9 +481,9 @@ def test_shadows_come_and_go_with_the_policy(live, query):
     for changed in (True, False):
         for callback in live.callbacks:
             callback(None)
-        q = query("www.far.example")
-        plugin.on_query(q)
-        assert bool(q.shadows) is changed
+        x = query("www.far.example")
+        plugin.on_query(x)
+        assert bool(x.shadows) is changed
         live.engine.shadow = lambda: None
 
 
@@ -493,17 +493,17 @@ def test_a_shadow_over_what_an_answer_leads_to(live, query):
     """
     live.engine.shadow = in_shadow("subtree cloaked.example", "subtree far.example")
     plugin = guard(live)
-    q = query("www.far.example")
-    plugin.on_query(q)
+    x = query("www.far.example")
+    plugin.on_query(x)
     reply = made(
-        q,
+        x,
         "www.far.example. 60 CNAME x.cloaked.example.",
         "x.cloaked.example. 60 CNAME y.far.example.",
         "y.far.example. 60 A 192.0.2.1",
     )
     before = as_answer(reply)
-    assert plugin.on_answer(q, before) is before
-    assert sorted(noted(q)) == ["cloaked.example", "far.example"]
+    assert plugin.on_answer(x, before) is before
+    assert sorted(noted(x)) == ["cloaked.example", "far.example"]
 
 
 def test_a_shadow_counts_where_it_would_be_in_force(live, query):
@@ -519,7 +519,7 @@ def test_a_shadow_counts_where_it_would_be_in_force(live, query):
     live.engine.shadow = in_shadow("subtree far.example")
     plugin = guard(live, segments=segments)
     for segment, counts in zip((None, *segments), (1, 0, 0, 0, 1), strict=True):
-        q = query("far.example")
-        q.who = client(segment)
-        plugin.on_query(q)
-        assert len(q.shadows or ()) == counts, segment
+        x = query("far.example")
+        x.client = client(segment)
+        plugin.on_query(x)
+        assert len(x.shadows or ()) == counts, segment

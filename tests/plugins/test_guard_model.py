@@ -51,7 +51,11 @@ def test_the_answer_is_that_of_a_listed_name(models, query, answer, qtype):
     one, other = query(toy.BAD, qtype), query(toy.BAD, qtype)
     theirs, ours = listed.on_query(one), modelled.on_query(other)
     assert ours.wire[2:] == theirs.wire[2:]
-    assert (ours.source, ours.led, ours.ede) == (theirs.source, theirs.led, theirs.ede)
+    assert (ours.source, ours.depends_on, ours.ede) == (
+        theirs.source,
+        theirs.depends_on,
+        theirs.ede,
+    )
     assert ours.ruling.sources == ("classifier",)
 
 
@@ -80,9 +84,9 @@ def test_of_a_name_that_is_blocked_every_type_is(models, query, qtype, answer):
     one, other = query(toy.BAD, qtype), query(toy.BAD, qtype)
     assert plugin.on_query(one).wire[2:] == listed.on_query(other).wire[2:]
     for name in (toy.GREY, toy.GOOD):
-        q = query(name, qtype)
-        assert plugin.on_query(q) is None
-        assert q.ruling is None
+        x = query(name, qtype)
+        assert plugin.on_query(x) is None
+        assert x.ruling is None
     assert plugin.judge.counters == counted
     lenient = guard(FakeLive(), models, mode="review")
     lenient.judge.adopt(plugin.judge)
@@ -118,9 +122,9 @@ def test_the_grey_zone_is_answered_and_counted(models, query):
     The query passes, its answer carries the ruling, and the suspect is kept.
     """
     plugin = guard(FakeLive(), models)
-    q = query(toy.GREY)
-    assert plugin.on_query(q) is None
-    found = plugin.on_answer(q, as_answer(made(q, f"{toy.GREY}. 60 A 192.0.2.7")))
+    x = query(toy.GREY)
+    assert plugin.on_query(x) is None
+    found = plugin.on_answer(x, as_answer(made(x, f"{toy.GREY}. 60 A 192.0.2.7")))
     assert (found.ruling.action, found.ruling.sources) == ("review", ("classifier",))
     assert [s.name for s in plugin.judge.grey.top()] == [toy.GREY]
 
@@ -130,9 +134,9 @@ def test_mode_review_blocks_nothing(models, query):
     The name passes, marked for review.
     """
     plugin = guard(FakeLive(), models, mode="review")
-    q = query(toy.BAD)
-    assert plugin.on_query(q) is None
-    assert q.ruling.action == "review"
+    x = query(toy.BAD)
+    assert plugin.on_query(x) is None
+    assert x.ruling.action == "review"
 
 
 def test_a_paused_server_blocks_nothing(models, query):
@@ -173,10 +177,10 @@ def test_segments(models, query, keys, mode, action):
     """
     own = segment(**keys)
     plugin = guard(FakeLive(), models, mode=mode, segments=[own])
-    q = query(toy.BAD, who=client(own))
-    found = plugin.on_query(q)
+    x = query(toy.BAD, who=client(own))
+    found = plugin.on_query(x)
     assert (found is not None) == (action == "block")
-    assert (q.ruling is not None) == (action == "review")
+    assert (x.ruling is not None) == (action == "review")
 
 
 @pytest.mark.parametrize(
@@ -231,12 +235,12 @@ def test_names_that_an_answer_leads_to_are_judged_by_rules_alone(models, query):
     """
     live = FakeLive()
     plugin = guard(live, models)
-    q = query(toy.GOOD)
-    assert plugin.on_query(q) is None
-    answer = as_answer(made(q, f"{toy.GOOD}. 60 CNAME {toy.BAD}.", f"{toy.BAD}. 60 A 192.0.2.7"))
-    assert plugin.on_answer(q, answer).source != "guard"
+    x = query(toy.GOOD)
+    assert plugin.on_query(x) is None
+    answer = as_answer(made(x, f"{toy.GOOD}. 60 CNAME {toy.BAD}.", f"{toy.BAD}. 60 A 192.0.2.7"))
+    assert plugin.on_answer(x, answer).source != "guard"
     live.change(**{toy.BAD.replace(".", "_"): ruling()})
-    assert plugin.on_answer(q, answer).source == "guard"
+    assert plugin.on_answer(x, answer).source == "guard"
 
 
 @pytest.mark.parametrize(

@@ -45,16 +45,16 @@ class Server:
 
     def ask(self, host="192.0.2.1", name="example.org", *, tcp=False, cookie=False, rcode=0, own=0):
         """What a client gets: ``answer``, ``tc``, ``nothing`` or ``refused``."""
-        q = self.query(name, tcp=tcp)
-        q.who = self.clients.find(host)
-        q.proven = tcp or cookie
-        found = self.plugin.on_query(q)
+        x = self.query(name, tcp=tcp)
+        x.client = self.clients.find(host)
+        x.proven = tcp or cookie
+        found = self.plugin.on_query(x)
         if found is None:
             if own:
-                made = Answer(answer.negative(q, 30, rcode), "guard")
+                made = Answer(answer.negative(x, 30, rcode), "guard")
             else:
                 made = Answer(None, "forward", reply=failure(rcode))
-            found = self.plugin.on_answer(q, made)
+            found = self.plugin.on_answer(x, made)
             if found is made:
                 return "answer"
         assert found.source == "limit"
@@ -383,11 +383,11 @@ def test_answers_that_were_dropped_stay_dropped(server):
     """
     s = server(identical_qps=1)
     s.many(10)
-    q = s.query()
-    q.who = s.clients.find("192.0.2.1")
+    x = s.query()
+    x.client = s.clients.find("192.0.2.1")
     for _ in range(10):
         silent = Answer(b"", "other")
-        assert s.plugin.on_answer(q, silent) is silent
+        assert s.plugin.on_answer(x, silent) is silent
 
 
 # -- memory ----------------------------------------------------------------------------------------
@@ -438,13 +438,13 @@ def test_a_million_addresses_stay_within_bounds(server):
     A million forged addresses in a minute leave no more behind than the tables may hold.
     """
     s = server(identical_qps=100)
-    q = s.query()
+    x = s.query()
 
     def forge(first, last):
         for i in range(first, last):
             s.clock.now += 0.00006
-            q.who = s.clients.find(f"10.{i >> 16 & 255}.{i >> 8 & 255}.{i & 255}")
-            s.plugin.on_query(q)
+            x.client = s.clients.find(f"10.{i >> 16 & 255}.{i >> 8 & 255}.{i & 255}")
+            s.plugin.on_query(x)
 
     forge(0, 200_000)  # all tables are full by then
     before = resident()

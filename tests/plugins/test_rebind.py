@@ -15,22 +15,22 @@ from urlguard.wire import answer
 from urlguard.wire.reply import read_reply
 
 
-def upstream(q, *records):
+def upstream(x, *records):
     """An upstream's answer with records as text, ``[owner] TYPE RDATA``, in the answer section."""
-    message = dns.message.make_response(dns.message.from_wire(q.data))
+    message = dns.message.make_response(dns.message.from_wire(x.query.data))
     for record in records:
         rtype, rdata = record.split(" ", 1)
         name = message.question[0].name
         message.answer.append(dns.rrset.from_text(name, 300, "IN", rtype, rdata))
-    reply = read_reply(message.to_wire(), q.question_end, q.qtype)
+    reply = read_reply(message.to_wire(), x.query.question_end, x.query.qtype)
     return Answer(None, "forward", reply=reply)
 
 
-def given(plugin, q, *records):
+def given(plugin, x, *records):
     """The message that the client gets, and whether it is another than upstream's."""
-    found = upstream(q, *records)
-    passed = plugin.on_answer(q, found)
-    return dns.message.from_wire(passed.octets(q)), passed is not found
+    found = upstream(x, *records)
+    passed = plugin.on_answer(x, found)
+    return dns.message.from_wire(passed.octets(x)), passed is not found
 
 
 @pytest.fixture
@@ -95,19 +95,19 @@ def test_one_private_address_among_many_is_enough(plugin, query):
     """
     A public address beside it does not make a private one harmless: browsers try both.
     """
-    q = query("evil.example")
+    x = query("evil.example")
     for records in itertools.permutations(["A 198.51.100.1", "A 192.168.1.1", "A 198.51.100.2"]):
-        assert given(plugin, q, *records)[1]
+        assert given(plugin, x, *records)[1]
 
 
 def test_service_hints_count(plugin, query):
     """
     An address hint of an HTTPS record leads there as well.
     """
-    q = query("evil.example", "HTTPS")
-    assert given(plugin, q, "HTTPS 1 . ipv4hint=198.51.100.1,10.1.1.1")[1]
-    assert given(plugin, q, "HTTPS 1 . ipv6hint=fd00::1")[1]
-    assert not given(plugin, q, "HTTPS 1 . ipv4hint=198.51.100.1 ipv6hint=2001:db8::1")[1]
+    x = query("evil.example", "HTTPS")
+    assert given(plugin, x, "HTTPS 1 . ipv4hint=198.51.100.1,10.1.1.1")[1]
+    assert given(plugin, x, "HTTPS 1 . ipv6hint=fd00::1")[1]
+    assert not given(plugin, x, "HTTPS 1 . ipv4hint=198.51.100.1 ipv6hint=2001:db8::1")[1]
 
 
 @pytest.mark.parametrize(
@@ -143,34 +143,34 @@ def test_the_networks_are_the_operators(query):
     """
     networks = tuple(ipaddress.ip_network(n) for n in ("100.64.0.0/10", "2001:db8::/33"))
     own = Rebind(config.Rebind(networks=networks))
-    q, q6 = query("evil.example"), query("evil.example", "AAAA")
-    assert given(own, q, "A 100.127.0.1")[1]
-    assert not given(own, q, "A 192.168.1.1")[1]
+    x, q6 = query("evil.example"), query("evil.example", "AAAA")
+    assert given(own, x, "A 100.127.0.1")[1]
+    assert not given(own, x, "A 192.168.1.1")[1]
     assert given(own, q6, "AAAA 2001:db8:7fff::1")[1]
     assert not given(own, q6, "AAAA 2001:db8:8000::1")[1]
     assert given(own, q6, "AAAA ::ffff:100.64.0.1")[1]
-    assert not given(Rebind(config.Rebind(networks=())), q, "A 192.168.1.1")[1]
+    assert not given(Rebind(config.Rebind(networks=())), x, "A 192.168.1.1")[1]
 
 
 def test_answers_of_our_own_pass(plugin, query):
     """
     A sinkhole is where the operator wants people to go; only upstreams' replies are looked at.
     """
-    q = query("evil.example")
-    own = Answer(answer.addresses(q, [b"\x7f\0\0\1"], 30), "guard")
-    assert plugin.on_answer(q, own) is own
+    x = query("evil.example")
+    own = Answer(answer.addresses(x, [b"\x7f\0\0\1"], 30), "guard")
+    assert plugin.on_answer(x, own) is own
 
 
 def test_a_broken_hint_does_not_raise(plugin, query):
     """
     The odd end of a hint is no address, and the whole ones before it count.
     """
-    q = query("evil.example")
-    found = upstream(q, "A 198.51.100.1")
+    x = query("evil.example")
+    found = upstream(x, "A 198.51.100.1")
     found.reply.addresses = (b"\xc0\xa8\1", b"\xc0\xa8")
-    assert plugin.on_answer(q, found) is found
+    assert plugin.on_answer(x, found) is found
     found.reply.addresses = (b"\xc0\xa8\1", b"\xc0\xa8\1\1")
-    assert plugin.on_answer(q, found) is not found
+    assert plugin.on_answer(x, found) is not found
 
 
 def test_a_reply_of_thousands_of_addresses_is_cut_short(plugin, query, monkeypatch):
@@ -179,12 +179,12 @@ def test_a_reply_of_thousands_of_addresses_is_cut_short(plugin, query, monkeypat
     """
     looked = []
     monkeypatch.setattr(plugin, "private", lambda octets: bool(looked.append(octets)))
-    q = query("evil.example")
-    found = upstream(q, "A 198.51.100.1")
+    x = query("evil.example")
+    found = upstream(x, "A 198.51.100.1")
     found.reply.addresses = tuple(b"\x7f\0" + i.to_bytes(2) for i in range(2, 4000))
-    assert plugin.on_answer(q, found) is not found
+    assert plugin.on_answer(x, found) is not found
     assert len(looked) == rebind.MAX_LOOKUPS
     looked.clear()
     found.reply.addresses = tuple(b"\xc6\x33" + i.to_bytes(2) for i in range(4000))
-    assert plugin.on_answer(q, found) is found
+    assert plugin.on_answer(x, found) is found
     assert looked == []

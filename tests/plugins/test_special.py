@@ -30,16 +30,16 @@ def plugin(forwarded=(), server=None, **keys):
 
 def ask(plug, query, name, qtype="A", **traits):
     """What it answers, read back; None if the query is passed on."""
-    q = query(name, qtype, **traits)
-    found = plug.on_query(q)
+    x = query(name, qtype, **traits)
+    found = plug.on_query(x)
     if found is None:
         return None
     assert found.source == "special"
     got = dns.message.from_wire(found.wire)
-    assert got.id == q.id
+    assert got.id == x.query.id
     assert got.flags & (dns.flags.QR | dns.flags.RA | dns.flags.AD) == dns.flags.QR | dns.flags.RA
     assert got.question[0].name == dns.name.from_text(name)
-    assert (got.edns == 0) is q.has_opt
+    assert (got.edns == 0) is x.query.has_opt
     return got
 
 
@@ -225,9 +225,9 @@ def test_unfiltered_clients_get_no_signals(query):
     A segment with ``filter = false`` may use what other resolvers it likes.
     """
     for keep, expected in ((True, "NXDOMAIN"), (False, None)):
-        q = query("mask.icloud.com")
-        q.who = SimpleNamespace(segment=config.Segment(filter=keep))
-        found = plugin().on_query(q)
+        x = query("mask.icloud.com")
+        x.client = SimpleNamespace(segment=config.Segment(filter=keep))
+        found = plugin().on_query(x)
         assert outcome(found and dns.message.from_wire(found.wire)) == expected
 
 

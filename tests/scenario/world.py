@@ -34,14 +34,13 @@ from urlguard.feeds import schedule
 from urlguard.feeds.refresh import refresh
 from urlguard.hitlog import files as hitlog
 from urlguard.hitlog.buffer import HitBuffer, Pseudonyms
-from urlguard.plugins import Answer, Chain, Parts
+from urlguard.plugins import Answer, Chain, Exchange, Parts
 from urlguard.plugins.cache import Cache
 from urlguard.plugins.clients import Clients
 from urlguard.plugins.forward import case
 from urlguard.policy.log import PolicyLog
 from urlguard.verdict import decode
 from urlguard.wire.cookie import Cookies
-from urlguard.wire.query import Query
 from urlguard.worker.cookie_secret import cookie_secrets
 from urlguard.worker.frontend import Edge
 from urlguard.worker.listeners.tcp import TcpListener
@@ -57,9 +56,9 @@ class _Watched(Edge):
 
     source = ""
 
-    def book(self, q: Query, found: Answer) -> None:
+    def book(self, x: Exchange, found: Answer) -> None:
         self.source = found.source
-        super().book(q, found)
+        super().book(x, found)
 
 
 class World:

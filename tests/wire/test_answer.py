@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from urlguard.plugins import Exchange
 from urlguard.wire import answer
 from urlguard.wire.query import Query, parse_query
 
@@ -35,10 +36,10 @@ def ede(message: dns.message.Message) -> list[int]:
 
 
 BUILDERS = {
-    "error": lambda q, code: answer.error(q, 5, code),
-    "addresses": lambda q, code: answer.addresses(q, [b"\x7f\0\0\1"], 30, code),
-    "negative": lambda q, code: answer.negative(q, 30, 3, code),
-    "soa": lambda q, code: answer.soa(q, 30, code),
+    "error": lambda q, code: answer.error(Exchange(q), 5, code),
+    "addresses": lambda q, code: answer.addresses(Exchange(q), [b"\x7f\0\0\1"], 30, code),
+    "negative": lambda q, code: answer.negative(Exchange(q), 30, 3, code),
+    "soa": lambda q, code: answer.soa(Exchange(q), 30, code),
 }
 
 
@@ -68,7 +69,7 @@ def test_without_a_code_there_is_no_extended_error():
     """
     EDE stands only where a reason was given.
     """
-    assert ede(dns.message.from_wire(answer.error(query(), 2))) == []
+    assert ede(dns.message.from_wire(answer.error(Exchange(query()), 2))) == []
 
 
 def test_addresses_are_of_their_family_with_the_ttl_given():
@@ -76,7 +77,9 @@ def test_addresses_are_of_their_family_with_the_ttl_given():
     Four octets make an A record, sixteen an AAAA record, owned by the question's name.
     """
     q = query()
-    got = dns.message.from_wire(answer.addresses(q, [bytes(4), b"\x20\1\x0d\xb8" + bytes(12)], 77))
+    got = dns.message.from_wire(
+        answer.addresses(Exchange(q), [bytes(4), b"\x20\1\x0d\xb8" + bytes(12)], 77)
+    )
     assert [r.to_text() for r in got.answer] == [
         f"{NAME}. 77 IN A 0.0.0.0",
         f"{NAME}. 77 IN AAAA 2001:db8::",
@@ -88,7 +91,7 @@ def test_negative_answers_can_be_remembered_for_their_ttl(rcode):
     """
     The SOA in the authority section belongs to the name; TTL and minimum agree (RFC 2308).
     """
-    got = dns.message.from_wire(answer.negative(query(), 45, rcode))
+    got = dns.message.from_wire(answer.negative(Exchange(query()), 45, rcode))
     assert (got.rcode(), got.answer, len(got.authority)) == (rcode, [], 1)
     soa = got.authority[0]
     assert (soa.name, soa.ttl) == (dns.name.from_text(NAME), 45)
@@ -101,7 +104,7 @@ def test_the_root_can_be_answered_too():
     A pointer to the root's one octet is a name like any other.
     """
     q = parse_query(dns.message.make_query(".", "NS").to_wire())
-    got = dns.message.from_wire(answer.negative(q, 5))
+    got = dns.message.from_wire(answer.negative(Exchange(q), 5))
     assert got.authority[0].name == dns.name.root
 
 
@@ -109,8 +112,8 @@ def test_soa_queries_find_it_in_the_answer():
     """
     The record that negative answers carry is what a SOA query gets.
     """
-    got = dns.message.from_wire(answer.soa(query("SOA"), 9))
-    negative = dns.message.from_wire(answer.negative(query(), 9))
+    got = dns.message.from_wire(answer.soa(Exchange(query("SOA")), 9))
+    negative = dns.message.from_wire(answer.negative(Exchange(query()), 9))
     assert got.answer == negative.authority
     assert got.authority == []
 
@@ -119,7 +122,7 @@ def test_truncated_answers_are_empty_and_say_so():
     """
     TC, the question and our OPT record, and the rcode that the whole answer had.
     """
-    got = dns.message.from_wire(answer.truncated(query(), 3))
+    got = dns.message.from_wire(answer.truncated(Exchange(query()), 3))
     assert got.flags & dns.flags.TC
     assert (got.rcode(), got.answer, got.authority, got.edns) == (3, [], [], 0)
 

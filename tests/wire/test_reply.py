@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from urlguard.errors import WireError
+from urlguard.plugins import Exchange
 from urlguard.wire import reply as replies
 from urlguard.wire.query import Query, parse_query
 from urlguard.wire.reply import Reply, failure, nodata, read_reply, render
@@ -99,7 +100,7 @@ def test_a_reply_becomes_ours():
         edns=0,
         payload=4096,
     )
-    ours = render(read_reply(wire, q.question_end, q.qtype), q)
+    ours = render(read_reply(wire, q.question_end, q.qtype), Exchange(q))
     got = dns.message.from_wire(ours)
     assert got.id == q.id
     assert ours[12:29] == SPELLED
@@ -116,7 +117,7 @@ def test_one_reply_serves_clients_of_every_kind():
     reply = read(first, f"{LOWER} 60 IN CNAME a.{LOWER}", f"a.{LOWER} 60 IN A 192.0.2.7", edns=0)
     for name, edns, do in itertools.product([NAME, LOWER, NAME.upper()], [0, 1], [0, 1]):
         q = query(name=name, edns=bool(edns), do=bool(do), flags=dns.flags.RD)
-        ours = render(reply, q)
+        ours = render(reply, Exchange(q))
         got = dns.message.from_wire(ours)
         assert got.id == q.id
         assert ours[12 : q.question_end] == q.question
@@ -136,7 +137,7 @@ def test_opt_is_there_exactly_if_the_client_sent_one(theirs, edns):
     """
     q = query(edns=edns, do=edns)
     reply = read(q, f"{LOWER} 60 IN A 192.0.2.7", **({"edns": 0} if theirs else {}))
-    got = dns.message.from_wire(render(reply, q))
+    got = dns.message.from_wire(render(reply, Exchange(q)))
     assert got.edns == (0 if edns else -1)
     assert bool(got.ednsflags & dns.flags.DO) is edns
     assert len(got.answer) == 1
@@ -159,7 +160,7 @@ def test_ad_goes_to_those_who_show_that_they_know_it(upstream, edns, do, ad, und
     """
     q = query(edns=edns, do=do, flags=dns.flags.AD if ad else 0)
     reply = read(q, f"{LOWER} 60 IN A 192.0.2.7", flags=dns.flags.AD if upstream else 0)
-    assert bool(dns.message.from_wire(render(reply, q)).flags & dns.flags.AD) is (
+    assert bool(dns.message.from_wire(render(reply, Exchange(q))).flags & dns.flags.AD) is (
         upstream and understands
     )
 
@@ -176,13 +177,13 @@ def test_extended_errors_are_kept_and_other_options_are_not():
         dns.edns.EDEOption(22),
     ]
     reply = read(q, rcode=2, edns=0, options=options)
-    got = dns.message.from_wire(render(reply, q))
+    got = dns.message.from_wire(render(reply, Exchange(q)))
     assert [(o.code, o.text) for o in got.options] == [(9, "no DNSKEY"), (22, None)]
     assert got.rcode() == 2
-    added = dns.message.from_wire(render(reply, q, ede=3))
+    added = dns.message.from_wire(render(reply, Exchange(q), ede=3))
     assert [o.code for o in added.options] == [9, 22, 3]
     bare = query(edns=False)
-    assert dns.message.from_wire(render(reply, bare, ede=3)).options == ()
+    assert dns.message.from_wire(render(reply, Exchange(bare), ede=3)).options == ()
 
 
 def test_an_upstreams_words_are_bounded():
@@ -192,7 +193,7 @@ def test_an_upstreams_words_are_bounded():
     options = [dns.edns.EDEOption(9, "x" * 200) for _ in range(20)]
     reply = read(query(), rcode=2, edns=0, options=options)
     assert len(reply.ede) <= replies.MAX_EDE
-    got = dns.message.from_wire(render(reply, query()))
+    got = dns.message.from_wire(render(reply, Exchange(query())))
     assert 1 <= len(got.options) <= 3
 
 
@@ -201,9 +202,10 @@ def test_options_that_the_client_is_owed_stand_beside_the_upstreams():
     A cookie goes into the same OPT record as the extended error.
     """
     q = query()
-    q.reply_options = dns.edns.CookieOption(b"12345678", b"abcdefgh").to_wire()
-    q.reply_options = b"\0\x0a\0\x10" + q.reply_options
-    got = dns.message.from_wire(render(read(q, rcode=2, edns=0), q, ede=22))
+    x = Exchange(q)
+    cookie = dns.edns.CookieOption(b"12345678", b"abcdefgh").to_wire()
+    x.reply_options = b"\0\x0a\0\x10" + cookie
+    got = dns.message.from_wire(render(read(q, rcode=2, edns=0), x, ede=22))
     assert [int(o.otype) for o in got.options] == [15, 10]
 
 
@@ -223,7 +225,7 @@ def test_records_after_opt_are_dropped():
     q = query()
     opt = b"\0\0\x29\4\xd0\0\0\0\0\0\0"
     wire = handmade(q, (ADDRESS,), (), (ADDRESS, opt, ADDRESS))
-    got = dns.message.from_wire(render(read_reply(wire, q.question_end, q.qtype), q))
+    got = dns.message.from_wire(render(read_reply(wire, q.question_end, q.qtype), Exchange(q)))
     assert (len(got.answer), len(got.additional), got.edns) == (1, 1, 0)
 
 
@@ -243,9 +245,9 @@ def test_ttls_count_down_together_and_end_at_zero():
     )
     assert reply.ttl == 20
     for age, expected in [(0, [60, 300, 20]), (7, [53, 293, 13]), (7, [53, 293, 13])]:
-        assert ttls(render(reply, q, age)) == expected
-    assert ttls(render(reply, q, 100)) == [0, 200, 0]
-    assert ttls(render(reply, q)) == [60, 300, 20]
+        assert ttls(render(reply, Exchange(q), age)) == expected
+    assert ttls(render(reply, Exchange(q), 100)) == [0, 200, 0]
+    assert ttls(render(reply, Exchange(q))) == [60, 300, 20]
 
 
 def test_all_ttls_can_be_set():
@@ -254,8 +256,8 @@ def test_all_ttls_can_be_set():
     """
     q = query()
     reply = read(q, f"{LOWER} 600 IN A 192.0.2.7", f"{LOWER} 0 IN AAAA 2001:db8::7")
-    assert ttls(render(reply, q, 50, flat_ttl=30)) == [30, 30]
-    assert ttls(render(reply, q)) == [600, 0]
+    assert ttls(render(reply, Exchange(q), 50, flat_ttl=30)) == [30, 30]
+    assert ttls(render(reply, Exchange(q))) == [600, 0]
 
 
 def test_long_ttls_are_lowered_for_good():
@@ -266,11 +268,11 @@ def test_long_ttls_are_lowered_for_good():
     reply = read(q, f"{LOWER} 600 IN A 192.0.2.7", f"{LOWER} 50 IN AAAA 2001:db8::7")
     reply.cap(100)
     assert reply.ttl == 50
-    assert ttls(render(reply, q)) == [100, 50]
-    assert ttls(render(reply, q, 10)) == [90, 40]
+    assert ttls(render(reply, Exchange(q))) == [100, 50]
+    assert ttls(render(reply, Exchange(q), 10)) == [90, 40]
     reply.cap(20)
     assert reply.ttl == 20
-    assert ttls(render(reply, q)) == [20, 20]
+    assert ttls(render(reply, Exchange(q))) == [20, 20]
 
 
 def test_a_ttl_with_the_highest_bit_set_is_zero():
@@ -282,7 +284,7 @@ def test_a_ttl_with_the_highest_bit_set_is_zero():
     reply = read_reply(handmade(q, (ADDRESS, odd)), q.question_end, q.qtype)
     assert reply.ttl == 0
     for age in (0, 5):
-        raw = render(reply, q, age)
+        raw = render(reply, Exchange(q), age)
         assert raw[q.question_end + 16 + 6 :].startswith(bytes(4))
     reply.cap(30)
     assert [reply.body[at + 3] for at in reply.ttls] == [30, 0]
@@ -299,10 +301,10 @@ def test_negative_answers_hold_as_long_as_the_soa_says(soa_ttl, minimum, expecte
     q = query()
     reply = read(q, rcode=rcode, authority=(SOA.format(soa_ttl, minimum),))
     assert (reply.negative, reply.ttl, reply.rcode) == (True, expected, rcode)
-    got = dns.message.from_wire(render(reply, q))
+    got = dns.message.from_wire(render(reply, Exchange(q)))
     assert got.authority[0].ttl == expected
     assert got.authority[0][0].minimum == minimum
-    assert ttls(render(reply, q, 10)) == [max(0, expected - 10)]
+    assert ttls(render(reply, Exchange(q), 10)) == [max(0, expected - 10)]
 
 
 def test_a_cname_to_nothing_is_negative_and_holds_as_its_shortest_record():
@@ -374,7 +376,7 @@ def test_names_that_an_answer_leads_to_are_noted(qtype, answer, targets):
     """
     reply = read(query(qtype), *answer)
     assert set(reply.targets) - {NAME.lower()} == targets
-    assert reply.beside == ()
+    assert reply.additional_owners == ()
 
 
 def test_targets_are_found_behind_compression_pointers():
@@ -433,12 +435,12 @@ def test_who_is_only_mentioned_stands_beside():
         options=[dns.edns.EDEOption(9)],
     )
     assert reply.targets == ("svc.example",)
-    assert set(reply.beside) == {"svc.example", "deep.example"}
+    assert set(reply.additional_owners) == {"svc.example", "deep.example"}
     bare = reply.without_additional()
-    assert (bare.targets, bare.beside, bare.ad) == (("svc.example",), (), True)
-    got = dns.message.from_wire(render(bare, q, 10))
+    assert (bare.targets, bare.additional_owners, bare.ad) == (("svc.example",), (), True)
+    got = dns.message.from_wire(render(bare, Exchange(q), 10))
     assert (len(got.answer), len(got.authority), len(got.additional)) == (1, 1, 0)
-    assert ttls(render(bare, q, 10)) == [50, 40]
+    assert ttls(render(bare, Exchange(q), 10)) == [50, 40]
     assert [o.code for o in got.options] == [9]
 
 
@@ -532,12 +534,12 @@ def test_replies_of_our_own_are_rendered_like_others():
     """
     A failure has no records; NODATA has a SOA record to be remembered by.
     """
-    got = dns.message.from_wire(render(failure(2, 22), query()))
+    got = dns.message.from_wire(render(failure(2, 22), Exchange(query())))
     assert (got.rcode(), [o.code for o in got.options]) == (2, [22])
     assert got.answer + got.authority == []
-    assert dns.message.from_wire(render(failure(2), query())).options == ()
+    assert dns.message.from_wire(render(failure(2), Exchange(query()))).options == ()
     made = nodata(30, 15)
-    got = dns.message.from_wire(render(made, query(), 10))
+    got = dns.message.from_wire(render(made, Exchange(query()), 10))
     assert (got.rcode(), got.answer, got.authority[0].ttl) == (0, [], 20)
     assert got.authority[0].name == dns.name.from_text(NAME)
     assert (made.ttl, made.negative) == (30, True)
@@ -566,11 +568,11 @@ def test_any_reply_becomes_an_answer_or_raises_wire_error(data):
         reply = read_reply(wire, q.question_end, q.qtype)
     except WireError:
         return
-    usable(render(reply, q), q)
-    usable(render(reply, q, 10), q)
-    usable(render(reply.without_additional(), q), q)
+    usable(render(reply, Exchange(q)), q)
+    usable(render(reply, Exchange(q), 10), q)
+    usable(render(reply.without_additional(), Exchange(q)), q)
     reply.cap(5)
-    usable(render(reply, q, flat_ttl=30, ede=3), q)
+    usable(render(reply, Exchange(q), flat_ttl=30, ede=3), q)
 
 
 RDATA = {
@@ -618,7 +620,7 @@ def test_any_records_are_rendered_as_they_were_or_refused(answer, authority, add
     except WireError:
         return
     assert reply.counts[:2] == (len(answer), len(authority))
-    ours = render(reply, q)
+    ours = render(reply, Exchange(q))
     usable(ours, q)
     again = read_reply(ours, q.question_end, q.qtype)
     for same in ("rcode", "counts", "ttl", "negative", "targets", "beside", "addresses", "cut"):

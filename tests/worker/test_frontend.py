@@ -10,7 +10,7 @@ from tests.worker.frontend import BLOCK, REVIEW, Hits, make, networks, proxied
 from urlguard import config
 from urlguard.config import Config, Segment
 from urlguard.errors import WireError
-from urlguard.plugins import Answer, Chain
+from urlguard.plugins import Answer, Chain, Exchange
 from urlguard.plugins.clients import Clients
 from urlguard.verdict import Ruling
 from urlguard.wire import answer
@@ -41,16 +41,15 @@ async def edge():
 
 def asked(edge, message, host="127.0.0.1"):
     """A query as the listener has it before the chain."""
-    q = parse_query(message.to_wire(), (host, 5353))
-    q.who = edge.clients.find(host)
-    if q.options:
-        edge.read_options(q, q.who)
-    return q
+    x = Exchange(parse_query(message.to_wire()), edge.clients.find(host), (host, 5353))
+    if x.query.options:
+        edge.read_options(x)
+    return x
 
 
-def given(q, ruling=None, source="guard"):
+def given(x, ruling=None, source="guard"):
     """An answer to be kept or booked."""
-    return Answer(answer.error(q, 0), source, ruling)
+    return Answer(answer.error(x, 0), source, ruling)
 
 
 # ---- who asks
@@ -92,9 +91,9 @@ async def test_cookies_prove_an_address(edge):
     now = [1_700_000_000.0]
     one = edge(cookies=Cookies(bytes(16)), clock=lambda: now[0])
     cookie = dns.edns.CookieOption(b"12345678", b"")
-    q = asked(one, make(options=[cookie, cookie]))
-    assert (q.proven, len(q.reply_options)) == (False, 4 + 24)
-    ours = dns.edns.GenericOption(10, q.reply_options[4:])
+    x = asked(one, make(options=[cookie, cookie]))
+    assert (x.proven, len(x.reply_options)) == (False, 4 + 24)
+    ours = dns.edns.GenericOption(10, x.reply_options[4:])
     assert asked(one, make(options=[ours])).proven
     assert not asked(one, make(options=[ours]), "127.0.0.2").proven
     now[0] += 7200
@@ -121,13 +120,13 @@ async def test_only_plain_datagrams_of_allowed_clients_are_kept(edge, host, mess
     Under all octets after the ID, in the table of the client's segment.
     """
     one = edge()
-    q = asked(one, message, host)
-    one.keep(q, given(q, BLOCK), answer.error(q, 0))
+    x = asked(one, message, host)
+    one.keep(x, given(x, BLOCK), answer.error(x, 0))
     assert len(one.ready) == int(kept)
     if kept:
         [(key, ready)] = one.clients.known[host].ready.items()
-        assert key == q.data[2:]
-        assert ready.tail == answer.error(q, 0)[2:]
+        assert key == x.query.data[2:]
+        assert ready.tail == answer.error(x, 0)[2:]
 
 
 async def test_with_a_tap_nothing_is_kept(edge):
@@ -135,8 +134,8 @@ async def test_with_a_tap_nothing_is_kept(edge):
     Each query is to be seen by the collector.
     """
     one = edge(tap=object())
-    q = asked(one, make("evil.example"))
-    one.keep(q, given(q, BLOCK), answer.error(q, 0))
+    x = asked(one, make("evil.example"))
+    one.keep(x, given(x, BLOCK), answer.error(x, 0))
     assert len(one.ready) == 0
 
 
@@ -145,8 +144,8 @@ async def test_another_chain_begins_without_ready_answers(edge):
     Neither those of before, nor any that a client of before could still bring in.
     """
     one = edge()
-    q = asked(one, make("evil.example"))
-    one.keep(q, given(q, BLOCK), answer.error(q, 0))
+    x = asked(one, make("evil.example"))
+    one.keep(x, given(x, BLOCK), answer.error(x, 0))
     before = one.clients.known["127.0.0.1"]
     one.replace(one.chain, Clients(WHOLE))
     assert (len(one.ready), before.ready) == (0, {})
@@ -163,8 +162,8 @@ async def test_hits_are_block_and_review(edge):
     one = edge(hits=(hits := Hits()))
     allow = Ruling("allow", "", ("operator",), 1, "domain", "good.example")
     for ruling in (BLOCK, REVIEW, allow, None):
-        q = asked(one, make("Some.example", "AAAA"), "198.51.100.7")
-        one.book(q, given(q, ruling))
+        x = asked(one, make("Some.example", "AAAA"), "198.51.100.7")
+        one.book(x, given(x, ruling))
     assert hits.noted == [
         ("198.51.100.7", "some.example", 28, r.action, r.category, rule, r.sources, "school")
         for r, rule in [(BLOCK, "subtree evil.example"), (REVIEW, "subtree grey.example")]
@@ -178,8 +177,8 @@ async def test_kinds_of_answers_are_bounded(edge, monkeypatch):
     monkeypatch.setattr(module, "MAX_KINDS", 10)
     one = edge()
     for number in range(100):
-        q = asked(one, make())
-        one.book(q, given(q, BLOCK._replace(category=f"c{number}")))
+        x = asked(one, make())
+        one.book(x, given(x, BLOCK._replace(category=f"c{number}")))
     assert len(one._kinds) <= 11
     assert sum(stat.count for stat in one._kinds.values()) == 100
 
@@ -195,12 +194,12 @@ async def test_shadows_are_counted_each_time(edge):
     one = edge(hits=hits)
     shadow = Ruling("shadow", "fraud", ("feed:b", "feed:c"), 3, "subtree", "evil.example")
     for shadows in ([shadow], [shadow, shadow._replace(sources=("operator",))], None):
-        q = asked(one, make("evil.example"))
-        q.shadows = shadows
-        found = given(q, BLOCK)
-        one.keep(q, found, found.octets(q))
+        x = asked(one, make("evil.example"))
+        x.shadows = shadows
+        found = given(x, BLOCK)
+        one.keep(x, found, found.octets(x))
         assert len(one.ready) == (not shadows)
-        one.book(q, found)
+        one.book(x, found)
     assert one.shadowed == {"feed:b": 2, "feed:c": 2, "operator": 1}
     said = [(hit[3], hit[6]) for hit in hits.noted]
     block, both = ("block", ("feed:x",)), ("shadow", ("feed:b", "feed:c"))

@@ -16,7 +16,7 @@ from urlguard import events
 from urlguard.config import Config
 from urlguard.errors import ConfigError
 from urlguard.plugins.acl import Acl
-from urlguard.plugins.base import Answer, Done, Local, Parts, Plugin, Resolving, Waiting
+from urlguard.plugins.base import Answer, Done, Exchange, Local, Parts, Plugin, Resolving, Waiting
 from urlguard.plugins.cache import Cache
 from urlguard.plugins.forward import Forward
 from urlguard.plugins.guard import Guard
@@ -24,7 +24,7 @@ from urlguard.plugins.limit import Limit
 from urlguard.plugins.rebind import Rebind
 from urlguard.plugins.special import Special
 from urlguard.wire import answer
-from urlguard.wire.query import FORMERR, IN, NOTIMP, REFUSED, SERVFAIL, Query
+from urlguard.wire.query import FORMERR, IN, NOTIMP, REFUSED, SERVFAIL
 
 __all__ = [
     "BUILTIN",
@@ -32,6 +32,7 @@ __all__ = [
     "Answer",
     "Chain",
     "Done",
+    "Exchange",
     "Local",
     "Parts",
     "Plugin",
@@ -109,7 +110,7 @@ class Chain:
         self._every = [p.on_query for p in asked if getattr(p, "every_query", False)]
         # Those that never answer, or let all answers pass, are left out: asking them would cost
         # more than most answers.  The number is the plugin's place in the chain.
-        self._queries: list[tuple[int, Callable[[Query], Answer | None]]] = [
+        self._queries: list[tuple[int, Callable[[Exchange], Answer | None]]] = [
             (i, p.on_query) for i, p in enumerate(asked) if not _silent(p)
         ]
         self._names = [p.name for p in asked]
@@ -158,7 +159,7 @@ class Chain:
             _close(plugin)
         raise ConfigError(problems)
 
-    def local(self, q: Query) -> Answer | None:
+    def local(self, x: Exchange) -> Answer | None:
         """
         The answer of the plugins that do not wait, or None if the last one must be asked.
 
@@ -167,28 +168,29 @@ class Chain:
 
         Never raises: where a plugin does, the answer is SERVFAIL.
         """
+        q = x.query
         if q.qclass != IN or q.qtype in _NO_QUESTION:
             for ask in self._every:
-                refused: Answer | None = ask(q)
+                refused: Answer | None = ask(x)
                 if refused is not None:
                     return refused
-            return Answer(answer.error(q, _NO_QUESTION.get(q.qtype, REFUSED)), "chain")
+            return Answer(answer.error(x, _NO_QUESTION.get(q.qtype, REFUSED)), "chain")
         index = 0
         try:
             for index, ask in self._queries:
-                found = ask(q)
+                found = ask(x)
                 if found is not None:
                     if self._busy_above[index]:
-                        found = self._back(q, found, index)
+                        found = self._back(x, found, index)
                     found.ready = index < self._ready and not found.once
                     return found
         except Exception as exc:
-            return self._failed(q, self._names[index], exc)
+            return self._failed(x, self._names[index], exc)
         if self._last is None:
-            return Answer(answer.error(q, SERVFAIL), "chain")
+            return Answer(answer.error(x, SERVFAIL), "chain")
         return None
 
-    def resolve(self, q: Query, done: Done) -> None:
+    def resolve(self, x: Exchange, done: Done) -> None:
         """
         Ask the plugin that may wait, after `local` gave None; `done` is called once.
 
@@ -197,19 +199,19 @@ class Chain:
         last = self._last
         if last is None:
             raise RuntimeError("a chain without a waiting plugin answers by itself")
-        q.done = done
+        x.done = done
         try:
-            last.ask(q, self._resolved)
+            last.ask(x, self._resolved)
         except Exception as exc:
-            done(q, self._failed(q, last.name, exc))
+            done(x, self._failed(x, last.name, exc))
 
-    def ask(self, q: Query, done: Done) -> None:
+    def ask(self, x: Exchange, done: Done) -> None:
         """Both in one: how a plugin asks the chain behind it."""
-        found = self.local(q)
+        found = self.local(x)
         if found is not None:
-            done(q, found)
+            done(x, found)
         else:
-            self.resolve(q, done)
+            self.resolve(x, done)
 
     def adopt(self, old: "Chain") -> None:
         """Let each plugin take over what the one of its name in the old chain has learnt."""
@@ -225,13 +227,13 @@ class Chain:
         for plugin in self.plugins:
             _close(plugin)
 
-    def _resolved(self, q: Query, found: Answer | None) -> None:
+    def _resolved(self, x: Exchange, found: Answer | None) -> None:
         count = len(self._local)
         if found is not None and self._busy_above[count]:
-            found = self._back(q, found, count)
-        q.done(q, found)
+            found = self._back(x, found, count)
+        x.done(x, found)
 
-    def _back(self, q: Query, found: Answer, index: int) -> Answer:
+    def _back(self, x: Exchange, found: Answer, index: int) -> Answer:
         """Pass an answer up through the plugins above position `index`."""
         given = found
         while index:
@@ -239,17 +241,17 @@ class Chain:
             seen = self._answers[index]
             if seen is not None:
                 try:
-                    found = seen(q, found)
+                    found = seen(x, found)
                 except Exception as exc:
-                    return self._failed(q, self._local[index].name, exc)
+                    return self._failed(x, self._local[index].name, exc)
         if found is not given:
             # What was made of an answer holds no longer than the answer.
             found.fleeting |= given.fleeting
-            found.led = found.led or given.led
+            found.depends_on = found.depends_on or given.depends_on
             found.once |= given.once
         return found
 
-    def _failed(self, q: Query, name: str, exc: BaseException) -> Answer:
+    def _failed(self, x: Exchange, name: str, exc: BaseException) -> Answer:
         self.failures += 1
         # One line for each plugin in 10 s: a flood of bad queries must not become one of lines.
         if self._log_throttle.due(name):
@@ -257,11 +259,11 @@ class Chain:
                 "plugin.failed",
                 plugin=name,
                 error=f"{type(exc).__name__}: {exc}",
-                qname=q.name,
+                qname=x.query.name,
                 failures=self.failures,
                 answer="servfail",
             )
-        failed = Answer(answer.error(q, SERVFAIL), name)
+        failed = Answer(answer.error(x, SERVFAIL), name)
         failed.once = True
         return failed
 

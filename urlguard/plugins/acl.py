@@ -8,9 +8,9 @@ when the client was seen for the first time; here it is only asked.  Knows no na
 from typing import Self
 
 from urlguard import config
-from urlguard.plugins.base import Answer, Local, Parts
+from urlguard.plugins.base import Answer, Exchange, Local, Parts
 from urlguard.wire import answer
-from urlguard.wire.query import REFUSED, Query
+from urlguard.wire.query import REFUSED
 
 
 class Acl(Local):
@@ -33,18 +33,18 @@ class Acl(Local):
         """The plugin for ``[acl]``."""
         return cls(table)
 
-    def on_query(self, q: Query) -> Answer | None:
+    def on_query(self, x: Exchange) -> Answer | None:
         """
         REFUSED with EDE 18 (Prohibited), RFC 8914, or no answer for a client that is not allowed.
 
         A query of nobody in particular is not allowed either: without a client nothing is known.
         """
-        who = q.who
+        who = x.client
         if who is not None and who.allowed:
             return None
         if self._drop:
             found = Answer(b"", "acl")
         else:
-            found = Answer(answer.error(q, REFUSED, answer.EDE_PROHIBITED), "acl")
+            found = Answer(answer.error(x, REFUSED, answer.EDE_PROHIBITED), "acl")
         found.once = True
         return found

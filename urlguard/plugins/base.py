@@ -9,17 +9,85 @@ Outsiders write against this module alone; UrlGuard's own plugins use nothing el
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Self, runtime_checkable
 
 from urlguard.config import Config
-from urlguard.plugins.clients import Clients
+from urlguard.plugins.clients import Client, Clients
 from urlguard.verdict import Ruling
-from urlguard.wire.query import Query
+from urlguard.wire.query import TCP, UDP, Query, Transport
 from urlguard.wire.reply import Reply, render
 
 if TYPE_CHECKING:
     from urlguard.classify.judge import InUse
     from urlguard.engine import Live
+
+
+NOBODY: Final = ("", 0)  # the peer of a query that no client sent
+
+
+class Exchange:
+    """
+    A query on its way to its answer: the query as it was read, and what its stations note.
+
+    Of the listener: ``peer``, what its socket needs to send the answer, beginning with the address
+    as text; ``transport``; ``when``, the time of arrival by the performance counter, in seconds.
+    Of the frontend: ``client``, what policy knows of the client, None for a query that no client
+    sent; ``proven``, the client's address is no forgery (a connection, or a valid cookie);
+    ``reply_options``, whole EDNS options that the answer must carry, as octets.
+    Of plugins: ``ruling``, a rule that let the query pass; ``shadows``, rules that are only
+    counted; ``key``, the cache's.  Of the chain: ``done``, who wants the answer.
+    """
+
+    __slots__ = (
+        "client",
+        "done",
+        "key",
+        "peer",
+        "proven",
+        "query",
+        "reply_options",
+        "ruling",
+        "shadows",
+        "transport",
+        "via",
+        "when",
+    )
+
+    via: Any
+    done: "Done"
+    key: Any
+    ruling: Ruling | None
+    shadows: list[Ruling] | None
+    when: float
+
+    def __init__(
+        self,
+        query: Query,
+        client: Client | None = None,
+        peer: tuple[Any, ...] = NOBODY,
+        transport: Transport = UDP,
+    ) -> None:
+        self.query = query
+        self.client = client
+        self.peer = peer
+        self.transport = transport
+        self.proven = transport != UDP
+        self.reply_options = b""
+        self.ruling = self.shadows = self.key = self.via = None
+
+    def anonymous(self) -> "Exchange":
+        """The same question, asked for no client: how a plugin asks the plugins behind it."""
+        other = Exchange(self.query, None, NOBODY, TCP)  # an answer of any size is welcome
+        other.key = self.key
+        return other
+
+    @property
+    def host(self) -> str:
+        """The client's address as text; empty for a query that no client sent."""
+        return "" if self.client is None else self.client.host
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.query!r} with {self.peer[0]}>"
 
 
 class Answer:
@@ -34,16 +102,16 @@ class Answer:
     ``source`` is the name of the plugin that gave it.  ``ruling`` is the rule that decided or that
     let the query pass for review.  ``ready`` is set by the chain: the same datagram may get the
     same answer, without asking again, until the policy changes; if ``fleeting``, for a second; if
-    ``once``, never: it is for this client alone.  ``led`` has the names, beside the one asked for,
-    whose rules it depends on.
+    ``once``, never: it is for this client alone.  ``depends_on`` has the names, beside the one
+    asked for, whose rules it depends on.
     """
 
     __slots__ = (
         "age",
+        "depends_on",
         "ede",
         "flat_ttl",
         "fleeting",
-        "led",
         "once",
         "ready",
         "reply",
@@ -69,20 +137,22 @@ class Answer:
         self.ready = False
         self.fleeting = False
         self.once = False
-        self.led: tuple[str, ...] = () if reply is None else reply.targets + reply.beside
+        self.depends_on: tuple[str, ...] = (
+            () if reply is None else reply.targets + reply.additional_owners
+        )
 
-    def octets(self, q: Query) -> bytes:
-        """The whole message for `q`."""
+    def octets(self, x: Exchange) -> bytes:
+        """The whole message for the client of `x`."""
         if self.wire is not None:
             return self.wire
         assert self.reply is not None
-        return render(self.reply, q, self.age, self.ede, self.flat_ttl)
+        return render(self.reply, x, self.age, self.ede, self.flat_ttl)
 
     def __repr__(self) -> str:
         return f"<Answer from {self.source}>"
 
 
-Done = Callable[[Query, Answer | None], None]
+Done = Callable[[Exchange, Answer | None], None]
 
 
 @dataclass(frozen=True)
@@ -131,11 +201,11 @@ class Plugin(Protocol):
         """
         ...
 
-    def on_query(self, q: Query) -> Answer | None:
+    def on_query(self, x: Exchange) -> Answer | None:
         """The answer, or None to ask the next plugin."""
         ...
 
-    def on_answer(self, q: Query, a: Answer) -> Answer:
+    def on_answer(self, x: Exchange, a: Answer) -> Answer:
         """What becomes of an answer from below on its way back."""
         ...
 
@@ -146,14 +216,14 @@ class Waiting(Protocol):
     A plugin that may have to wait for its answer.
 
     It may have ``on_query`` too, for what it knows at once.  One that is not the last of the chain
-    has ``below``, which the chain sets: ``below(q, done)`` asks the plugins that stand behind it.
+    has ``below``, which the chain sets: ``below(x, done)`` asks the plugins that stand behind it.
     """
 
     name: str
 
-    def ask(self, q: Query, done: Done) -> None:
+    def ask(self, x: Exchange, done: Done) -> None:
         """
-        Find the answer and call ``done(q, answer)`` once, at once or later.
+        Find the answer and call ``done(x, answer)`` once, at once or later.
 
         None in place of an answer: the plugin gave up, and the client gets none.
         """
@@ -166,11 +236,11 @@ class Local:
     name: ClassVar[str]
     cacheable: ClassVar[bool] = False
 
-    def on_query(self, q: Query) -> Answer | None:
+    def on_query(self, x: Exchange) -> Answer | None:
         """Ask the next plugin."""
         return None
 
-    def on_answer(self, q: Query, a: Answer) -> Answer:
+    def on_answer(self, x: Exchange, a: Answer) -> Answer:
         """Let it pass."""
         return a
 
@@ -183,27 +253,27 @@ class Resolving:
     """
 
     name: ClassVar[str]
-    failed: Callable[[Query, str, BaseException], Answer]
+    failed: Callable[[Exchange, str, BaseException], Answer]
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Future[Answer]] = set()
 
-    def resolve(self, q: Query) -> Awaitable[Answer]:
+    def resolve(self, x: Exchange) -> Awaitable[Answer]:
         """The answer to come."""
         raise NotImplementedError
 
-    def ask(self, q: Query, done: Done) -> None:
+    def ask(self, x: Exchange, done: Done) -> None:
         """Run the coroutine and pass on what comes of it; see `Waiting`."""
-        task = asyncio.ensure_future(self.resolve(q))
+        task = asyncio.ensure_future(self.resolve(x))
         self._tasks.add(task)
 
         def finished(task: "asyncio.Future[Answer]") -> None:
             self._tasks.discard(task)
             if task.cancelled():
-                done(q, None)
+                done(x, None)
                 return
             exc = task.exception()
-            done(q, task.result() if exc is None else self.failed(q, self.name, exc))
+            done(x, task.result() if exc is None else self.failed(x, self.name, exc))
 
         task.add_done_callback(finished)
 

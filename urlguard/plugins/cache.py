@@ -21,9 +21,9 @@ from functools import partial
 from typing import Final, Self
 
 from urlguard import config
-from urlguard.plugins.base import Answer, Done, Parts
+from urlguard.plugins.base import Answer, Done, Exchange, Parts
 from urlguard.wire import answer
-from urlguard.wire.query import NOERROR, NXDOMAIN, REFUSED, SERVFAIL, Query
+from urlguard.wire.query import CD, NOERROR, NXDOMAIN, REFUSED, SERVFAIL
 from urlguard.wire.reply import EDE_STALE, EDE_STALE_NXDOMAIN, Reply
 
 FAILURE_S: Final = 1.0  # a failure is remembered for (RFC 9520 section 3.2: at least 1 s)
@@ -41,7 +41,7 @@ RECORD_BYTES: Final = 16
 Key = tuple[str, int, bool, int]
 
 
-def _nobody(q: Query, done: Done) -> None:
+def _nobody(x: Exchange, done: Done) -> None:
     raise RuntimeError("cache: nobody to ask")
 
 
@@ -51,7 +51,7 @@ class _Flight:
     __slots__ = ("forgotten", "timer", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: list[tuple[Query, Done]] = []
+        self.waiting: list[tuple[Exchange, Done]] = []
         self.timer: asyncio.TimerHandle | None = None
         self.forgotten = False  # flushed meanwhile: what comes is not kept
 
@@ -71,7 +71,7 @@ class Cache:
     def __init__(self, options: config.Cache, loop: asyncio.AbstractEventLoop) -> None:
         self.counters: Counter[str] = Counter()
         self.bytes = 0  # by estimate
-        self.below: Callable[[Query, Done], None] = _nobody  # the chain puts its rest here
+        self.below: Callable[[Exchange, Done], None] = _nobody  # the chain puts its rest here
         self._options = options
         self._max_bytes = options.max_mb << 20
         self._loop = loop
@@ -92,9 +92,10 @@ class Cache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def on_query(self, q: Query) -> Answer | None:
+    def on_query(self, x: Exchange) -> Answer | None:
         """What is remembered and still holds."""
-        key = q.key = (q.name, q.qtype, q.do, q.flags & 0x10)
+        q = x.query
+        key = x.key = (q.name, q.qtype, q.do, q.flags & CD)
         reply = self._entries.get(key)
         if reply is None:
             return None
@@ -105,38 +106,38 @@ class Cache:
         self.counters["hits"] += 1
         reply.used += 1
         if left < reply.ttl * PREFETCH_SHARE and reply.used > 1 and reply.ttl >= PREFETCH_TTL_S:
-            self._prefetch(q, key, reply, now)
+            self._prefetch(x, key, reply, now)
         return self._given(reply, int(now - reply.stored))
 
-    def ask(self, q: Query, done: Done) -> None:
+    def ask(self, x: Exchange, done: Done) -> None:
         """Ask upstream, or wait for who asked already; after their time, see the module."""
-        key = q.key
+        key = x.key
         now = self._loop.time()
         old = self._stale(key, now)
         if old is not None and now < old.retry:
-            done(q, self._given_stale(old))
+            done(x, self._given_stale(old))
             return
         flight = self._flights.get(key)
         if flight is not None:
             if len(flight.waiting) >= MAX_WAITING:
-                done(q, Answer(answer.error(q, SERVFAIL), "cache"))
+                done(x, Answer(answer.error(x, SERVFAIL), "cache"))
                 return
             self.counters["shared"] += 1
-            flight.waiting.append((q, done))
+            flight.waiting.append((x, done))
             if old is not None and flight.timer is None:
                 self._wait(key, flight)
             return
-        who = q.who
+        who = x.client
         if who is not None and who.misses is not None and not who.misses.take(now):
             self.counters["over_misses"] += 1
-            done(q, self._over(q) if old is None else self._given_stale(old))
+            done(x, self._over(x) if old is None else self._given_stale(old))
             return
         self.counters["misses"] += 1
         flight = self._flights[key] = _Flight()
-        flight.waiting.append((q, done))
+        flight.waiting.append((x, done))
         if old is not None:
             self._wait(key, flight)
-        self.below(q.copy(), partial(self._answered, flight))
+        self.below(x.anonymous(), partial(self._answered, flight))
 
     async def flush(self, names: Iterable[str], everything: bool = False) -> int:
         """
@@ -202,12 +203,12 @@ class Cache:
         found.once = True
         return found
 
-    def _over(self, q: Query) -> Answer:
+    def _over(self, x: Exchange) -> Answer:
         """For a client over its share of questions that must be asked upstream."""
-        if q.proven:
-            found = Answer(answer.error(q, REFUSED, answer.EDE_PROHIBITED), "cache")
+        if x.proven:
+            found = Answer(answer.error(x, REFUSED, answer.EDE_PROHIBITED), "cache")
         else:
-            found = Answer(answer.truncated(q), "cache")
+            found = Answer(answer.truncated(x), "cache")
         return found
 
     def _stale(self, key: Key, now: float) -> Reply | None:
@@ -219,13 +220,13 @@ class Cache:
 
     # ---- asking
 
-    def _prefetch(self, q: Query, key: Key, reply: Reply, now: float) -> None:
+    def _prefetch(self, x: Exchange, key: Key, reply: Reply, now: float) -> None:
         if not self._options.prefetch or key in self._flights or self._closed:
             return
         if now >= reply.retry:  # else upstreams failed a moment ago
             self.counters["prefetched"] += 1
             flight = self._flights[key] = _Flight()
-            self.below(q.copy(), partial(self._answered, flight))
+            self.below(x.anonymous(), partial(self._answered, flight))
 
     def _wait(self, key: Key, flight: _Flight) -> None:
         wait_s = self._options.stale_wait_ms / 1000
@@ -240,10 +241,10 @@ class Cache:
             return
         old.retry = now + RETRY_S
         waiting, flight.waiting = flight.waiting, []
-        for q, done in waiting:
-            done(q, self._given_stale(old))
+        for x, done in waiting:
+            done(x, self._given_stale(old))
 
-    def _answered(self, flight: _Flight, up: Query, found: Answer | None) -> None:
+    def _answered(self, flight: _Flight, up: Exchange, found: Answer | None) -> None:
         """Keep what came from below, and give it to all who wait."""
         key = up.key
         if not flight.forgotten:
@@ -251,8 +252,8 @@ class Cache:
         if flight.timer is not None:
             flight.timer.cancel()
         if found is None:
-            for q, done in flight.waiting:
-                done(q, None)
+            for x, done in flight.waiting:
+                done(x, None)
             return
         reply = found.reply
         now = self._loop.time()
@@ -264,14 +265,14 @@ class Cache:
             old.retry = now + RETRY_S
         elif reply is not None and not flight.forgotten and not self._closed:
             self._keep(key, reply, now)
-        for q, done in flight.waiting:
+        for x, done in flight.waiting:
             if old is not None:
-                done(q, self._given_stale(old))
+                done(x, self._given_stale(old))
             elif reply is not None:
-                done(q, Answer(None, found.source, None, reply))
+                done(x, Answer(None, found.source, None, reply))
             else:
                 assert found.wire is not None
-                done(q, Answer(answer.error(q, found.wire[3] & 15), found.source))
+                done(x, Answer(answer.error(x, found.wire[3] & 15), found.source))
 
     # ---- keeping
 
@@ -297,10 +298,10 @@ class Cache:
         reply.used = 0
         size = ENTRY_BYTES + 2 * len(reply.body) + RECORD_BYTES * len(reply.ttls) + len(key[0])
         size += 48 * len(reply.addresses)
-        if reply.beside:
+        if reply.additional_owners:
             size += 2 * len(reply.body)  # guard may keep one beside it that lacks them
-        if reply.targets or reply.beside:
-            size += sum(len(name) + 64 for name in reply.targets + reply.beside)
+        if reply.targets or reply.additional_owners:
+            size += sum(len(name) + 64 for name in reply.targets + reply.additional_owners)
         reply.size = size
         entries = self._entries
         before = entries.pop(key, None)

@@ -14,8 +14,8 @@ so that a score would say little, cost as much as the answer, and break sites th
 What clients ask for beside a site's address, such as MX or TXT, costs no score.  But of a name that
 the model is known to block every type is, as of a listed name.
 
-Rules in shadow are noted in the query, for whoever books the answer, where they would be in force
-for its client; they change nothing.
+Rules in shadow that would be in force for the client are noted in the exchange, and counted with
+the answer; they change nothing.
 
 What a blocked name gets, by ``[guard] answer``, or the client's segment's, and the query's type:
 
@@ -36,10 +36,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from urlguard import config
 from urlguard.classify.judge import CATEGORY, KIND, InUse, Judge, apart
-from urlguard.plugins.base import Answer, Local, Parts
+from urlguard.plugins.base import Answer, Exchange, Local, Parts
 from urlguard.verdict import FEED, Ruling
 from urlguard.wire import answer
-from urlguard.wire.query import AAAA, ANY, NXDOMAIN, REFUSED, SOA, A, Query
+from urlguard.wire.query import AAAA, ANY, NXDOMAIN, REFUSED, SOA, A
 from urlguard.wire.reply import Reply
 
 if TYPE_CHECKING:
@@ -115,52 +115,52 @@ class Guard(Local):
             judge = Judge(models, apart(whole), whole.classify.shadow_share)
         return cls(parts.live, table, regulators, whole.segment, judge, whole.classify.mode)
 
-    def on_query(self, q: Query) -> Answer | None:
+    def on_query(self, x: Exchange) -> Answer | None:
         """The block answer if the engine's ruling on the name is to block."""
         engine = self._live.engine
-        name = q.name
+        name = x.query.name
         if self._shadow is not None:
-            self._note(q, self._shadow.covering(name))
+            self._note(x, self._shadow.covering(name))
         ruling = engine.decide(name)
         if name == self.canary:
             ruling = self._canary_ruling  # after the engine was asked: it must be able to answer
         if ruling is None:
             if self.judge is None:
                 return None
-            ruling = self._modelled(self.judge, q)
+            ruling = self._modelled(self.judge, x)
             if ruling is None:
                 return None
         if ruling.action == "block":
-            who = q.who
+            who = x.client
             segment = None if who is None else who.segment
             manner = self._usual if segment is None else self._manners[segment.name]
             if (manner.blocks(ruling) and not engine.paused) or ruling is self._canary_ruling:
-                return Answer(manner.wire(q, ruling), "guard", ruling)
+                return Answer(manner.wire(x, ruling), "guard", ruling)
             if ruling.kind == KIND and self.judge is not None:
                 self.judge.passed(name)
             return None
-        q.ruling = ruling
+        x.ruling = ruling
         return None
 
-    def on_answer(self, q: Query, a: Answer) -> Answer:
+    def on_answer(self, x: Exchange, a: Answer) -> Answer:
         """The block answer in place of one that leads to a blocked name."""
-        allowed = q.ruling
+        allowed = x.ruling
         if allowed is not None:
             if allowed.action == "review":
                 a.ruling = allowed
             elif allowed.operator:
                 return a  # people who let a name through mean all of it
         reply = a.reply
-        if reply is None or not (reply.targets or reply.beside):
+        if reply is None or not (reply.targets or reply.additional_owners):
             return a
         judged: _Judged = reply.judged
         if judged is None or judged.policy is not self._policy:
             judged = reply.judged = self._judge(reply)
         if judged.shadows:
-            self._note(q, judged.shadows)
+            self._note(x, judged.shadows)
         if not (judged.blocks or judged.beside or judged.reviews):
             return a
-        return self._led(q, a, reply, judged)
+        return self._led(x, a, reply, judged)
 
     def adopt(self, old: "Guard") -> None:
         """Take over what the judge before this one has found."""
@@ -171,32 +171,32 @@ class Guard(Local):
         """Listen to changes of policy no longer."""
         self._live.unsubscribe(self._changed)
 
-    def _modelled(self, judge: Judge, q: Query) -> Ruling | None:
+    def _modelled(self, judge: Judge, x: Exchange) -> Ruling | None:
         """The model's ruling on a name without a rule."""
-        segment = None if q.who is None else q.who.segment
+        segment = None if x.client is None else x.client.segment
         manner = self._usual if segment is None else self._manners[segment.name]
         mode = manner.classify
-        if mode in ("block", "review") and q.qtype in MODELLED:
-            return judge.ruling(q.name, mode)
+        if mode in ("block", "review") and x.query.qtype in MODELLED:
+            return judge.ruling(x.query.name, mode)
         # What the model has said of the name before costs nothing.
-        return judge.remembered(q.name) if mode in ("block", "pass") else None
+        return judge.remembered(x.query.name) if mode in ("block", "pass") else None
 
     def _changed(self, names: Collection[str] | None = None) -> None:
         self._policy = object()
         self._shadow = self._live.engine.shadow()
 
-    def _note(self, q: Query, shadows: Iterable[Ruling]) -> None:
+    def _note(self, x: Exchange, shadows: Iterable[Ruling]) -> None:
         """Note the rules in shadow that would be in force for the client, each once."""
-        segment = None if q.who is None else q.who.segment
+        segment = None if x.client is None else x.client.segment
         manner = self._usual if segment is None else self._manners[segment.name]
         mine = [ruling for ruling in shadows if manner.blocks(ruling)]
         if mine:
-            q.shadows = list(dict.fromkeys([*(q.shadows or ()), *mine]))
+            x.shadows = list(dict.fromkeys([*(x.shadows or ()), *mine]))
 
     def _judge(self, reply: Reply) -> _Judged:
         decide = self._live.engine.decide
         found = [ruling for name in reply.targets if (ruling := decide(name))]
-        beside = [ruling for name in reply.beside if (ruling := decide(name))]
+        beside = [ruling for name in reply.additional_owners if (ruling := decide(name))]
         blocks = tuple(r for r in found if r.action == "block")
         reviews = tuple(r for r in found if r.action == "review")
         mentioned = tuple(r for r in beside if r.action == "block")
@@ -207,17 +207,17 @@ class Guard(Local):
             shadows = [ruling for name in reply.targets for ruling in shadow.covering(name)]
         return _Judged(self._policy, blocks, reviews, tuple(shadows), mentioned, bare)
 
-    def _led(self, q: Query, a: Answer, reply: Reply, judged: _Judged) -> Answer:
+    def _led(self, x: Exchange, a: Answer, reply: Reply, judged: _Judged) -> Answer:
         """What becomes of an answer that leads to names with rules."""
         if self._live.engine.paused:
             return a
-        segment = None if q.who is None else q.who.segment
+        segment = None if x.client is None else x.client.segment
         manner = self._usual if segment is None else self._manners[segment.name]
         for ruling in judged.blocks:
             if manner.blocks(ruling):
                 self.counters["answers_blocked"] += 1
-                blocked = Answer(manner.wire(q, ruling), "guard", ruling)
-                blocked.led = reply.targets
+                blocked = Answer(manner.wire(x, ruling), "guard", ruling)
+                blocked.depends_on = reply.targets
                 return blocked
         if any(map(manner.blocks, judged.beside)):
             self.counters["additional_removed"] += 1
@@ -268,7 +268,7 @@ class _Manner:
             return False
         return category not in self._never and (not self._only or category in self._only)
 
-    def wire(self, q: Query, ruling: Ruling) -> bytes:
+    def wire(self, x: Exchange, ruling: Ruling) -> bytes:
         """The block answer."""
         # EDE 15 (Blocked) goes with answers that give nothing; where we still give a record the
         # code is 4 (Forged Answer).  A regulator's order is 16 (Censored) either way (RFC 8914):
@@ -277,12 +277,12 @@ class _Manner:
         forged = answer.EDE_CENSORED if censored else answer.EDE_FORGED
         blocked = answer.EDE_CENSORED if censored else answer.EDE_BLOCKED
         if self._forged:
-            records = self._forged.get(q.qtype)
+            records = self._forged.get(x.query.qtype)
             if records:
-                return answer.addresses(q, records, self._ttl, forged)
-            if q.qtype == SOA:
-                return answer.soa(q, self._ttl, forged)
+                return answer.addresses(x, records, self._ttl, forged)
+            if x.query.qtype == SOA:
+                return answer.soa(x, self._ttl, forged)
         elif self._mode == "refused":
-            return answer.error(q, REFUSED, blocked)
+            return answer.error(x, REFUSED, blocked)
         rcode = NXDOMAIN if self._mode == "nxdomain" else 0
-        return answer.negative(q, self._ttl, rcode, blocked)
+        return answer.negative(x, self._ttl, rcode, blocked)

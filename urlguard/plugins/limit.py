@@ -12,7 +12,7 @@ How it works
     An address on a UDP datagram proves nothing.  What is over a limit gets TC for an answer: an
     honest client asks again over TCP, and is answered; whose address was forged gets a packet that
     is no larger than the forger's.  Queries over TCP, or with a cookie of ours, come from where
-    they say (``Query.proven``).  They are held to the client's own limit only, and over TCP a
+    they say (``Exchange.proven``).  They are held to the client's own limit only, and over TCP a
     client may be overdrawn by a whole burst: a flood in its name then takes nothing from it, for
     whoever is overdrawn over TCP gets all that flows in.
 
@@ -28,10 +28,10 @@ from collections import Counter
 from typing import Final, Self
 
 from urlguard import config
-from urlguard.plugins.base import Answer, Local, Parts
+from urlguard.plugins.base import Answer, Exchange, Local, Parts
 from urlguard.plugins.clients import PLENTY, Bucket, Client, Networks
 from urlguard.wire import answer
-from urlguard.wire.query import NXDOMAIN, REFUSED, Query
+from urlguard.wire.query import NXDOMAIN, REFUSED, UDP
 
 GRANT: Final = 32  # queries granted at once, at most
 WATCH_S: Final = 3.0  # a client or network is watched for, after it was last above the rate
@@ -112,9 +112,9 @@ class Limit(Local):
 
     # ---- queries
 
-    def on_query(self, q: Query) -> Answer | None:
+    def on_query(self, x: Exchange) -> Answer | None:
         """None within the limits; else TC, nothing at all, or over TCP REFUSED with EDE 18."""
-        who: Client | None = q.who
+        who: Client | None = x.client
         if who is None:
             return None
         if who.left > 0:
@@ -125,9 +125,9 @@ class Limit(Local):
             return None
         now = self._loop.time()
         want = self._grant
-        if self._identical and not q.proven and self._watch(q, who, now):
+        if self._identical and not x.proven and self._watch(x, who, now):
             want = 1
-        return self._ask_buckets(q, who, now, want)
+        return self._ask_buckets(x, who, now, want)
 
     def _limited(self, who: Client) -> bool:
         if who.bucket is not None or who.prefix is not None:
@@ -136,20 +136,20 @@ class Limit(Local):
             return False
         return self._exempt.find(who.address) is None
 
-    def _ask_buckets(self, q: Query, who: Client, now: float, want: int) -> Answer | None:
+    def _ask_buckets(self, x: Exchange, who: Client, now: float, want: int) -> Answer | None:
         bucket, prefix = who.bucket, who.prefix
         if bucket is not None:
             want = min(want, _there(bucket, now))
             if want < 1:
-                if q.tcp and bucket.left > -bucket.burst:
+                if x.transport != UDP and bucket.left > -bucket.burst:
                     bucket.left -= 1
                     self.counters["overdrawn"] += 1
                     return None
-                return self._over(q, "over_client")
+                return self._over(x, "over_client")
         if prefix is not None:
             within = min(want, _there(prefix, now))
-            if within < 1 and not q.proven:
-                return self._over(q, "over_prefix")
+            if within < 1 and not x.proven:
+                return self._over(x, "over_prefix")
             # A network that others have used up does not concern who is proven to be itself.
             want = max(1, within)
             prefix.left = max(0.0, prefix.left - want)
@@ -158,26 +158,26 @@ class Limit(Local):
         who.left = want - 1
         return None
 
-    def _over(self, q: Query, what: str) -> Answer:
+    def _over(self, x: Exchange, what: str) -> Answer:
         self.counters[what] += 1
-        if q.tcp:
+        if x.transport != UDP:
             # Its address is proven, and so it is what asks too much.  REFUSED makes a stub resolver
             # turn to its other servers at once.
             self.counters["refused"] += 1
-            return _once(answer.error(q, REFUSED, answer.EDE_PROHIBITED))
-        return self._curbed(q, truncate=self._truncate)
+            return _once(answer.error(x, REFUSED, answer.EDE_PROHIBITED))
+        return self._curbed(x, truncate=self._truncate)
 
-    def _curbed(self, q: Query, *, truncate: bool) -> Answer:
+    def _curbed(self, x: Exchange, *, truncate: bool) -> Answer:
         self.counters["truncated" if truncate else "dropped"] += 1
-        return _once(answer.truncated(q) if truncate else b"")
+        return _once(answer.truncated(x) if truncate else b"")
 
     # ---- same answers
 
-    def on_answer(self, q: Query, a: Answer) -> Answer:
+    def on_answer(self, x: Exchange, a: Answer) -> Answer:
         """Of too many same answers to a network that is watched: every second one TC, or none."""
-        if not self._watched or q.proven:
+        if not self._watched or x.proven:
             return a
-        who: Client | None = q.who
+        who: Client | None = x.client
         # Who has more left than any grant gives has no limits.
         if who is None or who.left > GRANT or who.address is None or a.wire == b"":
             return a
@@ -185,16 +185,16 @@ class Limit(Local):
         network = self._network(who)
         if self._watched.get(who.host, 0.0) <= now and self._watched.get(network, 0.0) <= now:
             return a
-        count = self._answered.add(now, (network, *_sameness(q, a)))
+        count = self._answered.add(now, (network, *_sameness(x, a)))
         over = count - self._allowed(who)
         if over <= 0:
             return a
         self.counters["over_identical"] += 1
         # A forger's victim gets half as many packets as were sent in its name; an honest client
         # that asks twice gets to TCP.
-        return self._curbed(q, truncate=self._truncate and over % 2 == 0)
+        return self._curbed(x, truncate=self._truncate and over % 2 == 0)
 
-    def _watch(self, q: Query, who: Client, now: float) -> bool:
+    def _watch(self, x: Exchange, who: Client, now: float) -> bool:
         """Count a query that would bring a grant; True if its client is watched from now on."""
         network = self._network(who)
         watched = self._watched
@@ -203,7 +203,7 @@ class Limit(Local):
         )
         count = 1 if seen else self._grant
         own = self._asked.add(now, who.host, count)
-        same = self._asked.add(now, (network, q.name), count)
+        same = self._asked.add(now, (network, x.query.name), count)
         if max(own, same) > self._identical:
             allowed = self._allowed(who)
             if own > allowed:
@@ -237,7 +237,7 @@ def _there(bucket: Bucket, now: float) -> int:
     return int(bucket.left)
 
 
-def _sameness(q: Query, a: Answer) -> tuple[str, int]:
+def _sameness(x: Exchange, a: Answer) -> tuple[str, int]:
     """
     What makes an answer the same as others: a name and a kind.
 
@@ -250,8 +250,8 @@ def _sameness(q: Query, a: Answer) -> tuple[str, int]:
         assert a.wire is not None
         rcode = a.wire[3] & 15
     if rcode == NXDOMAIN:
-        return q.name.partition(".")[2], rcode
-    return "" if rcode else q.name, rcode
+        return x.query.name.partition(".")[2], rcode
+    return "" if rcode else x.query.name, rcode
 
 
 def _once(wire: bytes) -> Answer:

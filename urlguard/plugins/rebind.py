@@ -18,11 +18,10 @@ from typing import Final, Self
 
 from urlguard import config
 from urlguard.config import Network
-from urlguard.plugins.base import Answer, Local, Parts
+from urlguard.plugins.base import Answer, Exchange, Local, Parts
 from urlguard.plugins.clients import Networks
 from urlguard.wire import reply as replies
 from urlguard.wire.answer import EDE_BLOCKED
-from urlguard.wire.query import Query
 
 TTL_S: Final = 60  # of the answer in its place: whoever repairs the zone need not wait for long
 
@@ -71,12 +70,12 @@ class Rebind(Local):
         """The plugin for ``[rebind]``."""
         return cls(table, parts.config.forward.zones)
 
-    def on_answer(self, q: Query, a: Answer) -> Answer:
+    def on_answer(self, x: Exchange, a: Answer) -> Answer:
         """NODATA with EDE 15 (Blocked) if an address or SVCB hint in the reply is private."""
         reply = a.reply
         if reply is None or not reply.addresses or self._off:
             return a
-        if not self._leads_inside(reply.addresses) or self._may(q.name):
+        if not self._leads_inside(reply.addresses) or self._may(x.query.name):
             return a
         self.counters["blocked"] += 1
         return Answer(None, "rebind", reply=replies.nodata(TTL_S, EDE_BLOCKED))

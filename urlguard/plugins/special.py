@@ -33,10 +33,10 @@ from struct import Struct
 from typing import Final, Self
 
 from urlguard import config
-from urlguard.plugins.base import Answer, Local, Parts
+from urlguard.plugins.base import Answer, Exchange, Local, Parts
 from urlguard.special_zones import SIGNALS, ZONES, Kind
 from urlguard.wire import answer
-from urlguard.wire.query import AAAA, ANY, IN, NXDOMAIN, OPT, REFUSED, SOA, A, Query
+from urlguard.wire.query import AAAA, ANY, IN, NXDOMAIN, OPT, REFUSED, SOA, A
 
 NS, PTR, HINFO, TXT, DS = 2, 12, 13, 16, 43
 CH: Final = 3
@@ -112,25 +112,26 @@ class Special(Local):
         """The plugin for ``[special]``."""
         return cls(table, parts.config.server, parts.config.forward.zones)
 
-    def on_query(self, q: Query) -> Answer | None:
+    def on_query(self, x: Exchange) -> Answer | None:
         """The answer to a special name, to ANY, and to a query in class CH."""
+        q = x.query
         if q.qclass != IN:
-            return self._other_class(q) if q.qclass == CH else None
+            return self._other_class(x) if q.qclass == CH else None
         name = q.name
         node = self._tree.get(name[name.rfind(".") + 1 :])
         if node is not None:
-            found = self._find(q, node)
+            found = self._find(x, node)
             if found is not None:
                 return found
         if q.qtype == ANY:
             # RFC 8482 section 4.2: to everybody, whether the name exists or not.
             self.counters["any"] += 1
-            return self._made(q, 0, _QNAME + _rr(HINFO, ANY_TTL_S, _HINFO), 1, 0)
+            return self._made(x, 0, _QNAME + _rr(HINFO, ANY_TTL_S, _HINFO), 1, 0)
         return None
 
-    def _find(self, q: Query, node: _Node) -> Answer | None:
+    def _find(self, x: Exchange, node: _Node) -> Answer | None:
         """The answer if the name is in a zone of the tree, below the node of its last label."""
-        labels = q.name.split(".")
+        labels = x.query.name.split(".")
         left = len(labels) - 1  # labels that are not in the tree
         zone = node if node.kind is not None else None
         nested = False
@@ -145,14 +146,15 @@ class Special(Local):
                 zone = node
         if zone is None or zone.kind is Kind.FORWARDED:
             return None
-        if q.qtype == OPT or 249 <= q.qtype < ANY:
+        qtype = x.query.qtype
+        if qtype == OPT or 249 <= qtype < ANY:
             return None  # no question about a name: the chain knows what to say
         own = not left and node is zone
-        if own and q.qtype == DS and zone.kind in (Kind.EMPTY, Kind.POINTER) and not nested:
+        if own and qtype == DS and zone.kind in (Kind.EMPTY, Kind.POINTER) and not nested:
             return None
-        return self._answer(q, zone, own, nxdomain=0 if not left and node.below else NXDOMAIN)
+        return self._answer(x, zone, own, nxdomain=0 if not left and node.below else NXDOMAIN)
 
-    def _answer(self, q: Query, zone: _Node, own: bool, nxdomain: int) -> Answer | None:
+    def _answer(self, x: Exchange, zone: _Node, own: bool, nxdomain: int) -> Answer | None:
         """
         The answer to a name in a zone.
 
@@ -160,59 +162,64 @@ class Special(Local):
             own: it is the zone's own name.
             nxdomain: the RCODE of names that do not exist; 0 where something lies below.
         """
-        kind, qtype = zone.kind, q.qtype
+        kind, qtype = zone.kind, x.query.qtype
         if kind is Kind.SIGNAL:
             # Who is not filtered need not keep to this resolver.
-            if q.who is not None and q.who.segment is not None and not q.who.segment.filter:
+            segment = None if x.client is None else x.client.segment
+            if segment is not None and not segment.filter:
                 return None
             self.counters["signal"] += 1
-            return self._negative(q, zone, nxdomain, SIGNAL_TTL_S)
+            return self._negative(x, zone, nxdomain, SIGNAL_TTL_S)
         self.counters["local"] += 1
         if kind in (Kind.EMPTY, Kind.POINTER):
-            if own and (record := self._apex(q, zone)) is not None:
-                return self._made(q, 0, _QNAME + record, 1, 0)
-            return self._negative(q, zone, 0 if own else nxdomain)
+            if own and (record := self._apex(x, zone)) is not None:
+                return self._made(x, 0, _QNAME + record, 1, 0)
+            return self._negative(x, zone, 0 if own else nxdomain)
         if kind is Kind.LOCALHOST:
             address = _ADDRESSES.get(A if qtype == ANY else qtype)
             if address is not None:
-                return Answer(answer.addresses(q, [address], TTL_S), "special")
-        return self._negative(q, zone, nxdomain if kind is Kind.NXDOMAIN else 0)
+                return Answer(answer.addresses(x, [address], TTL_S), "special")
+        return self._negative(x, zone, nxdomain if kind is Kind.NXDOMAIN else 0)
 
-    def _apex(self, q: Query, zone: _Node) -> bytes | None:
+    def _apex(self, x: Exchange, zone: _Node) -> bytes | None:
         """The record of the type asked that a zone's own name has; None if it has none."""
-        if q.qtype == SOA:
+        qtype = x.query.qtype
+        if qtype == SOA:
             return _rr(SOA, TTL_S, _soa(_QNAME, TTL_S))
-        if q.qtype == NS:
+        if qtype == NS:
             return _rr(NS, TTL_S, _QNAME)  # RFC 6303 section 3: the zone's own name
-        if q.qtype in (PTR, ANY) and zone.kind is Kind.POINTER:
+        if qtype in (PTR, ANY) and zone.kind is Kind.POINTER:
             return _rr(PTR, TTL_S, _LOCALHOST)
-        if q.qtype == ANY:
+        if qtype == ANY:
             return _rr(SOA, TTL_S, _soa(_QNAME, TTL_S))
         return None
 
-    def _negative(self, q: Query, zone: _Node, rcode: int, ttl: int = TTL_S) -> Answer:
+    def _negative(self, x: Exchange, zone: _Node, rcode: int, ttl: int = TTL_S) -> Answer:
         """NODATA or NXDOMAIN, with the SOA record at the zone's own name (RFC 2308 section 3)."""
         # The zone's name is the end of the question's.
-        apex = _pointer(0xC000 | (q.question_end - 4 - zone.length))
-        return self._made(q, rcode, apex + _rr(SOA, ttl, _soa(apex, ttl)), 0, 1)
+        apex = _pointer(0xC000 | (x.query.question_end - 4 - zone.length))
+        return self._made(x, rcode, apex + _rr(SOA, ttl, _soa(apex, ttl)), 0, 1)
 
-    def _made(self, q: Query, rcode: int, records: bytes, answers: int, authorities: int) -> Answer:
+    def _made(
+        self, x: Exchange, rcode: int, records: bytes, answers: int, authorities: int
+    ) -> Answer:
+        q = x.query
         made = answer.head(q, rcode, answers, authorities, 1 if q.has_opt else 0) + records
         if q.has_opt:
-            made += answer.opt_record(q)
+            made += answer.opt_record(x)
         return Answer(made, "special")
 
-    def _other_class(self, q: Query) -> Answer:
+    def _other_class(self, x: Exchange) -> Answer:
         """The server's names for itself in class CH (RFC 4892); REFUSED for any other."""
         self.counters["chaos"] += 1
-        said = self._chaos.get(q.name)
+        said = self._chaos.get(x.query.name)
         if not said:
-            return Answer(answer.error(q, REFUSED), "special")
-        if q.qtype not in (TXT, ANY):
-            return Answer(answer.error(q, 0), "special")
+            return Answer(answer.error(x, REFUSED), "special")
+        if x.query.qtype not in (TXT, ANY):
+            return Answer(answer.error(x, 0), "special")
         text = said.encode("ascii")
         rdata = bytes([len(text)]) + text
-        return self._made(q, 0, _QNAME + _record(TXT, CH, 0, len(rdata)) + rdata, 1, 0)
+        return self._made(x, 0, _QNAME + _record(TXT, CH, 0, len(rdata)) + rdata, 1, 0)
 
     def _add(self, zone: str, kind: Kind) -> None:
         node = self._node(zone)

@@ -17,7 +17,7 @@ from struct import Struct
 
 from urlguard.errors import WireError
 from urlguard.wire import query as wire
-from urlguard.wire.query import OPT, SOA, UDP_SIZE, Query
+from urlguard.wire.query import OPT, SOA, UDP_SIZE, Asked, Query
 
 # Extended DNS error codes, RFC 8914 section 4.
 EDE_FORGED, EDE_BLOCKED, EDE_CENSORED, EDE_PROHIBITED = 4, 15, 16, 18
@@ -38,9 +38,9 @@ _ede = Struct("!HHH").pack
 _NAMES = b"\x09localhost\0\x06nobody\x07invalid\0"
 
 
-def error(q: Query, rcode: int, ede: int | None = None) -> bytes:
+def error(asked: Asked, rcode: int, ede: int | None = None) -> bytes:
     """An answer without records; `ede` is an extended error code (RFC 8914)."""
-    return _message(q, rcode, b"", 0, 0, ede)
+    return _message(asked, rcode, b"", 0, 0, ede)
 
 
 def error_raw(data: bytes, rcode: int) -> bytes:
@@ -82,7 +82,7 @@ def _opt_in_return(data: bytes, at: int, rcode: int) -> bytes:
     return b""
 
 
-def addresses(q: Query, rdatas: Sequence[bytes], ttl: int, ede: int | None = None) -> bytes:
+def addresses(asked: Asked, rdatas: Sequence[bytes], ttl: int, ede: int | None = None) -> bytes:
     """
     An answer with an A record for each 4 octets and an AAAA record for each 16.
 
@@ -95,19 +95,19 @@ def addresses(q: Query, rdatas: Sequence[bytes], ttl: int, ede: int | None = Non
             for r in rdatas
         ]
     )
-    return _message(q, 0, records, len(rdatas), 0, ede)
+    return _message(asked, 0, records, len(rdatas), 0, ede)
 
 
-def negative(q: Query, ttl: int, rcode: int = 0, ede: int | None = None) -> bytes:
+def negative(asked: Asked, ttl: int, rcode: int = 0, ede: int | None = None) -> bytes:
     """
     NODATA, or with `rcode` 3 NXDOMAIN, to be remembered for `ttl` seconds (RFC 2308 section 5).
     """
-    return _message(q, rcode, soa_record(ttl), 0, 1, ede)
+    return _message(asked, rcode, soa_record(ttl), 0, 1, ede)
 
 
-def soa(q: Query, ttl: int, ede: int | None = None) -> bytes:
+def soa(asked: Asked, ttl: int, ede: int | None = None) -> bytes:
     """The answer to a SOA query: the record that `negative` puts into the authority section."""
-    return _message(q, 0, soa_record(ttl), 1, 0, ede)
+    return _message(asked, 0, soa_record(ttl), 1, 0, ede)
 
 
 def soa_record(ttl: int) -> bytes:
@@ -116,13 +116,13 @@ def soa_record(ttl: int) -> bytes:
     return _QNAME + _record(SOA, wire.IN, ttl, len(rdata)) + rdata
 
 
-def truncated(q: Query, rcode: int = 0) -> bytes:
+def truncated(asked: Asked, rcode: int = 0) -> bytes:
     """
     An answer without records that sends the client to TCP.
 
     Part of an answer is of no use to anybody (RFC 2181 section 9), so that none is sent.
     """
-    return _message(q, rcode, b"", 0, 0, None, wire.TC)
+    return _message(asked, rcode, b"", 0, 0, None, wire.TC)
 
 
 def head(q: Query, bits: int, answers: int, authorities: int, additionals: int) -> bytes:
@@ -133,14 +133,14 @@ def head(q: Query, bits: int, answers: int, authorities: int, additionals: int) 
     return _header(q.id, bits, 1, answers, authorities, additionals) + q.data[12 : q.question_end]
 
 
-def opt_record(q: Query, extra: bytes = b"", upper: int = 0) -> bytes:
-    """Our OPT record for an answer to `q`, with options `extra` and those that `q` asks for."""
-    extra += q.reply_options
-    return _opt(0, OPT, UDP_SIZE, upper, 0, 0x8000 if q.do else 0, len(extra)) + extra
+def opt_record(asked: Asked, extra: bytes = b"", upper: int = 0) -> bytes:
+    """Our OPT record for an answer: options `extra`, then those that every answer must carry."""
+    extra += asked.reply_options
+    return _opt(0, OPT, UDP_SIZE, upper, 0, 0x8000 if asked.query.do else 0, len(extra)) + extra
 
 
 def _message(
-    q: Query,
+    asked: Asked,
     rcode: int,
     records: bytes,
     answers: int,
@@ -149,12 +149,13 @@ def _message(
     bits: int = 0,
 ) -> bytes:
     """The whole answer; `records` are those of the answer and authority sections."""
+    q = asked.query
     bits |= rcode & 15
     if not q.has_opt:
         return head(q, bits, answers, authorities, 0) + records
-    if q.reply_options:
+    if asked.reply_options:
         extra = b"" if ede is None else _ede(_EDE_OPTION, 2, ede)
-        opt = opt_record(q, extra, rcode >> 4)
+        opt = opt_record(asked, extra, rcode >> 4)
     else:
         found = _OPTS.get((rcode >> 4, q.do, ede))
         opt = _make_opt(rcode >> 4, q.do, ede) if found is None else found

@@ -14,7 +14,7 @@ Works on one message without I/O and knows no policy.  Rules and strategy:
 """
 
 from struct import Struct
-from typing import Any, Final
+from typing import Final, Literal, Protocol
 
 from urlguard.errors import WireError
 
@@ -28,8 +28,6 @@ MIN_UDP_SIZE = 512  # RFC 1035 section 4.2.1, and the floor of RFC 6891 section 
 
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
 OPCODE = 0x7800
-
-NOBODY: Final = ("", 0)
 
 header = Struct("!HHHHHH").unpack_from
 _question = Struct("!HH").unpack_from
@@ -45,9 +43,14 @@ _ASK_OPT = (
 )
 
 
+Transport = Literal["udp", "tcp"]
+UDP: Final = "udp"
+TCP: Final = "tcp"
+
+
 class Query:
     """
-    One query as it came in.
+    One query as it was read; nobody changes it afterwards.
 
     ``name`` is the question's name as text: lower case (RFC 4343), without the trailing dot, one
     character an octet, empty for the root.  A dot or backslash inside a label is written ``\\046``
@@ -57,40 +60,21 @@ class Query:
     ``question_end`` is an offset in octets from the message's start.  ``udp_size`` is the OPT
     record's, 512 without one.  ``options`` is the length in octets of the OPT record's options,
     which begin at ``options_at``.
-    ``reply_options`` are EDNS options that the answer must carry, as octets.
-
-    ``client`` is the socket address that the answer goes to.  The rest are notes of those who pass
-    the query on: ``via``, how the reply leaves; ``who``, the client as policy knows it; ``when``,
-    its arrival by the performance counter; ``proven``, the client's address is no forgery (TCP, or
-    a valid cookie); ``ruling``, a rule that let it pass; ``shadows``, rules that are only counted;
-    ``key``, the cache's; ``done``, who wants the answer.
     """
 
     __slots__ = (
-        "client",
         "data",
         "do",
-        "done",
-        "edns_version",
         "flags",
         "has_opt",
         "id",
-        "key",
         "name",
         "options",
         "options_at",
-        "proven",
         "qclass",
         "qtype",
         "question_end",
-        "reply_options",
-        "ruling",
-        "shadows",
-        "tcp",
         "udp_size",
-        "via",
-        "when",
-        "who",
     )
 
     data: bytes
@@ -102,48 +86,14 @@ class Query:
     qclass: int
     has_opt: bool
     udp_size: int
-    edns_version: int
     do: bool
     options: int
     options_at: int
-    reply_options: bytes
-    client: tuple[Any, ...]
-    tcp: bool
-    via: Any
-    who: Any
-    when: float
-    proven: bool
-    ruling: Any
-    shadows: Any
-    key: Any
-    done: Any
 
     @property
     def plain(self) -> bool:
         """True if there is nothing but a question, and at most an OPT record without options."""
         return len(self.data) == self.question_end + (_BARE_OPT if self.has_opt else 0)
-
-    def copy(self) -> "Query":
-        """The same question, to be asked on nobody's behalf."""
-        same = Query()
-        same.data = self.data
-        same.id = self.id
-        same.flags = self.flags
-        same.question_end = self.question_end
-        same.name = self.name
-        same.qtype = self.qtype
-        same.qclass = self.qclass
-        same.has_opt = self.has_opt
-        same.udp_size = self.udp_size
-        same.edns_version = self.edns_version
-        same.do = self.do
-        same.options = 0
-        same.reply_options = b""
-        same.client = NOBODY
-        same.tcp = same.proven = True
-        same.via = same.who = same.ruling = same.shadows = None
-        same.key = self.key
-        return same
 
     @property
     def cd(self) -> bool:
@@ -161,17 +111,29 @@ class Query:
         return min(max(self.udp_size, MIN_UDP_SIZE), UDP_SIZE)
 
     def __repr__(self) -> str:
-        return f"<Query {self.name!r} type={self.qtype} id={self.id} client={self.client[0]}>"
+        return f"<Query {self.name!r} type={self.qtype} id={self.id}>"
 
 
-def parse_query(data: bytes, client: tuple[Any, ...] = NOBODY, tcp: bool = False) -> Query:
+class Asked(Protocol):
+    """What an answer is made for: a query, and the EDNS options that the answer must carry."""
+
+    @property
+    def query(self) -> Query:
+        """The query to answer."""
+        ...
+
+    @property
+    def reply_options(self) -> bytes:
+        """Whole EDNS options, as octets: a cookie, a client subnet."""
+        ...
+
+
+def parse_query(data: bytes) -> Query:
     """
     Read the header, the one question and the OPT record of a DNS query.
 
     Args:
         data: one UDP datagram, or one TCP message without its length prefix.
-        client: the socket address it came from.
-        tcp: True if it came over TCP, where no size limit holds.
 
     Raises:
         WireError: it is shorter than a header or is a response (``rcode`` None: drop it); its
@@ -215,17 +177,12 @@ def parse_query(data: bytes, client: tuple[Any, ...] = NOBODY, tcp: bool = False
     q.question_end = end
     q.name = _text(labels)
     q.qtype, q.qclass = _question(data, at + 1)
-    q.client = client
-    q.tcp = tcp
-    q.reply_options = b""
-    q.proven = tcp
-    q.via = q.who = q.ruling = q.shadows = q.key = None
     if additionals == 1 and not answers and not authorities and data[end : end + 3] == b"\0\0\x29":
         _read_opt(q, end, size)
     else:
         q.has_opt = q.do = False
         q.udp_size = MIN_UDP_SIZE
-        q.edns_version = q.options = 0
+        q.options = 0
         if additionals or answers or authorities:
             _walk(q, size, answers + authorities, additionals)
     return q
@@ -360,7 +317,6 @@ def _read_opt(q: Query, at: int, size: int) -> None:
     if version:
         raise WireError(f"OPT record: EDNS version {version}; must be 0", BADVERS)
     q.has_opt = True
-    q.edns_version = version
     q.do = flags >= _DO
     q.options = length
     q.options_at = at + 11

@@ -28,7 +28,7 @@ from urlguard.wire.query import (
     SERVFAIL,
     SOA,
     A,
-    Query,
+    Asked,
     read_name,
     read_record,
     skip_name,
@@ -72,8 +72,8 @@ class Reply:
 
     ``targets``: names that the answer section leads to: of CNAME, DNAME, SVCB and HTTPS records,
     and owners of addresses; lower case, as `Query.name`.  An authority section that leads anywhere
-    counts too.  ``beside``: what the additional section leads to.  ``addresses``: 4 or 16 octets
-    each, of address records in all sections and of SVCB hints.
+    counts too.  ``additional_owners``: names that the additional section leads to.
+    ``addresses``: 4 or 16 octets each, of address records in all sections and of SVCB hints.
 
     ``stored``, ``expires``, ``used``, ``size`` and ``retry`` belong to whoever keeps it, ``judged``
     to whoever judges it.
@@ -83,8 +83,8 @@ class Reply:
         "_aged",
         "_aged_at",
         "ad",
+        "additional_owners",
         "addresses",
-        "beside",
         "body",
         "counts",
         "cut",
@@ -117,7 +117,7 @@ class Reply:
         self.cut = len(body)  # where the additional section begins
         self.ede = b""
         self.targets: tuple[str, ...] = ()
-        self.beside: tuple[str, ...] = ()
+        self.additional_owners: tuple[str, ...] = ()
         self.addresses: tuple[bytes, ...] = ()
         self._aged_at = 0
         self._aged = body
@@ -193,10 +193,10 @@ def nodata(ttl: int, ede: int) -> Reply:
 
 
 def render(
-    reply: Reply, q: Query, age: int = 0, ede: int | None = None, flat_ttl: int | None = None
+    reply: Reply, asked: Asked, age: int = 0, ede: int | None = None, flat_ttl: int | None = None
 ) -> bytes:
     """
-    The answer to `q`: the client's ID, question, RD and CD, then the reply's records.
+    The answer to a query: the client's ID, question, RD and CD, then the reply's records.
 
     AA is clear and RA set, for we forward.  AD is set if the reply has it and the client shows
     that it understands it, by AD or DO (RFC 6840 sections 5.7 and 5.8).
@@ -206,6 +206,7 @@ def render(
         ede: an extended error code to add (RFC 8914).
         flat_ttl: TTL of all records, in seconds, in place of their own.
     """
+    q = asked.query
     body = reply.aged(age) if flat_ttl is None else reply.flat(flat_ttl)
     bits = reply.rcode
     if reply.ad and (q.do or q.flags & wire.AD):
@@ -216,7 +217,7 @@ def render(
     extra = reply.ede
     if ede is not None:
         extra += _ede(EDE_OPTION, 2, ede)
-    return head(q, bits, answers, authorities, additionals + 1) + body + opt_record(q, extra)
+    return head(q, bits, answers, authorities, additionals + 1) + body + opt_record(asked, extra)
 
 
 def read_reply(data: bytes, question_end: int, qtype: int) -> Reply:
@@ -277,7 +278,7 @@ def _read(data: bytes, question_end: int, qtype: int) -> Reply:
     reply.negative = negative
     reply.ede = found.ede
     reply.targets = tuple(found.targets)
-    reply.beside = tuple(found.beside)
+    reply.additional_owners = tuple(found.additional_owners)
     reply.addresses = tuple(found.addresses)
     return reply
 
@@ -333,7 +334,7 @@ class _Reading:
         self.ede = b""
         self.upper_rcode = 0
         self.targets: dict[str, None] = {}
-        self.beside: dict[str, None] = {}
+        self.additional_owners: dict[str, None] = {}
         self.addresses: list[bytes] = []
         self.places: set[tuple[int, int]] = set()  # of names that were read, and into which
 
@@ -390,9 +391,9 @@ class _Reading:
                 return number, start
             self._ttl(ttl, rdata)
             if rtype in _ADDRESS:
-                self._address(start, rtype, rdata, at, self.beside)
+                self._address(start, rtype, rdata, at, self.additional_owners)
             elif rtype in (SVCB, HTTPS):
-                self._leads(start, rtype, rdata, at, self.beside)
+                self._leads(start, rtype, rdata, at, self.additional_owners)
         return count, at
 
     def _edes(self, at: int, end: int) -> None:

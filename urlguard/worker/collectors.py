@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from urlguard.engine import Live
 from urlguard.hitlog.buffer import HitBuffer
 from urlguard.metrics import Figures
-from urlguard.plugins import Chain
+from urlguard.plugins import Chain, Exchange
 from urlguard.plugins.cache import Cache
 from urlguard.plugins.forward import Forward
 from urlguard.plugins.guard import Guard
@@ -72,9 +72,9 @@ def canary(found: Chain, live: Live, figures: Figures) -> None:
 
 def _blocks_canary(guard: Guard) -> bool:
     name = b"".join(bytes((len(p),)) + p.encode() for p in guard.canary.split("."))
-    q = parse_query(bytes(4) + b"\0\1" + bytes(6) + name + b"\0\0\1\0\1")
+    x = Exchange(parse_query(bytes(4) + b"\0\1" + bytes(6) + name + b"\0\0\1\0\1"))
     try:
-        found = guard.on_query(q)
+        found = guard.on_query(x)
     except Exception:  # as the chain would say SERVFAIL
         return False
     return found is not None and found.ruling is not None

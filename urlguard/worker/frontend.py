@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from urlguard.errors import WireError
 from urlguard.metrics import Figures, Histogram
-from urlguard.plugins import Answer, Chain
+from urlguard.plugins import Answer, Chain, Exchange
 from urlguard.plugins.clients import PLENTY, Client, Clients
 from urlguard.verdict import Ruling
 from urlguard.wire import answer, proxy
 from urlguard.wire.cookie import Cookies
-from urlguard.wire.query import Query, options, parse_query
+from urlguard.wire.query import options, parse_query
 from urlguard.worker.packet_cache import Ready, ReadyAnswers, Stat
 from urlguard.worker.query_sample import Sample
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 COOKIE: Final = 10  # EDNS option codes
 CLIENT_SUBNET: Final = 8
 
-MAX_LED: Final = 512  # characters of the names that a ready answer may depend on, beside its own
+MAX_DEPENDS: Final = 512  # characters of the names, beside its own, that a ready answer depends on
 MAX_KINDS: Final = 2000  # kinds of answers that are counted apart
 
 Kind = tuple[str, str, str, str, str]  # source, action, the rule's source and category, segment
@@ -103,13 +103,15 @@ class Edge:
         own.segment = front.segment
         return own
 
-    def read_options(self, q: Query, who: Client) -> None:
+    def read_options(self, x: Exchange) -> None:
         """
         Act on a query's EDNS options; unknown ones are ignored (RFC 6891 section 6.1.2).
 
         Raises:
             WireError: a cookie or a client subnet is malformed.
         """
+        q, who = x.query, x.client
+        assert who is not None
         at = q.options_at
         seen = set()  # of several options of a kind the first counts, and is answered
         for code, content in options(q.data, at, at + q.options):
@@ -119,18 +121,18 @@ class Edge:
             if code == COOKIE and self.cookies is not None:
                 packed = b"" if who.address is None else who.address.packed
                 option, valid = self.cookies.answer(content, packed, int(self._clock()))
-                q.reply_options += option
-                q.proven = q.proven or valid
+                x.reply_options += option
+                x.proven = x.proven or valid
             elif code == CLIENT_SUBNET and who.front == "ecs":
                 found = proxy.subnet(content)
                 if found is not None:
                     host, source = found
-                    q.who = self.clients.find(host)
+                    x.client = self.clients.find(host)
                     # The answer is for that subnet and no other, or, where its parts are treated
                     # apart, for that address alone: a front end may cache it.
                     version, width = (6, 128) if ":" in host else (4, 32)
                     fine = source >= self.clients.longest[version]
-                    q.reply_options += proxy.subnet_echo(content, source if fine else width)
+                    x.reply_options += proxy.subnet_echo(content, source if fine else width)
 
     def complaint(self, data: bytes, rcode: int | None, who: Client) -> bytes:
         """
@@ -154,63 +156,65 @@ class Edge:
             who = self.clients.find(host)
             if who.front == "proxy":
                 data, who = self.unwrap(data, who)
-            q = parse_query(data)
-            q.who = who
-            if q.options:
-                self.read_options(q, who)
+            x = Exchange(parse_query(data), who)
+            if x.query.options:
+                self.read_options(x)
         except WireError:
             return
         finally:
             self.sample.turn()  # whatever happens: without it no batch would be read any more
         # What is refused says nothing about those whom a rule would concern.
-        if q.who.allowed:
-            self.sample.add(q.name, q.who.host, weight)
+        who = x.client or who
+        if who.allowed:
+            self.sample.add(x.query.name, who.host, weight)
 
     # ---- answers
 
-    def keep(self, q: Query, found: Answer, wire: bytes) -> None:
+    def keep(self, x: Exchange, found: Answer, wire: bytes) -> None:
         """Keep a ready answer, if the datagram and its client permit it."""
-        who = q.who
+        q, who = x.query, x.client
+        assert who is not None
         # Only a question with at most a bare OPT record: a client's cookie would make each of its
         # queries a new entry, and padding would make entries as large as somebody likes.
-        led = found.led
+        depends_on = found.depends_on
         if (
             who.allowed
             and who.front is None
             and self.tap is None
             and q.plain
-            and not q.shadows  # which are counted anew each time
-            and (not led or sum(map(len, led)) <= MAX_LED)
+            and not x.shadows  # which are counted anew each time
+            and (not depends_on or sum(map(len, depends_on)) <= MAX_DEPENDS)
         ):
-            hit = self._hit(q, found.ruling)
+            hit = self._hit(x, found.ruling)
             stat = self.stat("ready", found.ruling, who)
             self.ready.put(
                 who.ready,
                 q.data[2:],
-                Ready(wire[2:], stat, hit, (q.name, *led)),
+                Ready(wire[2:], stat, hit, (q.name, *depends_on)),
                 found.fleeting,
             )
             if who.left <= 0 and not self.clients.limited:
                 who.left = PLENTY  # used up, and there is no plugin to grant more
 
-    def book(self, q: Query, found: Answer) -> None:
+    def book(self, x: Exchange, found: Answer) -> None:
         """Count an answer, and note a hit."""
-        ruling = found.ruling
-        self.stat(found.source, ruling, q.who).count += 1
+        ruling, who = found.ruling, x.client
+        assert who is not None
+        self.stat(found.source, ruling, who).count += 1
         if ruling is not None and self.hits is not None:
-            hit = self._hit(q, ruling)
+            hit = self._hit(x, ruling)
             if hit is not None:
-                self.hits.add(q.who.host, *hit)
-        if q.shadows:
-            self._book_shadows(q)
+                self.hits.add(who.host, *hit)
+        if x.shadows:
+            self._book_shadows(x, who)
 
-    def _book_shadows(self, q: Query) -> None:
+    def _book_shadows(self, x: Exchange, who: Client) -> None:
         """Count what rules in shadow would have blocked, once for each source."""
-        for ruling in q.shadows:
+        for ruling in x.shadows or ():
             self.shadowed.update(ruling.sources)
-            hit = self._hit(q, ruling)
+            hit = self._hit(x, ruling)
             if hit is not None and self.hits is not None:
-                self.hits.add(q.who.host, *hit)
+                self.hits.add(who.host, *hit)
 
     def stat(self, source: str, ruling: Ruling | None, who: Client) -> Stat:
         """Where answers of one kind are counted; of too many kinds, the rest together."""
@@ -226,11 +230,12 @@ class Edge:
             stat = self._kinds.setdefault(kind, Stat())
         return stat
 
-    def _hit(self, q: Query, ruling: Ruling | None) -> tuple[Any, ...] | None:
+    def _hit(self, x: Exchange, ruling: Ruling | None) -> tuple[Any, ...] | None:
         """What the hit log wants to know beside the client."""
         if ruling is None or self.hits is None or ruling.action == "allow":
             return None
-        segment = q.who.segment.name if q.who.segment else ""
+        q, who = x.query, x.client
+        segment = who.segment.name if who is not None and who.segment else ""
         rule = f"{ruling.kind} {ruling.value}"
         category, sources = ruling.category, ruling.sources
         return q.name, q.qtype, ruling.action, category, rule, sources, segment

@@ -162,7 +162,7 @@ async def test_a_plugin_that_must_see_each_query_does(serve):
         name = "seeing"
         count = 0
 
-        def on_query(self, q):
+        def on_query(self, x):
             self.count += 1
 
     server = await serve(extra=(seeing := Seeing()))
@@ -412,7 +412,7 @@ async def test_a_ready_answer_is_counted_down_and_not_given_for_nothing(serve):
     class Asked(Local):
         name, cacheable, count = "asked", True, 0
 
-        def on_query(self, q):
+        def on_query(self, x):
             self.count += 1
 
     server = await serve(extra=(asked := Asked()))
@@ -441,8 +441,8 @@ async def test_cookies_are_answered_and_not_kept(serve):
     class Noting(Local):
         name, proven = "noting", ()
 
-        def on_query(self, q):
-            self.proven += (q.proven,)
+        def on_query(self, x):
+            self.proven += (x.proven,)
 
     cookies = Cookies(bytes(16))
     server = await serve(extra=(noting := Noting()), edge={"cookies": cookies})

@@ -31,7 +31,7 @@ from typing import Any, Final, Self
 from urlguard import config
 from urlguard.errors import WireError
 from urlguard.names import parents, registrable
-from urlguard.plugins.base import Answer, Done, Parts
+from urlguard.plugins.base import Answer, Done, Exchange, Parts
 from urlguard.plugins.forward.case import Random
 from urlguard.plugins.forward.stream import CONNECTIONS, Stream, tls_context
 from urlguard.plugins.forward.udp import Ports, spare
@@ -39,7 +39,7 @@ from urlguard.plugins.forward.upstream import PLAIN_S, Attempt, Flight, Group, U
 from urlguard.plugins.forward.wheel import Wheel
 from urlguard.system_resolvers import system_resolvers
 from urlguard.wire import answer
-from urlguard.wire.query import FORMERR, NOTIMP, REFUSED, SERVFAIL, TC, Query, parse_query
+from urlguard.wire.query import FORMERR, NOTIMP, REFUSED, SERVFAIL, TC, parse_query
 from urlguard.wire.query import ask as ask_wire
 from urlguard.wire.reply import failure, read_reply
 
@@ -56,7 +56,7 @@ _LABELS: Final = 6  # from the end: more have no part in who owns a name
 _OURS: Final = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 # NS of the root: every recursor knows it, and nobody's zone can make it slow.
-_PROBE = parse_query(bytes(5) + b"\1" + bytes(6) + b"\0\0\2\0\1")
+_PROBE = Exchange(parse_query(bytes(5) + b"\1" + bytes(6) + b"\0\0\2\0\1"))
 
 
 class Forward:
@@ -148,7 +148,7 @@ class Forward:
         count = max(len(everyone), 3)  # resolv.conf has three at most
         return count * (table.ports + spare(table.ports) + CONNECTIONS)
 
-    def ask(self, q: Query, done: Done) -> None:
+    def ask(self, x: Exchange, done: Done) -> None:
         """
         Find the answer; see `Waiting`.
 
@@ -156,24 +156,25 @@ class Forward:
         or 23 for the network's refusal.  A flight that was refused for load gets a message of our
         own, which says nothing of the name and must not be kept.
         """
+        q = x.query
         name = q.name
         if self.in_flight >= self._max_in_flight:
             self.counters["refused_load"] += 1
-            done(q, Answer(answer.error(q, SERVFAIL), "forward"))
+            done(x, Answer(answer.error(x, SERVFAIL), "forward"))
             return
         domain = _owner(name)
         domains = self._domains
         here = domains.get(domain, 0)
         if here >= self._per_domain:
             self.counters["refused_zone"] += 1
-            done(q, Answer(answer.error(q, SERVFAIL), "forward"))
+            done(x, Answer(answer.error(x, SERVFAIL), "forward"))
             return
         group = self._default if not self._zones else self._zone(name)
         question = q.data[12 : q.question_end]
         if self._randomize:
             question = self._random.spell(question)
         now = self._loop.time()
-        flight = Flight(q, done, question, domain, group, now)
+        flight = Flight(x, done, question, domain, group, now)
         self.in_flight += 1
         domains[domain] = here + 1
         if group.up:
@@ -280,7 +281,7 @@ class Forward:
         attempt.stream = stream = tcp or upstream.where.tls_name is not None
         attempt.aside = tcp and upstream.where.tls_name is None
         attempt.edns = edns = edns and upstream.plain_until <= now
-        q = flight.q
+        q = flight.exchange.query
         if self._randomize and upstream.flat_until > now and not tcp:
             attempt.question = q.data[12 : q.question_end]
         question, do, cd, ad = attempt.question, q.do, q.cd, self._trust_ad
@@ -346,7 +347,7 @@ class Forward:
         self._probers[upstream.bit] = self._loop.call_later(PROBE_S, self._probe, upstream)
         now = self._loop.time()
         # A flight that was answered from the start: its replies count for the upstream alone.
-        flight = Flight(_PROBE, None, _PROBE.question, "", upstream.groups[0], now)
+        flight = Flight(_PROBE, None, _PROBE.query.question, "", upstream.groups[0], now)
         flight.ends = now + self._timeout_s
         self.counters["probes"] += 1
         self._send(flight, upstream, now, probe=True)
@@ -379,7 +380,7 @@ class Forward:
             # It does not know EDNS (RFC 6891 section 7), or the question is bad after all.
             self._plainly(attempt, now)
             return
-        q = flight.q
+        q = flight.exchange.query
         try:
             reply = read_reply(data, q.question_end, q.qtype)
         except WireError:
@@ -511,7 +512,7 @@ class Forward:
             domains[domain] = left
         else:
             del domains[domain]
-        done(flight.q, found)
+        done(flight.exchange, found)
 
 
 def _owner(name: str) -> str:

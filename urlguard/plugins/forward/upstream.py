@@ -19,8 +19,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from urlguard import config, events
-from urlguard.plugins.base import Done
-from urlguard.wire.query import Query
+from urlguard.plugins.base import Done, Exchange
 from urlguard.wire.reply import Reply
 
 SILENT: Final = 5  # late replies in a row until an upstream is down
@@ -51,13 +50,13 @@ class Flight:
         "domain",
         "done",
         "ends",
+        "exchange",
         "group",
         "last",
         "network",
         "over_tcp",
         "pending",
         "plain",
-        "q",
         "question",
         "started",
         "tried",
@@ -65,9 +64,15 @@ class Flight:
     )
 
     def __init__(
-        self, q: Query, done: Done | None, question: bytes, domain: str, group: "Group", now: float
+        self,
+        x: Exchange,
+        done: Done | None,
+        question: bytes,
+        domain: str,
+        group: "Group",
+        now: float,
     ) -> None:
-        self.q = q
+        self.exchange = x
         self.done = done
         self.question = question  # as it is spelled on the wire
         self.domain = domain

@@ -16,10 +16,10 @@ from typing import Any, Final, cast
 
 from urlguard.config import Server
 from urlguard.errors import WireError
-from urlguard.plugins import Answer
+from urlguard.plugins import Answer, Exchange
 from urlguard.plugins.clients import Client
 from urlguard.wire import answer, proxy
-from urlguard.wire.query import SERVFAIL, Query, parse_query
+from urlguard.wire.query import SERVFAIL, TCP, parse_query
 from urlguard.worker.frontend import Edge
 
 BATCH: Final = 8  # queries of a connection answered in one go before it is others' turn
@@ -336,10 +336,9 @@ class _Connection(asyncio.Protocol):
         listener.counters["queries"] += 1
         who = self._client_of(edge)
         try:
-            q = parse_query(data, self._client, tcp=True)
-            q.who = who
-            if q.options:
-                edge.read_options(q, who)
+            x = Exchange(parse_query(data), who, self._client, TCP)
+            if x.query.options:
+                edge.read_options(x)
         except WireError as exc:
             listener.counters["malformed"] += 1
             said = edge.complaint(data, exc.rcode, who)
@@ -347,14 +346,14 @@ class _Connection(asyncio.Protocol):
             return said != b""
         self._touch()
         if edge.tap is not None:
-            edge.tap.query(q.who.host, q.data, True)
-        found = edge.chain.local(q)
+            edge.tap.query(x.host, x.query.data, True)
+        found = edge.chain.local(x)
         if found is None:
-            q.when = perf_counter()
+            x.when = perf_counter()
             self.waiting += 1
-            edge.chain.resolve(q, self._resolved)
+            edge.chain.resolve(x, self._resolved)
         else:
-            self._answer(q, found)
+            self._answer(x, found)
         return True
 
     def _client_of(self, edge: Edge) -> Client:
@@ -364,14 +363,14 @@ class _Connection(asyncio.Protocol):
         who = edge.clients.find(self.host)
         return who if self._named is None else edge.without_front(who)
 
-    def _resolved(self, q: Query, found: Answer | None) -> None:
+    def _resolved(self, x: Exchange, found: Answer | None) -> None:
         full = self._full
         self.waiting -= 1
         if self._transport is None:
             return
         if found is not None:
-            self._listener.edge.waited.observe(perf_counter() - q.when)
-            self._answer(q, found)
+            self._listener.edge.waited.observe(perf_counter() - x.when)
+            self._answer(x, found)
         self._touch()
         if self._answered:
             self.close()
@@ -379,16 +378,16 @@ class _Connection(asyncio.Protocol):
             # Not from here: this may be inside `_read`'s own loop.
             self._listener.loop.call_soon(self._read)
 
-    def _answer(self, q: Query, found: Answer) -> None:
+    def _answer(self, x: Exchange, found: Answer) -> None:
         edge = self._listener.edge
-        edge.book(q, found)
-        wire = found.octets(q)
+        edge.book(x, found)
+        wire = found.octets(x)
         if not wire:
             return  # dropped: the client will give up on it
         if len(wire) > 0xFFFF:  # an upstream's largest, and our options
-            wire = answer.error(q, SERVFAIL)
+            wire = answer.error(x, SERVFAIL)
         if edge.tap is not None:
-            edge.tap.answer(q.who.host, wire, True)
+            edge.tap.answer(x.host, wire, True)
         self._write(wire)
 
     def _write(self, wire: bytes) -> None:

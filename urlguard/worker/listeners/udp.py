@@ -24,10 +24,10 @@ from time import perf_counter
 from typing import Any, Final
 
 from urlguard.errors import WireError
-from urlguard.plugins import Answer
+from urlguard.plugins import Answer, Exchange
 from urlguard.plugins.clients import Client
 from urlguard.wire import answer
-from urlguard.wire.query import MIN_UDP_SIZE, Query, parse_query
+from urlguard.wire.query import MIN_UDP_SIZE, parse_query
 from urlguard.worker.frontend import Edge
 
 BATCH: Final = 64  # queries of a socket answered in one go before the loop does something else
@@ -201,10 +201,9 @@ class UdpListener:
         try:
             if who.front == "proxy":
                 data, who = edge.unwrap(data, who)
-            q = parse_query(data, client)
-            q.who = who
-            if q.options:
-                edge.read_options(q, who)
+            x = Exchange(parse_query(data), who, client)
+            if x.query.options:
+                edge.read_options(x)
         except WireError as exc:
             said = edge.complaint(data, exc.rcode, who)
             if said:
@@ -213,54 +212,54 @@ class UdpListener:
             else:
                 self.counters["dropped"] += 1
             return
-        q.via = via
+        x.via = via
         if edge.tap is not None:
-            edge.tap.query(q.who.host, q.data, False)
-        found = edge.chain.local(q)
+            edge.tap.query(x.host, x.query.data, False)
+        found = edge.chain.local(x)
         if found is None:
-            q.when = self._now
+            x.when = self._now
             self._waiting += 1
             self._waited += 1
             self.counters["waited"] += 1
-            edge.chain.resolve(q, self._resolved)
+            edge.chain.resolve(x, self._resolved)
             return
-        wire = self._fit(q, found)
+        wire = self._fit(x, found)
         if found.ready and wire:
-            edge.keep(q, found, wire)
-        edge.book(q, found)
-        self._finish(q, wire)
+            edge.keep(x, found, wire)
+        edge.book(x, found)
+        self._finish(x, wire)
 
-    def _resolved(self, q: Query, found: Answer | None) -> None:
+    def _resolved(self, x: Exchange, found: Answer | None) -> None:
         self._waiting -= 1
         edge = self._edge
-        edge.waited.observe(perf_counter() - q.when)
+        edge.waited.observe(perf_counter() - x.when)
         if found is not None and self._sock.fileno() >= 0:
-            edge.book(q, found)
-            self._finish(q, self._fit(q, found))
+            edge.book(x, found)
+            self._finish(x, self._fit(x, found))
         if self._idle is not None and not self._waiting and not self._idle.done():
             self._idle.set_result(None)
 
-    def _finish(self, q: Query, wire: bytes) -> None:
+    def _finish(self, x: Exchange, wire: bytes) -> None:
         if not wire:
             self.counters["dropped"] += 1
             return
         if self._edge.tap is not None:
-            self._edge.tap.answer(q.who.host, wire, False)
-        self._send(wire, q.client, q.via)
+            self._edge.tap.answer(x.host, wire, False)
+        self._send(wire, x.peer, x.via)
 
-    def _fit(self, q: Query, found: Answer) -> bytes:
+    def _fit(self, x: Exchange, found: Answer) -> bytes:
         """The answer, or one that sends the client to TCP if it is too large for it."""
-        wire = found.octets(q)
-        if len(wire) <= MIN_UDP_SIZE or len(wire) <= q.udp_limit:
+        wire = found.octets(x)
+        if len(wire) <= MIN_UDP_SIZE or len(wire) <= x.query.udp_limit:
             return wire
         if found.reply is not None and found.wire is None and found.reply.counts[2]:
             # Additional records are a courtesy: without them it may fit (RFC 2181 section 9).
             found.reply = found.reply.without_additional()
-            wire = found.octets(q)
-            if len(wire) <= q.udp_limit:
+            wire = found.octets(x)
+            if len(wire) <= x.query.udp_limit:
                 return wire
         self.counters["truncated"] += 1
-        return answer.truncated(q, wire[3] & 15)
+        return answer.truncated(x, wire[3] & 15)
 
     def _send(self, wire: bytes, client: tuple[Any, ...], via: Ancillary | None) -> None:
         # A full buffer, a firewall's EPERM, a client at port 0: the answer is lost, as datagrams
