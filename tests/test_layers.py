@@ -1,9 +1,10 @@
 """Imports point one way: DESIGN.md's layers, read from the import statements."""
 
-import ast
 from pathlib import Path
 
 import pytest
+
+from tests.imports import modules, top, upward
 
 PACKAGE = Path(__file__).parents[1] / "urlguard"
 
@@ -70,57 +71,8 @@ NEVER = {
 KNOWN: dict[tuple[str, str], str] = {}
 
 
-def imports(path):
-    """Modules of the package that a file imports for use, wherever in the file."""
-    tree = ast.parse(path.read_text("utf-8"))
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if id(node) in typing_only:
-            continue
-        if isinstance(node, ast.Import):
-            found = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            found = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in found:
-            if name.startswith("urlguard."):
-                yield resolved(name.removeprefix("urlguard."))
-
-
-def resolved(name):
-    """``policy.log.Change`` → ``policy.log``: the longest part that is a module."""
-    parts = name.split(".")
-    while parts:
-        path = PACKAGE.joinpath(*parts)
-        if path.with_suffix(".py").is_file() or (path / "__init__.py").is_file():
-            return ".".join(parts)
-        parts.pop()
-    return "__init__"
-
-
-def modules():
-    """Every module of the package with the modules that it imports."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        name = ".".join(parts if parts[-1] != "__init__" or len(parts) == 1 else parts[:-1])
-        if parts[0] not in TOOLS:
-            yield name, sorted(set(imports(path)))
-
-
-MODULES = dict(modules())
+MODULES = modules(PACKAGE, TOOLS)
 LAYER = {part: number for number, layer in enumerate(LAYERS) for part in layer}
-
-
-def top(name):
-    """The part of the package that a module belongs to."""
-    return name.partition(".")[0]
 
 
 def test_every_part_has_a_layer():
@@ -130,23 +82,13 @@ def test_every_part_has_a_layer():
     assert {top(name) for name in MODULES} <= LAYER.keys()
 
 
-def breaks(name, other):
-    """Whether a module imports what stands beside or above it."""
-    if top(other) == top(name):
-        return False
-    mine, theirs = LAYER[top(name)], LAYER[top(other)]
-    # Single modules of one layer may use each other; parts with a folder may not.
-    beside = mine == theirs and "." not in name and "." not in other
-    return theirs > mine or (theirs == mine and not beside)
-
-
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_point_down(name):
     """
     Vocabulary ← wire, blocklist, policy ← engine, feeds ← plugins, share, check, decisions ←
     server ← cli; imports within a function count too, those for types alone do not.
     """
-    wrong = {(name, other) for other in MODULES[name] if breaks(name, other)}
+    wrong = {(name, other) for other in MODULES[name].uses if upward(LAYER, name, other)}
     assert wrong <= KNOWN.keys()
 
 
@@ -156,12 +98,12 @@ def test_what_a_part_never_imports(name):
     The wire format knows no policy, the blocklist no packets, the listener no names.
     """
     banned = [*NEVER.get(name, ()), *NEVER.get(top(name), ())]
-    assert not [o for o in MODULES[name] if top(o) in banned and (name, o) not in KNOWN]
+    assert not [o for o in MODULES[name].uses if top(o) in banned and (name, o) not in KNOWN]
 
 
 def test_known_exceptions_are_still_needed():
     """
     What has been put in order leaves the list.
     """
-    unneeded = [(n, o) for n, o in KNOWN if o not in MODULES[n] or not breaks(n, o)]
+    unneeded = [(n, o) for n, o in KNOWN if o not in MODULES[n].uses or not upward(LAYER, n, o)]
     assert unneeded == []
