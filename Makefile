@@ -3,22 +3,31 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
+# Files with such tests: the others need not be looked through.
+TIMING  = $(shell grep -rlE 'mark\.timing' tests --include='test_*.py')
+
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench fuzz clean
+.PHONY: help run test test-all lint bench fuzz clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.installed ## set up and start UrlGuard on 127.0.0.1:5300 with the built-in list
 	@$(BIN)/urlguard serve
 
-test: $(VENV)/.dev ## set up and run all tests
-	$(BIN)/pytest -q -n 2
+test: $(VENV)/.dev ## the tests to run before each commit: a few minutes
+	$(BIN)/pytest -q -n auto --dist worksteal -m "not slow and not timing"
 
-lint: $(VENV)/.dev ## check style and types; changes nothing
+test-all: $(VENV)/.dev ## all tests, as CI runs them; those that measure time come last and alone
+	$(BIN)/pytest -q -n auto --dist worksteal -m "not timing"
+	$(BIN)/pytest -q -m timing $(TIMING) || $(BIN)/pytest -q -m timing $(TIMING) \
+	  --last-failed --last-failed-no-failures none
+
+lint: $(VENV)/.dev ## check style, types and the order of the package; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.house
 
 bench: $(VENV)/.dev ## measure against Unbound and dnsdist on one list; writes benchmarks/record
 	$(BIN)/python -m benchmarks.resolvers

@@ -1,11 +1,17 @@
 """What all tests share: golden files, and a real server."""
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.running import server, upstream  # noqa: F401 - fixtures
+# Tests start some thousand processes, and each would compile the package anew without its bytecode.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+from tests.running import server, upstream  # noqa: E402, F401 - fixtures
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
