@@ -40,7 +40,7 @@ from urlguard import __version__, config
 from urlguard import compile as compiling
 from urlguard.control.verdict_pool import Judges
 from urlguard.feeds import refresh, schedule
-from urlguard.policy.log import PolicyLog
+from urlguard.policy.location import log_location, open_log
 
 JUDGES, AT_ONCE, ITEMS, TEXTS = 2, 2, 10_000, 1_000
 ROUNDS = 3
@@ -57,9 +57,9 @@ async def judges() -> AsyncIterator[Judges]:
         path = Path(folder, "urlguard.toml")
         path.write_text('state_dir = "var"\n', "utf-8")
         made = config.load(path)
-        log = PolicyLog(made.database)
+        log = open_log(made)
         refresh.refresh(log, schedule.feeds(made)[0], made.state_dir)
-        compiling.compile_apart(made.database, made.state_dir / "snapshots")
+        compiling.compile_apart(log_location(made), made.state_dir / "snapshots")
         working = Judges(made, JUDGES)
         task = asyncio.create_task(working.run())
         try:

@@ -35,7 +35,7 @@ from urlguard.cases import ndjson
 from urlguard.cases.casework import DATABASE as CASES
 from urlguard.cases.drivers.sqlite import open_store
 from urlguard.cases.model import Judged
-from urlguard.policy.log import PolicyLog
+from urlguard.policy.location import open_file
 
 CLAIM, BLOCKS, STRAY = 10, 0.2, 0.1
 ACTS = ("watch", "dismiss")
@@ -144,7 +144,7 @@ class Race:
         if len(made) != self.cases or max(made.values()) > 1 or made.keys() != self.decided.keys():
             raise BenchmarkError(f"{len(made)} of {self.cases} decided, {made.most_common(3)}")
         db.close()
-        log = PolicyLog(state / "policy.db", read_only=True)
+        log = open_file(state / "policy.db", read_only=True)
         blocks = 0
         for case, (number, act) in self.decided.items():
             claims = log.store.history(f"subtree {owners[case]}")

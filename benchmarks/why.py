@@ -30,7 +30,7 @@ from urlguard.api.log_reader import LogReader
 from urlguard.api.server import ApiServer
 from urlguard.api.services import Services
 from urlguard.config import Api, Config, Endpoint
-from urlguard.policy.log import PolicyLog
+from urlguard.policy.location import open_log
 from urlguard.policy.model import Change
 
 BATCHES: Final = 3_000
@@ -61,7 +61,7 @@ def _fill(config: Config, names: list[str]) -> tuple[list[str], int]:
     Returns:
         The names that these were about, and the last serial at which all had said to block.
     """
-    log = PolicyLog(config.database)
+    log = open_log(config)
     changes = [Change(f"subtree {name}", "block", "phishing") for name in names]
     log.commit("feed:list", changes, actor="benchmark", reason="")
     rng = random.Random(1)
@@ -92,7 +92,7 @@ async def _ask(config: Config, token: str, names: list[str], serial: int) -> Non
         source=cast(Any, None),  # nobody asks how the server is
         tokens=Keyring(config.state_dir / "access.db"),
         attempts=Attempts(time.monotonic),
-        log=LogReader(config.database),
+        log=LogReader(config),
         state_dir=config.state_dir,
     )
     server = ApiServer(Api(listen=Endpoint("127.0.0.1", 0)), services)

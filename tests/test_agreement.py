@@ -13,11 +13,11 @@ import pytest
 
 from tests import bind, oracle
 from tests.client import ask_many
+from tests.logs import log_file, open_file
 from urlguard.blocklist import snapshot
 from urlguard.blocklist.overlay import Overlay
 from urlguard.config import Config, Endpoint, Guard, Rpz
 from urlguard.engine import Engine
-from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 from urlguard.publish.rpz.primary import Primary
 from urlguard.verdict import decode
@@ -31,7 +31,7 @@ class Policy:
 
     def __init__(self, path, seed):
         self.rng = random.Random(seed)
-        self.log = PolicyLog(path)
+        self.log = open_file(path)
         self.standing = {}
 
     def change(self, batches, count):
@@ -109,7 +109,7 @@ async def test_bind_with_our_zone_agrees(tmp_path, answer):
         rpz=Rpz(listen=(Endpoint("127.0.0.1", 0),), zone="rpz.test"),
         guard=Guard(answer=answer),
     )
-    policy = Policy(config.database, answer)
+    policy = Policy(log_file(config), answer)
     policy.change(batches=10, count=6)
     primary = Primary(config)
     await primary.start()

@@ -8,9 +8,9 @@ import sqlite3
 import pytest
 from click.testing import CliRunner
 
+from tests.logs import SqliteLocation, open_file
 from urlguard.cli import main
 from urlguard.policy import backup, chain, checkpoint
-from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 
 
@@ -36,7 +36,7 @@ class Folder:
         return out
 
     def commit(self, *names):
-        with contextlib.closing(PolicyLog(self.database)) as log:
+        with contextlib.closing(open_file(self.database)) as log:
             for name in names:
                 change = Change(f"subtree {name}.example", "block", "fraud")
                 log.commit("operator", [change], actor="test", reason="")
@@ -49,7 +49,7 @@ class Folder:
 
     def rewrite(self, first):
         """Change batch `first`, and make every hash from there on again."""
-        with contextlib.closing(PolicyLog(self.database)) as log, log.store.writing():
+        with contextlib.closing(open_file(self.database)) as log, log.store.writing():
             previous = None
             for row in list(log.store.batches(first - 1)):
                 who = (row.actor, row.source, "another")
@@ -176,7 +176,7 @@ def test_an_auditor_needs_no_server_and_no_state(folder, tmp_path):
     signed = folder.sign("1.txt")
     away = tmp_path / "away"
     away.mkdir()
-    backup.backup(folder.database, away / "b.db")
+    backup.backup(SqliteLocation(folder.database), away / "b.db")
     shutil.copy(folder.state / "log.pub", away / "key.pub")
     auditor = Folder(away)
     auditor.config.write_text('[store]\nurl = "sqlite:///b.db"\n')

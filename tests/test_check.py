@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.logs import log_file
 from urlguard import check, local_policy, wellknown
 from urlguard.blocklist import snapshot
 from urlguard.compile import compile_here
 from urlguard.config import Config
 from urlguard.engine import Engine
 from urlguard.errors import PolicyError
-from urlguard.policy.log import PolicyLog
+from urlguard.policy.location import log_location, open_log
 from urlguard.policy.model import Change
 
 FIELDS = [
@@ -32,7 +33,7 @@ def config(tmp_path_factory):
     """A policy on disk: some of it compiled, some of it in the log alone."""
     folder = tmp_path_factory.mktemp("check")
     config = Config(state_dir=folder)
-    log = PolicyLog(config.database)
+    log = open_log(config)
     with contextlib.closing(log):
         rules = [
             Change("subtree evil.example", "block", "phishing"),
@@ -41,7 +42,7 @@ def config(tmp_path_factory):
             Change("subtree gone.example", "block", "fraud"),
         ]
         log.commit("feed:a", rules, actor="test", reason="")
-        compile_here(config.database, folder / "snapshots")
+        compile_here(log_location(config), folder / "snapshots")
         log.commit("feed:a", [Change("subtree gone.example", None)], actor="test", reason="")
         later = [Change("subtree good.evil.example", "allow"), Change("domain x.example", "block")]
         log.commit("operator", later, actor="test", reason="")
@@ -302,11 +303,11 @@ def test_check_works_where_nothing_can_be_written(config):
     """
     script = (
         "import os, sys, pathlib\n"
-        "from urlguard import check, config\n"
+        "from urlguard import config, local_policy\n"
         "place = config.Config(state_dir=pathlib.Path(sys.argv[1]))\n"
-        "check.open_engine(place)\n"  # imports all it needs, which nobody else may read
+        "local_policy.open_engine(place)\n"  # imports all it needs, which nobody else may read
         "if os.getuid() == 0: os.setuid(65534)\n"
-        "print(check.open_engine(place).decide('x.example').action)\n"
+        "print(local_policy.open_engine(place).decide('x.example').action)\n"
     )
     with tempfile.TemporaryDirectory() as folder:
         copy = shutil.copytree(config.state_dir, Path(folder) / "state")
@@ -395,7 +396,7 @@ def test_the_newest_good_snapshot_is_used(config, tmp_path, capsys):
     A damaged snapshot is passed over, with a line in the log; the rest comes from the policy log.
     """
     folder = tmp_path / "snapshots"
-    compile_here(config.database, folder)
+    compile_here(log_location(config), folder)
     broken = folder / "0000000099-1"
     broken.mkdir()
     (broken / "manifest.json").write_text("{}")
@@ -409,7 +410,7 @@ def test_without_a_snapshot_the_log_is_enough(config, tmp_path):
     """
     Everything can stand in the overlay.
     """
-    (tmp_path / "policy.db").write_bytes(config.database.read_bytes())
+    (tmp_path / "policy.db").write_bytes(log_file(config).read_bytes())
     found = local_policy.open_engine(Config(state_dir=tmp_path))
     assert found.serial == 3
     assert found.decide("evil.example").action == "block"
@@ -420,7 +421,7 @@ def test_a_damaged_log_is_an_error(config, tmp_path):
     """
     A log that cannot be read is said to be so.
     """
-    data = bytearray(config.database.read_bytes())
+    data = bytearray(log_file(config).read_bytes())
     data[4096:] = b"\xa5" * (len(data) - 4096)
     (tmp_path / "policy.db").write_bytes(data)
     with pytest.raises(PolicyError, match=r"policy\.db"):

@@ -10,11 +10,11 @@ import time
 
 import pytest
 
+from tests.logs import SqliteLocation, open_file
 from tests.policy.conftest import database, log, say  # noqa: F401 - fixtures
 from urlguard import compile as compiling
 from urlguard.blocklist import snapshot
 from urlguard.errors import PolicyError, SnapshotError
-from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 from urlguard.verdict import decode
 
@@ -53,7 +53,7 @@ def test_a_snapshot_is_what_stands(log, filled, folder):
     Every key at which something stands is in the snapshot with exactly that ruling, no other key
     is, and the snapshot's serial is the log's.
     """
-    path = compiling.compile_here(filled, folder)
+    path = compiling.compile_here(SqliteLocation(filled), folder)
     opened = snapshot.open_folder(path)
     assert (opened.serial, path.name) == (6, "0000000006-1")
     got = contents(opened)
@@ -76,7 +76,7 @@ def test_each_claim_keeps_its_source(say, database, folder, other):
     """
     say("feed:a", "block subtree evil.example")
     say(other, "allow subtree good.example")
-    opened = snapshot.open_folder(compiling.compile_here(database, folder))
+    opened = snapshot.open_folder(compiling.compile_here(SqliteLocation(database), folder))
     assert opened.names.get("evil.example")["subtree"] == ["block", "fraud", ["feed:a"], 1]
     assert opened.names.get("good.example")["subtree"] == ["allow", "fraud", [other], 2]
 
@@ -85,13 +85,13 @@ def test_the_newest_serial_is_compiled_once(filled, folder, say):
     """
     A compile without news gives the snapshot that is there; a damaged one is made anew beside it.
     """
-    first = compiling.compile_here(filled, folder)
-    assert compiling.compile_here(filled, folder) == first
+    first = compiling.compile_here(SqliteLocation(filled), folder)
+    assert compiling.compile_here(SqliteLocation(filled), folder) == first
     (first / "names.trie").write_bytes(b"")
-    second = compiling.compile_here(filled, folder)
+    second = compiling.compile_here(SqliteLocation(filled), folder)
     assert second.name == "0000000006-2"
     say("operator", "block domain x.example")
-    assert compiling.compile_here(filled, folder).name == "0000000007-1"
+    assert compiling.compile_here(SqliteLocation(filled), folder).name == "0000000007-1"
 
 
 def test_old_snapshots_are_pruned(filled, folder, say):
@@ -100,7 +100,7 @@ def test_old_snapshots_are_pruned(filled, folder, say):
     """
     for i in range(5):
         say("operator", f"block domain n{i}.example")
-        compiling.compile_here(filled, folder)
+        compiling.compile_here(SqliteLocation(filled), folder)
     assert [p.name for p in snapshot.newest(folder)] == ["0000000011-1", "0000000010-1"]
     assert sorted(p.name for p in folder.iterdir()) == [".lock", "0000000010-1", "0000000011-1"]
 
@@ -109,7 +109,7 @@ def test_an_empty_log_compiles(database, folder):
     """
     No rules are a policy too.
     """
-    opened = snapshot.open_folder(compiling.compile_here(database, folder))
+    opened = snapshot.open_folder(compiling.compile_here(SqliteLocation(database), folder))
     assert (opened.serial, len(opened)) == (0, 0)
 
 
@@ -117,7 +117,7 @@ def test_an_empty_log_compiles(database, folder):
 def large(tmp_path_factory):
     """A log whose compile takes a while."""
     path = tmp_path_factory.mktemp("large") / "policy.db"
-    log = PolicyLog(path)
+    log = open_file(path)
     rules = [Change(f"subtree host{i * 7919}.evil.example", "block", "x") for i in range(40_000)]
     rules += [Change(f"pattern *literal{i}*", "block", "x") for i in range(2000)]
     log.commit("feed:a", rules, actor="test", reason="")
@@ -125,14 +125,20 @@ def large(tmp_path_factory):
     return path
 
 
+def begin(database, folder, **how):
+    """A compile in another process, which has got the log's URL."""
+    run = subprocess.Popen(compiling.command(folder), stdin=subprocess.PIPE, text=True, **how)
+    run.stdin.write(SqliteLocation(database).url)
+    run.stdin.close()
+    run.stdin = None
+    return run
+
+
 def test_compiles_at_the_same_time_take_turns(large, folder):
     """
     Several processes compile the same serial; all name one good snapshot.
     """
-    runs = [
-        subprocess.Popen(compiling.command(large, folder), stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
+    runs = [begin(large, folder, stdout=subprocess.PIPE) for _ in range(4)]
     outputs = {run.communicate(timeout=60)[0].strip() for run in runs}
     assert outputs == {str(folder / "0000000001-1")}
     assert len(snapshot.open_folder(snapshot.newest(folder)[0])) == 42_000
@@ -146,7 +152,7 @@ def test_a_killed_compile_leaves_nothing_that_is_opened(large, folder):
     rng = random.Random(7)
     unfinished = 0
     for turn in range(14):
-        run = subprocess.Popen(compiling.command(large, folder), stdout=subprocess.DEVNULL)
+        run = begin(large, folder, stdout=subprocess.DEVNULL)
         if turn % 4 == 0:
             time.sleep(rng.uniform(0.1, 0.7))
         else:  # while it writes
@@ -160,7 +166,7 @@ def test_a_killed_compile_leaves_nothing_that_is_opened(large, folder):
             assert len(snapshot.open_folder(path)) == 42_000
             shutil.rmtree(path)
     assert unfinished, "no compile was caught while it wrote; the test has lost its point"
-    path = compiling.compile_apart(large, folder)
+    path = compiling.compile_apart(SqliteLocation(large), folder)
     assert len(snapshot.open_folder(path)) == 42_000
     assert sorted(p.name for p in folder.iterdir()) == [".lock", path.name]
 
@@ -180,7 +186,7 @@ def test_a_full_disk_leaves_nothing_half_written(request, folder, which, file, s
     When a file cannot grow any more the compile fails with a message, and the folder is as before.
     """
     database = request.getfixturevalue(which)
-    before = compiling.compile_here(database, folder)
+    before = compiling.compile_here(SqliteLocation(database), folder)
     limit = max(0, int((before / file).stat().st_size * share) - 1)
     before = before.rename(before.with_name("0000000000-1"))
     script = (
@@ -209,12 +215,12 @@ def test_a_failed_compile_says_why(tmp_path, folder):
     database = tmp_path / "policy.db"
     database.write_bytes(b"not a database, whatever its name says" * 100)
     with pytest.raises(PolicyError, match="not a database"):
-        compiling.compile_apart(database, folder)
+        compiling.compile_apart(SqliteLocation(database), folder)
     blocked = tmp_path / "file"
     blocked.touch()
     database.unlink()
     with pytest.raises(PolicyError, match="file"):
-        compiling.compile_apart(database, blocked)
+        compiling.compile_apart(SqliteLocation(database), blocked)
 
 
 def test_rubbish_in_the_folder_is_no_snapshot(folder, filled):

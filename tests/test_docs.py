@@ -24,13 +24,13 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.logs import open_file
 from urlguard import check, config, messages, rules
 from urlguard.blocklist import snapshot
 from urlguard.cases import ndjson
 from urlguard.cli import main
 from urlguard.engine import Engine
 from urlguard.plugins import BUILTIN
-from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 from urlguard.verdict import decode
 
@@ -447,7 +447,7 @@ def test_which_rule_wins(tmp_path, said, asked, answer, because):
 
 def policy(folder, claims, *, compiled=False):
     """An engine with the claims, in a snapshot or in an overlay."""
-    log = PolicyLog(folder / "policy.db")
+    log = open_file(folder / "policy.db")
     try:
         for source, change in claims:
             log.commit(source, [change], actor="test", reason="")

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.logs import open_file
 from urlguard import urls, wellknown
 from urlguard.blocklist import snapshot, switch
 from urlguard.blocklist.overlay import Overlay
 from urlguard.engine import Engine, Live
-from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 from urlguard.rules import SWITCH
 from urlguard.verdict import Ruling, decode
@@ -27,7 +27,7 @@ def engine(claims, compiled_after=None):
     The first `compiled_after` are in the snapshot, all if None; the rest is in the overlay.
     """
     with tempfile.TemporaryDirectory() as folder:
-        log = PolicyLog(Path(folder) / "policy.db")
+        log = open_file(Path(folder) / "policy.db")
         with contextlib.closing(log):
             opened, overlay = snapshot.nothing(), Overlay(0)
             for number, claim in enumerate([*claims, None]):
@@ -391,7 +391,7 @@ def test_a_pause_ends_by_the_clock(tmp_path, monkeypatch, compiled):
     """
     now = 1795480000.0
     monkeypatch.setattr(time, "time", lambda: now)
-    log = PolicyLog(tmp_path / "policy.db")
+    log = open_file(tmp_path / "policy.db")
     change = Change(SWITCH, "allow", switch.category(1795480060), "", 1795480060)
 
     def opened():
@@ -420,7 +420,7 @@ def test_another_end_is_another_effect(tmp_path):
     """
     A pause that is prolonged, cut short or made endless reaches whoever follows the log.
     """
-    log, ends = PolicyLog(tmp_path / "policy.db"), []
+    log, ends = open_file(tmp_path / "policy.db"), []
     with contextlib.closing(log):
         for until in (2000, 3000, 1000, None):
             change = Change(SWITCH, "allow", switch.category(until), "", until)

@@ -2,8 +2,9 @@
 From the policy log to a snapshot, in a process of its own at low priority.
 
 The log is read in one transaction, so the snapshot is exactly the policy of its serial.  Run as
-``python -m urlguard.compile DATABASE FOLDER``; it prints the new snapshot's folder.  A
-compile that is killed leaves a folder that nobody will open, which the next one deletes.
+``python -m urlguard.compile FOLDER``, with the URL of the log on standard input, because a URL may
+hold a password; it prints the new snapshot's folder.  A compile that is killed leaves a folder that
+nobody will open, which the next one deletes.
 """
 
 import contextlib
@@ -19,11 +20,13 @@ from pathlib import Path
 from urlguard.blocklist import snapshot
 from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.policy.chain import GENESIS
+from urlguard.policy.location import at
 from urlguard.policy.log import PolicyLog
+from urlguard.policy.store import LogLocation
 from urlguard.processes import lifetime
 
 
-def compile_here(database: Path, folder: Path) -> Path:
+def compile_here(location: LogLocation, folder: Path) -> Path:
     """
     Write a snapshot of the log's newest serial, in this process.
 
@@ -33,7 +36,7 @@ def compile_here(database: Path, folder: Path) -> Path:
     Raises:
         PolicyError: the log cannot be read, or the snapshot cannot be written.
     """
-    log = PolicyLog(database)
+    log = PolicyLog(location.open())
     try:
         with _alone(folder), log.store.reading():
             strange = foreign(log, folder)
@@ -65,11 +68,11 @@ def foreign(log: PolicyLog, folder: Path) -> set[str]:
     return {
         path.name
         for path in snapshot.newest(folder)
-        if not log.made(snapshot.serial_of(path), snapshot.history_of(path))
+        if not log.has_batch(snapshot.serial_of(path), snapshot.history_of(path))
     }
 
 
-def refuse_a_new_log(database: Path, folder: Path) -> None:
+def refuse_a_new_log(location: LogLocation, folder: Path) -> None:
     """
     Make sure that a log which once was there is still there.
 
@@ -78,21 +81,23 @@ def refuse_a_new_log(database: Path, folder: Path) -> None:
     Raises:
         PolicyError: there is no log, but snapshots of one.
     """
-    if not database.exists() and (left := snapshot.newest(folder)):
+    if not location.exists() and (left := snapshot.newest(folder)):
         raise PolicyError(
-            f"policy log {database}: not there, but {left[0].name} was made of it; put it back, "
+            f"policy log {location}: not there, but {left[0].name} was made of it; put it back, "
             f"restore a backup, or move {folder} away to begin a new one"
         )
 
 
-def command(database: Path, folder: Path) -> list[str]:
-    """The command line of a compile in another process."""
-    return [sys.executable, "-m", "urlguard.compile", str(database), str(folder)]
+def command(folder: Path) -> list[str]:
+    """The command line of a compile in another process, which reads the log's URL first."""
+    return [sys.executable, "-m", "urlguard.compile", str(folder)]
 
 
-def compile_apart(database: Path, folder: Path) -> Path:
+def compile_apart(location: LogLocation, folder: Path) -> Path:
     """As `compile_here`, in another process; waits for it."""
-    done = subprocess.run(command(database, folder), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command(folder), input=location.url, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise PolicyError(done.stderr.strip().splitlines()[-1] if done.stderr else "compile died")
     return Path(done.stdout.strip())
@@ -119,10 +124,11 @@ def _alone(folder: Path) -> Iterator[None]:
 def main() -> int:
     """Entry point of the compile process."""
     lifetime.die_with_parent()
+    url = sys.stdin.read()
     os.nice(10)
     gc.disable()  # millions of small objects, none in a cycle, and the process ends soon
     try:
-        print(compile_here(Path(sys.argv[1]), Path(sys.argv[2])))
+        print(compile_here(at(url), Path(sys.argv[1])))
     except UrlGuardError as exc:
         print(exc, file=sys.stderr)
         return 1

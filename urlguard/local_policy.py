@@ -10,6 +10,7 @@ from urlguard.blocklist import snapshot
 from urlguard.config import Config
 from urlguard.engine import Engine
 from urlguard.errors import SnapshotError
+from urlguard.policy.location import log_exists, reading_log
 from urlguard.verdict import decode
 
 
@@ -23,18 +24,12 @@ def open_engine(config: Config) -> Engine:
         PolicyError: the log is damaged.
     """
     folder = config.state_dir / "snapshots"
-    if not config.database.exists():
+    if not log_exists(config):
         return _newest(folder, lambda *_: True)
-    from urlguard.policy.log import PolicyLog
-
-    log = PolicyLog(config.database, read_only=True)
-    try:
-        with log.store.reading():
-            engine = _newest(folder, log.made)
-            changes = list(log.store.changes(engine.serial))
-            engine.overlay.apply(((k, decode(after, k)) for k, after, _ in changes), log.serial)
-    finally:
-        log.close()
+    with reading_log(config) as log:
+        engine = _newest(folder, log.has_batch)
+        changes = list(log.store.changes(engine.serial))
+        engine.overlay.apply(((k, decode(after, k)) for k, after, _ in changes), log.serial)
     return engine
 
 

@@ -23,7 +23,7 @@ from urlguard.control.previews import Previews
 from urlguard.errors import UrlGuardError
 from urlguard.impact import approval
 from urlguard.impact.sample import Sampled
-from urlguard.policy.log import PolicyLog
+from urlguard.policy.location import open_log
 
 
 class Fixed:
@@ -122,7 +122,7 @@ class World:
         self.config = Config(state_dir=folder)
         self.source = Fixed()
         self.judging = Here(self.config)
-        self.log = PolicyLog(self.config.database)
+        self.log = open_log(self.config)
         self.tokens = Tokens(folder / "access.db")
         self.token = {role: self.tokens.create(f"my-{role}", role, "test") for role in Role}
         self.attempts = Attempts(time.monotonic)
@@ -181,7 +181,7 @@ class World:
             deciding=self.decide,
             tokens=Keyring(self.folder / "access.db"),
             attempts=self.attempts,
-            log=LogReader(self.config.database),
+            log=LogReader(self.config),
             casework=self.casework,
             previewing=Previews(self.config, self.sample),
             state_dir=self.folder,

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from tests.cases.conftest import NOW
+from tests.logs import open_file
 from urlguard.cases.model import Choice, State
 from urlguard.cases.recovery import recover
-from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 
 # Decides case 1 as `act`, as the control process does, and ends without a word at the step `end`.
@@ -21,7 +21,7 @@ from urlguard.cases.drivers.sqlite import SqliteStore
 from urlguard.cases.store import Choice
 from urlguard.policy.log import Change, PolicyLog
 folder, act, end = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-store, log = SqliteStore(folder / "cases.db"), PolicyLog(folder / "policy.db")
+store, log = SqliteStore(folder / "cases.db"), open_file(folder / "policy.db")
 def step(name):
     if name == end:
         os._exit(9)
@@ -64,10 +64,10 @@ def test_store_and_log_agree_after_a_crash(tmp_path, desk, act, end, state, rule
     desk.bring("a.example")
     command = [sys.executable, "-c", DECIDER, str(tmp_path), act, end]
     assert subprocess.run(command, check=False, env={**os.environ}).returncode == 9
-    log = PolicyLog(tmp_path / "policy.db")
+    log = open_file(tmp_path / "policy.db")
 
     def standing(made, case):
-        claim = log.store.standing("analyst:ann", "subtree a.example")
+        claim = log.store.active("analyst:ann", "subtree a.example")
         return claim.from_serial if claim and claim.evidence == made.evidence(case) else None
 
     done = recover(desk.store, desk.store.unfinished(), standing, NOW + 1)
@@ -88,13 +88,13 @@ def test_somebody_elses_claim_is_no_evidence(desk, tmp_path):
     """
     desk.bring("a.example")
     made = desk.store.begin([1], "ann", Choice("block"), NOW)
-    log = PolicyLog(tmp_path / "policy.db")
+    log = open_file(tmp_path / "policy.db")
     log.commit(
         "analyst:ann", [Change("subtree a.example", "block", "", "case:1:77")], actor="x", reason=""
     )
 
     def standing(made, case):
-        claim = log.store.standing("analyst:ann", "subtree a.example")
+        claim = log.store.active("analyst:ann", "subtree a.example")
         return claim.from_serial if claim.evidence == made.evidence(case) else None
 
     assert recover(desk.store, desk.store.unfinished(), standing, NOW) == (0, 1)

@@ -9,11 +9,12 @@ import time
 
 import pytest
 
+from tests.logs import log_file
 from urlguard import rules, times
 from urlguard.cli import client
 from urlguard.config import Config
 from urlguard.errors import InputError, PolicyError
-from urlguard.policy.log import PolicyLog
+from urlguard.policy.location import open_log
 from urlguard.policy.model import Change
 from urlguard.processes import channel
 
@@ -38,7 +39,7 @@ def test_without_a_server_the_log_is_written(config):
     done = apply(config, "operator", Change(EVIL, "block", "fraud"))
     assert done == (True, "serial 1, in force at the next start", True, 1)
     assert apply(config, "operator", Change(EVIL, "block", "fraud")).changed is False
-    log = PolicyLog(config.database, read_only=True)
+    log = open_log(config, read_only=True)
     with contextlib.closing(log):
         (batch,) = log.store.batches()
         assert (batch.source, batch.actor, batch.reason) == ("operator", "eve", "because")
@@ -101,7 +102,7 @@ def test_a_control_process_that_is_started_again_is_waited_for(config, replies):
     thread.join()
     assert done == (True, "serial 7, in force on 2 of 2 workers", True, 7)
     assert len(asked) == len(replies)
-    assert not config.database.exists()
+    assert not log_file(config).exists()
 
 
 @pytest.mark.usefixtures("held")
@@ -137,7 +138,7 @@ def test_a_refused_change_changes_nothing(config):
     """
     with pytest.raises(PolicyError, match="must be one of"):
         apply(config, "operator", Change(EVIL, "block"), Change("domain x.example", "destroy"))
-    log = PolicyLog(config.database, read_only=True)
+    log = open_log(config, read_only=True)
     with contextlib.closing(log):
         assert log.serial == 0
 

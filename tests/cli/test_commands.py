@@ -21,10 +21,10 @@ import dns.rcode
 import pytest
 from click.testing import CliRunner
 
+from tests.logs import open_file
 from urlguard import __version__
 from urlguard.classify import model
 from urlguard.cli import main
-from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 from urlguard.publish.rpz.store import State, ZoneStore
 
@@ -597,7 +597,7 @@ def test_the_log_of_another_program_is_left_alone(here):
     """
     A newer schema is refused with both versions, and not touched.
     """
-    log = PolicyLog(here.folder / "policy.db")
+    log = open_file(here.folder / "policy.db")
     log.commit("operator", [Change("domain x.example", "block")], actor="t", reason="")
     log.close()
     here.config.write_text('[store]\nurl = "sqlite:///policy.db"\n')

@@ -13,12 +13,12 @@ from dataclasses import replace
 
 import pytest
 
+from tests.logs import log_file, open_file
 from tests.running import wait_until
 from urlguard.config import Config
 from urlguard.control import checkpoints
 from urlguard.control.checkpoints import Signing
 from urlguard.policy import checkpoint
-from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 
 
@@ -26,12 +26,12 @@ from urlguard.policy.model import Change
 def config(tmp_path):
     """A configuration on a folder with a log of one batch."""
     made = replace(Config(), state_dir=tmp_path)
-    commit(made.database, "a")
+    commit(log_file(made), "a")
     return made
 
 
 def commit(path, *names):
-    with contextlib.closing(PolicyLog(path)) as log:
+    with contextlib.closing(open_file(path)) as log:
         for name in names:
             change = Change(f"subtree {name}.example", "block", "fraud")
             log.commit("operator", [change], actor="test", reason="")
@@ -68,7 +68,7 @@ async def test_signs_while_the_log_grows(config, monkeypatch):
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         assert len(threads) == serial  # nothing new, nothing to do
-        commit(config.database, f"n{serial}")
+        commit(log_file(config), f"n{serial}")
     task.cancel()
     await one.finish()
     assert serials(config.state_dir)[0] == 3
@@ -95,7 +95,7 @@ def test_a_new_key_is_told(config, capsys):
     """
     one = Signing(config)
     one.sign()
-    commit(config.database, "b")
+    commit(log_file(config), "b")
     one.sign()
     assert said(capsys) == [("checkpoint.key", "info")]
     assert serials(config.state_dir) == [2, 1]
@@ -105,20 +105,20 @@ def test_a_log_that_was_rewritten_is_told_and_not_signed(config, capsys):
     """
     Once an hour, as an error, until it is as it was.
     """
-    commit(config.database, "b")
+    commit(log_file(config), "b")
     one = Signing(config)
     one.sign()
     said(capsys)
     good = config.state_dir / "good.db"
-    with contextlib.closing(sqlite3.connect(config.database)) as db, db:
+    with contextlib.closing(sqlite3.connect(log_file(config))) as db, db:
         db.execute("VACUUM INTO ?", (str(good),))
         db.execute("UPDATE batch SET hash = ? WHERE serial = 2", ("0" * 64,))
     for _ in range(3):
         one.sign()
     assert said(capsys) == [("checkpoint.refused", "error")]
     assert serials(config.state_dir) == [2]
-    shutil.copy(good, config.database)
-    commit(config.database, "c")
+    shutil.copy(good, log_file(config))
+    commit(log_file(config), "c")
     one.sign()
     assert said(capsys) == [("checkpoint.resumed", "info")]
     assert serials(config.state_dir) == [3, 2]
@@ -131,7 +131,7 @@ def test_trouble_is_told_again_after_an_hour(config, capsys, monkeypatch):
     one = Signing(config)
     one.sign()
     (config.state_dir / "log.key").chmod(0o644)
-    commit(config.database, "b")
+    commit(log_file(config), "b")
     said(capsys)
     for _ in range(2):
         one.sign()

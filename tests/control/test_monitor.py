@@ -13,13 +13,13 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.logs import open_file
 from tests.test_docs import code, table
 from urlguard import config, metrics, rules
 from urlguard.control import monitor
 from urlguard.control.monitor import Facts, Observer
 from urlguard.control.workers import Worker, Workers
 from urlguard.metrics import BOUNDS, METRICS, OTHER, Figures, Histogram, Stats
-from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 from urlguard.processes import channel
 from urlguard.processes import child as process
@@ -257,7 +257,7 @@ class Control:
 
     def __init__(self, folder, count=2):
         self.config = config.Config(state_dir=folder, server=config.Server(workers=count))
-        self.log = PolicyLog(folder / "policy.db")
+        self.log = open_file(folder / "policy.db")
         self.log.commit("operator", [Change("subtree evil.example", "block")], actor="t", reason="")
         self.workers = Workers()
         self.facts = Facts(ready=True, snapshot_serial=1)

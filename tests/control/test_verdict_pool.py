@@ -19,6 +19,7 @@ import pytest
 
 from tests.api.world import World, serving
 from tests.classify import toy
+from tests.logs import log_file
 from tests.system.test_api import DIRECT
 from urlguard import check, config, local_policy
 from urlguard import compile as compiling
@@ -26,7 +27,7 @@ from urlguard.control import verdict_pool as module
 from urlguard.control import verdict_process
 from urlguard.control.verdict_pool import BusyError, JudgeError, Judges
 from urlguard.control.verdict_process import Judge, Pipes, Policy, Service
-from urlguard.policy.log import PolicyLog
+from urlguard.policy.location import log_location, open_log
 from urlguard.policy.model import Change
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +75,7 @@ async def stopped(judges):
 
 def commit(made, *changes, source="operator"):
     """Change the policy as a command without a server does."""
-    log = PolicyLog(made.database)
+    log = open_log(made)
     try:
         batch = log.commit(source, [Change(*c) for c in changes], actor="test", reason="test")
     finally:
@@ -367,7 +368,7 @@ async def test_a_decision_counts_at_once(tmp_path, request):
     Each check knows of what was committed before it, also through the folds of a snapshot.
     """
     made = configured(tmp_path)
-    log = PolicyLog(made.database)  # as the control process holds it
+    log = open_log(made)  # as the control process holds it
     request.addfinalizer(log.close)
     async with running(made, 2) as judges:
         for n in range(40):
@@ -379,7 +380,7 @@ async def test_a_decision_counts_at_once(tmp_path, request):
             commit(made, (f"subtree {name}", None))
             assert actions(await judges.check([*names(300), name]))[-1] == "none"
             if n % 10 == 5:
-                compiling.compile_here(made.database, made.state_dir / "snapshots")
+                compiling.compile_here(log_location(made), made.state_dir / "snapshots")
             if n == 15:
                 await asyncio.sleep(1.5)  # the newer one is taken up
 
@@ -391,7 +392,7 @@ def test_a_change_too_large_waits_for_its_snapshot(tmp_path, monkeypatch, reques
     monkeypatch.setattr(verdict_process.overlay, "MAX_KEYS", 10)
     monkeypatch.setattr(verdict_process, "IDLE_S", 0.0)
     made = configured(tmp_path)
-    log = PolicyLog(made.database)  # as the control process holds it
+    log = open_log(made)  # as the control process holds it
     request.addfinalizer(log.close)
     commit(made, block("first.example"))
     policy = Policy(made)
@@ -407,7 +408,7 @@ def test_a_change_too_large_waits_for_its_snapshot(tmp_path, monkeypatch, reques
     commit(made, ("subtree first.example", None), ("subtree feed4.example", "allow"))
     policy.follow()
     assert [verdict("first.example"), verdict("feed4.example")] == ["none", "allow"]
-    compiling.compile_here(made.database, made.state_dir / "snapshots")
+    compiling.compile_here(log_location(made), made.state_dir / "snapshots")
     policy.renew()
     assert [verdict(f"feed{n}.example") for n in (3, 4)] == ["block", "allow"]
     last = commit(made, block("last.example"))
@@ -489,8 +490,8 @@ async def test_no_judge_can_be_started(tmp_path, capfd):
     """
     made = configured(tmp_path)
     commit(made, block("evil.example"))
-    whole = made.database.read_bytes()
-    made.database.write_bytes(b"no log at all" * 1000)
+    whole = log_file(made).read_bytes()
+    log_file(made).write_bytes(b"no log at all" * 1000)
     async with running(made) as judges:
         with pytest.raises(JudgeError, match="no judge can be started"):
             await asyncio.wait_for(judges.check(["a.example"]), 20)
@@ -498,7 +499,7 @@ async def test_no_judge_can_be_started(tmp_path, capfd):
         with pytest.raises(JudgeError, match="no judge can be started"):
             await judges.check(["a.example"])
         assert time.monotonic() - began < 0.5
-        made.database.write_bytes(whole)
+        log_file(made).write_bytes(whole)
         await until(lambda: judges._judges[0].ready)
         assert actions(await judges.check(["evil.example"])) == ["block"]
     assert '"judge.unfit"' in capfd.readouterr().err

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.logs import open_file
 from urlguard import wellknown
 from urlguard.config import Config, Feed
 from urlguard.errors import FeedError, PolicyError
 from urlguard.feeds import schedule
 from urlguard.feeds.refresh import SHOWN_HELD, refresh
 from urlguard.feeds.status import Status, settings_of
-from urlguard.policy.log import PolicyLog
 
 
 class Play:
@@ -25,7 +25,7 @@ class Play:
     def __init__(self, folder):
         self.state = folder / "var"
         self.path = folder / "list"
-        self.log = PolicyLog(folder / "policy.db")
+        self.log = open_file(folder / "policy.db")
         self.feed = Feed(name="a", path=self.path, format="domains", category="fraud")
 
     def set(self, **keys):
@@ -39,7 +39,7 @@ class Play:
         return batch.claims if batch else None
 
     def standing(self, source="feed:a"):
-        return {rule: action for rule, action, _, _ in self.log.store.standing_of(source)}
+        return {rule: action for rule, action, _, _ in self.log.store.active_of(source)}
 
     @property
     def status(self):
@@ -215,7 +215,7 @@ def test_names_that_must_not_be_blocked_are_held_back(play):
     play.refresh(*lines)
     wanted = {"subtree evil.example", f"subtree evil.{popular}"}
     assert play.standing().keys() == wanted
-    held = dict(play.log.store.held("a"))
+    held = dict(play.log.store.quarantined("a"))
     values = (popular, f"www.{popular}", "co.uk", "any.ck")
     assert held.keys() == {f"url {popular}/", *(f"subtree {value}" for value in values)}
     assert held["subtree co.uk"] == "public suffix"
@@ -224,7 +224,7 @@ def test_names_that_must_not_be_blocked_are_held_back(play):
     # A page on a popular site is free.
     play.refresh(f"{popular}/login", "evil.example")
     assert f"url {popular}/login" in play.standing()
-    assert play.log.store.held("a") == []
+    assert play.log.store.quarantined("a") == []
 
 
 @pytest.mark.parametrize("keys", [{"allow_popular": True}, {"action": "allow"}])
@@ -245,7 +245,7 @@ def test_the_list_of_held_rules_is_bounded(play):
     popular = list(wellknown.popular())[: SHOWN_HELD + 200]
     play.refresh("evil.example", *popular)
     assert play.status.held == len(popular)
-    assert len(play.log.store.held("a")) == SHOWN_HELD
+    assert len(play.log.store.quarantined("a")) == SHOWN_HELD
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_a_lines_category_beats_its_feeds(play):
     """
     play.set(format="csv", column="domain", category_column="kind")
     play.refresh("domain,kind", "one.example,Phishing", "two.example,")
-    categories = {r: c for r, _, c, _ in play.log.store.standing_of("feed:a")}
+    categories = {r: c for r, _, c, _ in play.log.store.active_of("feed:a")}
     assert categories == {"subtree one.example": "phishing", "subtree two.example": "fraud"}
     assert play.refresh("domain,kind", "one.example,", "two.example,") == 1
 
@@ -335,11 +335,11 @@ def test_an_older_log_is_brought_up_to_date(play, tmp_path):
     play.refresh("one.example")
     play.log.close()
     backup = (tmp_path / "policy.db").read_bytes()
-    play.log = PolicyLog(tmp_path / "policy.db")
+    play.log = open_file(tmp_path / "policy.db")
     assert play.refresh("one.example", "two.example") == 1
     play.log.close()
     (tmp_path / "policy.db").write_bytes(backup)
-    play.log = PolicyLog(tmp_path / "policy.db")
+    play.log = open_file(tmp_path / "policy.db")
     assert play.refresh() == 1
     assert "subtree two.example" in play.standing()
 
@@ -425,7 +425,7 @@ def test_a_list_in_shadow_claims_nothing_else(play):
     assert play.refresh("one.example", "two.example", "google.com") == 2
     assert set(play.standing().values()) == {"shadow"}
     assert play.refresh() is None
-    assert dict(play.log.store.held("a")) == {"subtree google.com": "protected name"}
+    assert dict(play.log.store.quarantined("a")) == {"subtree google.com": "protected name"}
     play.set(shadow=False)
     assert play.refresh() == 2
     assert set(play.standing().values()) == {"block"}

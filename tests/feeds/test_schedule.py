@@ -2,19 +2,19 @@
 
 import pytest
 
+from tests.logs import open_file
 from urlguard import wellknown
 from urlguard.config import Config, Feed
 from urlguard.errors import FeedError, InputError
 from urlguard.feeds import schedule
 from urlguard.feeds.refresh import refresh
 from urlguard.feeds.status import Status
-from urlguard.policy.log import PolicyLog
 
 
 @pytest.fixture
 def log(tmp_path):
     """An empty log."""
-    log = PolicyLog(tmp_path / "policy.db")
+    log = open_file(tmp_path / "policy.db")
     yield log
     log.close()
 

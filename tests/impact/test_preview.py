@@ -5,12 +5,13 @@ import json
 
 import pytest
 
+from tests.logs import log_file
 from urlguard.config import Config, Feed
 from urlguard.feeds.refresh import refresh
 from urlguard.hitlog import counts
 from urlguard.hitlog.counts import Hits
 from urlguard.impact import preview
-from urlguard.policy.log import PolicyLog
+from urlguard.policy.location import open_log
 from urlguard.policy.model import Change
 from urlguard.rules import Rule
 
@@ -69,7 +70,7 @@ def config(tmp_path):
 
 def said(config, source, *claims):
     """Commit claims, each an action and a key."""
-    log = PolicyLog(config.database)
+    log = open_log(config)
     changes = [Change(key, action, "x") for action, _, key in (c.partition(" ") for c in claims)]
     log.commit(source, changes, actor="test", reason="")
     log.close()
@@ -114,7 +115,7 @@ def test_a_large_list_is_looked_at_in_part(config, monkeypatch):
     lines.insert(501, "x.council.gov.cn")
     config.feed[0].path.write_text("\n".join(lines))
     said(config, "operator", "block subtree evil.example")
-    log = PolicyLog(config.database)
+    log = open_log(config)
     refresh(log, config.feed[0], config.state_dir)
     log.close()
     found = preview.of_feed(config, "a", None)
@@ -130,4 +131,4 @@ def test_before_there_is_a_log(config):
     """
     found = preview.of_feed(config, "a", None)
     assert (found.rules, found.since, found.hits) == (0, None, None)
-    assert not config.database.exists()
+    assert not log_file(config).exists()

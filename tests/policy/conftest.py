@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.logs import open_file
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Batch, Change
 
@@ -20,7 +21,7 @@ def database(tmp_path: Path) -> Path:
 @pytest.fixture
 def log(database: Path) -> Iterator[PolicyLog]:
     """An empty log."""
-    log = PolicyLog(database)
+    log = open_file(database)
     yield log
     log.close()
 

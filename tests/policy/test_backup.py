@@ -13,15 +13,15 @@ import threading
 
 import pytest
 
+from tests.logs import SqliteLocation, open_file
 from urlguard.errors import PolicyError
 from urlguard.policy import backup as copies
-from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 
 
 def fill(path, *names, source="operator"):
     """Commit one batch for each name; returns the head."""
-    log = PolicyLog(path)
+    log = open_file(path)
     with contextlib.closing(log):
         for name in names:
             change = Change(f"subtree {name}.example", "block", "fraud")
@@ -31,7 +31,7 @@ def fill(path, *names, source="operator"):
 
 def content(path):
     """What stands in a log, after its chain was verified."""
-    log = PolicyLog(path, read_only=True)
+    log = open_file(path, read_only=True)
     with contextlib.closing(log):
         assert log.verify() is None
         with log.store.reading():
@@ -39,7 +39,7 @@ def content(path):
 
 
 def restore(database, source, above=0, **more):
-    return copies.restore(database, source, above=above, actor="test", **more)
+    return copies.restore(SqliteLocation(database), source, above=above, actor="test", **more)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def saved(tmp_path, database):
     """A log that went on after its backup: a and b were saved, c came after."""
     fill(database, "a", "b")
     path = tmp_path / "saved.db"
-    copies.backup(database, path)
+    copies.backup(SqliteLocation(database), path)
     fill(database, "c")
     return path
 
@@ -63,7 +63,7 @@ def test_a_backup_is_one_file_for_its_owner_alone(tmp_path, database):
     path = tmp_path / "copies" / "saved.db"
     path.parent.mkdir()
     steps = []
-    got = copies.backup(database, path, step=lambda *step: steps.append(step))
+    got = copies.backup(SqliteLocation(database), path, step=lambda *step: steps.append(step))
     assert got == (2, 2, head.hash)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [p.name for p in path.parent.iterdir()] == ["saved.db"]
@@ -77,7 +77,7 @@ def test_a_backup_is_of_one_moment_while_others_write(tmp_path, database):
     What is committed while it runs is not in it, and does not wait for it.
     """
     feed = [Change(f"domain n{i:06}.example", "block", "fraud") for i in range(40_000)]
-    log = PolicyLog(database)
+    log = open_file(database)
     with contextlib.closing(log):
         log.commit("feed:a", feed, actor="t", reason="")
         during = []
@@ -87,7 +87,7 @@ def test_a_backup_is_of_one_moment_while_others_write(tmp_path, database):
                 fill(database, f"n{len(during)}")
                 during.append(done)
 
-        got = copies.backup(database, tmp_path / "saved.db", step=commit)
+        got = copies.backup(SqliteLocation(database), tmp_path / "saved.db", step=commit)
         assert (got.serial, log.serial) == (1, 1 + len(during))
         assert during
 
@@ -100,9 +100,9 @@ def test_a_file_that_is_there_is_kept_without_force(tmp_path, database):
     path = tmp_path / "saved.db"
     path.write_text("precious")
     with pytest.raises(PolicyError, match="is there already; --force"):
-        copies.backup(database, path)
+        copies.backup(SqliteLocation(database), path)
     assert path.read_text() == "precious"
-    copies.backup(database, path, force=True)
+    copies.backup(SqliteLocation(database), path, force=True)
     assert content(path)[0] == 1
 
 
@@ -115,7 +115,7 @@ def test_the_log_itself_is_no_place_for_a_backup(database, ending):
     (database.parent / "link").symlink_to(database.parent)
     target = database.parent / "link" / (database.name + ending)
     with pytest.raises(PolicyError, match="must be another file"):
-        copies.backup(database, target, force=True)
+        copies.backup(SqliteLocation(database), target, force=True)
     assert content(database)[0] == 1
 
 
@@ -129,7 +129,7 @@ def test_a_damaged_log_gives_no_backup(tmp_path, database):
     folder = tmp_path / "copies"
     folder.mkdir()
     with pytest.raises(PolicyError, match="batch 2: its claims do not fit"):
-        copies.backup(database, folder / "saved.db")
+        copies.backup(SqliteLocation(database), folder / "saved.db")
     assert list(folder.iterdir()) == []
 
 
@@ -140,7 +140,7 @@ def test_where_a_backup_cannot_be(tmp_path, database, name, said):
     """
     fill(database, "a")
     with pytest.raises(PolicyError, match=said):
-        copies.backup(database, tmp_path / name)
+        copies.backup(SqliteLocation(database), tmp_path / name)
 
 
 def test_nothing_to_back_up(tmp_path, database):
@@ -148,7 +148,7 @@ def test_nothing_to_back_up(tmp_path, database):
     Asking for a backup makes no log.
     """
     with pytest.raises(PolicyError, match="nothing to back up"):
-        copies.backup(database, tmp_path / "saved.db")
+        copies.backup(SqliteLocation(database), tmp_path / "saved.db")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -162,7 +162,7 @@ def test_a_restored_log_says_what_the_backup_did(database, saved):
     done = restore(database, saved)
     assert (done.batches, done.serial) == (2, 4)
     assert content(database) == (4, ["a.example", "b.example"])
-    log = PolicyLog(database, read_only=True)
+    log = open_file(database, read_only=True)
     with contextlib.closing(log):
         *_, before, last = log.store.batches()
         assert (before.serial, last.serial, last.source, last.actor) == (2, 4, "restore", "test")
@@ -199,7 +199,7 @@ def test_a_restored_log_can_be_backed_up_and_restored(tmp_path, database, saved)
     """
     restore(database, saved, above=100)
     fill(database, "d")
-    copies.backup(database, tmp_path / "again.db")
+    copies.backup(SqliteLocation(database), tmp_path / "again.db")
     restore(database, tmp_path / "again.db", above=200)
     assert content(database) == (201, ["a.example", "b.example", "d.example"])
 
@@ -214,7 +214,7 @@ def test_a_gap_before_any_other_batch_is_damage(database, saved):
         db.execute("DELETE FROM batch WHERE serial = 2")
         db.execute("DELETE FROM claim WHERE from_serial = 2")
         db.execute("DELETE FROM effect WHERE serial = 2")
-    log = PolicyLog(database, read_only=True)
+    log = open_file(database, read_only=True)
     with contextlib.closing(log):
         assert log.verify() == (101, "it does not follow from the batch before it")
 
@@ -289,6 +289,7 @@ CHILD = """
 import json, os, resource, signal, sys
 from pathlib import Path
 from urlguard.policy import backup
+from urlguard.policy.drivers.sqlite.location import SqliteLocation
 database, source, kill_at, limit = json.loads(sys.argv[1])
 
 def step(words, done, total):
@@ -297,7 +298,7 @@ def step(words, done, total):
 
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-backup.restore(Path(database), Path(source), above=0, actor="test", step=step)
+backup.restore(SqliteLocation(Path(database)), Path(source), above=0, actor="test", step=step)
 """
 
 
@@ -310,7 +311,7 @@ def child(*arguments):
 
 @pytest.mark.parametrize(
     "kill_at",
-    ["keeping the old log", "restoring batch", "restoring effect", "restoring held"],
+    ["keeping the old log", "restoring batch", "restoring effect", "restoring quarantined"],
 )
 def test_killed_in_the_middle_the_old_log_is_there(database, saved, kill_at):
     """
@@ -330,11 +331,11 @@ def test_a_full_disk_leaves_the_old_log(tmp_path, database, share, old):
     old one and whole, and nothing is left behind.
     """
     feed = [Change(f"domain n{i:05}.example", "block", "fraud") for i in range(20_000)]
-    log = PolicyLog(database)
+    log = open_file(database)
     with contextlib.closing(log):
         log.commit("feed:a", feed, actor="t", reason="")
     saved = tmp_path / "saved.db"
-    copies.backup(database, saved)
+    copies.backup(SqliteLocation(database), saved)
     if old == "small":
         database.unlink()
     head = fill(database, "c")
@@ -350,7 +351,7 @@ def test_a_log_in_use_elsewhere_can_be_the_source(tmp_path, saved):
     Any policy log will do, also one with a write-ahead log beside it, and it is only read.
     """
     other = tmp_path / "other" / "policy.db"
-    log = PolicyLog(other)
+    log = open_file(other)
     with contextlib.closing(log):
         log.commit("operator", [Change("subtree x.example", "block")], actor="t", reason="")
         assert other.with_name("policy.db-wal").stat().st_size
@@ -368,7 +369,7 @@ def test_logs_of_before_there_were_plans_are_read(tmp_path, database, saved):
         with contextlib.closing(sqlite3.connect(path)) as db:
             db.execute("DROP INDEX claim_planned")
     old = shutil.copy(database, tmp_path / "old.db")
-    log = PolicyLog(old, read_only=True)
+    log = open_file(old, read_only=True)
     with contextlib.closing(log):
         assert log.store.planned() == []
     restore(database, saved)

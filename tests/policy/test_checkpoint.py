@@ -17,11 +17,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
+from tests.logs import SqliteLocation, open_file
 from urlguard.errors import InputError, PolicyError
 from urlguard.policy import backup as copies
 from urlguard.policy import chain, checkpoint, note
 from urlguard.policy.checkpoint import Checkpoint
-from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import BatchRow, Change, ClaimRow, EffectRow
 
 ORIGIN = "urlguard.invalid/log/test"
@@ -31,19 +31,19 @@ TABLES = {"batch": BatchRow, "claim": ClaimRow, "effect": EffectRow}
 
 def commit(path, *names, source="operator"):
     """One batch for each name."""
-    with contextlib.closing(PolicyLog(path)) as log:
+    with contextlib.closing(open_file(path)) as log:
         for name in names:
             change = Change(f"subtree {name}.example", "block", "fraud")
             log.commit(source, [change], actor="test", reason="")
 
 
 def sign(path, state=None, now=None):
-    with contextlib.closing(PolicyLog(path, read_only=True)) as log:
+    with contextlib.closing(open_file(path, read_only=True)) as log:
         return checkpoint.sign(log, state or path.parent, now)
 
 
 def audit(path, checkpoints):
-    with contextlib.closing(PolicyLog(path, read_only=True)) as log:
+    with contextlib.closing(open_file(path, read_only=True)) as log:
         return checkpoint.audit(log, checkpoints)
 
 
@@ -55,7 +55,7 @@ def edit(path, *statements):
 
 def reseal(path):
     """Make every hash fit again, as somebody would who can write the file and knows our code."""
-    with contextlib.closing(PolicyLog(path)) as log, log.store.writing():
+    with contextlib.closing(open_file(path)) as log, log.store.writing():
         claims, effects = list(log.store.starts_and_ends()), list(log.store.effects())
         previous = chain.GENESIS
         for row in list(log.store.batches()):
@@ -74,7 +74,7 @@ def reseal(path):
 def written(tmp_path_factory):
     """A log of six batches with a bit of everything, and the checkpoint of each of them."""
     path = tmp_path_factory.mktemp("checkpoints") / "policy.db"
-    log = PolicyLog(path)
+    log = open_file(path)
     batches = [
         ("feed:a", [Change(X, "block", "fraud"), Change("domain b.example", "block", "scam")]),
         ("operator", [Change(X, "allow", "", "ticket 1", 1)]),
@@ -265,10 +265,10 @@ def restored(tmp_path):
     path = tmp_path / "policy.db"
     commit(path, "a", "b")
     before = sign(path).checkpoint
-    copies.backup(path, tmp_path / "saved.db")
+    copies.backup(SqliteLocation(path), tmp_path / "saved.db")
     commit(path, "c", "d")
     gone = sign(path).checkpoint
-    copies.restore(path, tmp_path / "saved.db", above=0, actor="test")
+    copies.restore(SqliteLocation(path), tmp_path / "saved.db", above=0, actor="test")
     return path, before, gone
 
 
@@ -353,7 +353,7 @@ def changed(path):
 
 def exchanged(path):
     """Batch 4 has a hash that fits, but is not the one that 5 follows."""
-    with contextlib.closing(PolicyLog(path)) as log, log.store.writing():
+    with contextlib.closing(open_file(path)) as log, log.store.writing():
         (row,) = log.store.batches(3, 1)
         log.store._db.execute("DELETE FROM batch WHERE serial = 4")
         log.store.add_batch(chain.sealed(4, row.time + 1, row[2:5], row[5:7], row.prev_hash))
@@ -435,14 +435,14 @@ KILLED = """
 import os, signal, sys, contextlib
 from pathlib import Path
 from urlguard.policy import checkpoint
-from urlguard.policy.log import PolicyLog
+from urlguard.policy.location import open_file
 
 def killed(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 setattr(Path, sys.argv[2], killed)
 database = Path(sys.argv[1])
-with contextlib.closing(PolicyLog(database, read_only=True)) as log:
+with contextlib.closing(open_file(database, read_only=True)) as log:
     checkpoint.sign(log, database.parent)
 """
 

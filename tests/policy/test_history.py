@@ -66,7 +66,7 @@ def test_rulings_are_those_of_the_time(log, seed):
                 del standing[source, key]
         with log.store.reading():
             then[log.serial] = {key: decode(text, key) for key, text in log.rulings()}
-    keys = [key for kind in ("domain ", "subtree ", "below ") for key in log.store.ever(kind)]
+    keys = [key for kind in ("domain ", "subtree ", "below ") for key in log.store.rules_ever(kind)]
     history = History(log.store.claims_about(keys))
     for serial, rulings in then.items():
         assert dict(history.rulings(serial)) == rulings
@@ -90,7 +90,7 @@ def test_which_rules_there_ever_were(say, log):
     say("operator", "block pattern *paypal*", "block subtree pattern.example")
     say("analyst:b", "block pattern *paypal*", "block pattern keyword:bank")
     say("operator", "end pattern *paypal*")
-    assert log.store.ever("pattern ") == ["pattern *paypal*", "pattern keyword:bank"]
+    assert log.store.rules_ever("pattern ") == ["pattern *paypal*", "pattern keyword:bank"]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_looking_never_scans(say, log):
     asked = []
     log.store._db.set_trace_callback(asked.append)
     list(log.store.claims_about([EVIL, "domain evil.example"]))
-    log.store.ever("pattern ")
+    log.store.rules_ever("pattern ")
     log.store.last_upto(3)
     log.store._db.set_trace_callback(None)
     asked = [sql for sql in asked if "FROM source" not in sql]

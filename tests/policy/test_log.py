@@ -6,9 +6,9 @@ import time
 
 import pytest
 
+from tests.logs import open_file
 from urlguard.errors import PolicyError
 from urlguard.policy import log as policy_log
-from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 from urlguard.verdict import decode
 
@@ -240,13 +240,13 @@ def test_writing_nests(log, say):
     def two_commits():
         with log.store.writing():
             say("feed:a", f"block {EVIL}")
-            log.store.set_held("a", [("domain b.example", "popular")])
+            log.store.set_quarantined("a", [("domain b.example", "popular")])
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         two_commits()
     assert counts(log) == (0, 0, 0)
-    assert log.store.held("a") == []
+    assert log.store.quarantined("a") == []
 
 
 def test_long_batches_are_weighed_like_short_ones(log, say):
@@ -268,8 +268,9 @@ def test_long_batches_are_weighed_like_short_ones(log, say):
 WRITER = """
 import sys
 from pathlib import Path
-from urlguard.policy.log import Change, PolicyLog
-log = PolicyLog(Path(sys.argv[1]))
+from urlguard.policy.location import open_file
+from urlguard.policy.model import Change
+log = open_file(Path(sys.argv[1]))
 for i in range(25):
     log.commit(sys.argv[2], [Change(f"domain n{i}.example", "block")], actor="t", reason="")
 log.close()
@@ -283,7 +284,7 @@ def test_two_processes_write_one_chain(database):
     sources = ["feed:a", "feed:b", "operator"]
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(database), s]) for s in sources]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
-    log = PolicyLog(database, read_only=True)
+    log = open_file(database, read_only=True)
     assert (log.serial, [log.store.count(s) for s in sources]) == (75, [25, 25, 25])
     assert log.verify() is None
     # Every name came into force for feeds at most once, and for the operator at most once.
@@ -294,15 +295,15 @@ def test_two_processes_write_one_chain(database):
 
 def test_another_process_commits_are_noticed(database, log, say):
     """
-    `changed_by_others` moves with other connections' commits and not with our own.
+    `change_token` moves with other connections' commits and not with our own.
     """
-    before = log.store.changed_by_others()
+    before = log.store.change_token()
     say("operator", f"block {EVIL}")
-    assert log.store.changed_by_others() == before
-    other = PolicyLog(database)
+    assert log.store.change_token() == before
+    other = open_file(database)
     other.commit("feed:a", [Change("domain x.example", "block")], actor="t", reason="")
     other.close()
-    assert log.store.changed_by_others() != before
+    assert log.store.change_token() != before
 
 
 def test_reading_is_of_one_serial(database, log, say):
@@ -310,7 +311,7 @@ def test_reading_is_of_one_serial(database, log, say):
     What is read within one transaction does not see a commit that comes in between.
     """
     say("feed:a", f"block {EVIL}")
-    reader = PolicyLog(database, read_only=True)
+    reader = open_file(database, read_only=True)
     with reader.store.reading():
         assert reader.serial == 1
         say("feed:a", "block domain x.example")

@@ -45,7 +45,7 @@ def test_it_begins_in_a_batch_of_its_own(log):
     assert [effect.key for effect in batch.effects] == [EVIL]
     row = list(log.store.batches())[-1]
     assert (row.source, row.actor, row.reason) == ("operator", "urlguard", "begun")
-    claim = log.store.standing("operator", EVIL)
+    claim = log.store.active("operator", EVIL)
     assert claim[2:5] == ("fraud", "block", "ticket 1")
     assert claim.expires_at == T + 60 == log.store.next_expiry()
     assert log.store.planned() == []
@@ -73,7 +73,7 @@ def test_a_plan_that_was_slept_through_does_not_begin(log):
     plan(log, T, until=T + 60)
     (batch,) = log.expire(T + 100)
     assert batch.effects == []
-    assert log.store.standing("operator", EVIL) is None
+    assert log.store.active("operator", EVIL) is None
 
 
 def test_of_several_that_are_due_the_last_counts(log):

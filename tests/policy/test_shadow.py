@@ -5,10 +5,10 @@ import random
 import pytest
 
 from tests import oracle
+from tests.logs import open_file
 from urlguard.blocklist import snapshot
 from urlguard.blocklist.overlay import Overlay
 from urlguard.engine import Engine
-from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 from urlguard.publish.rpz.zone import collect, flat
 from urlguard.rules import SHADOW, SHADOWED
@@ -86,8 +86,8 @@ class Twins:
 
     def __init__(self, folder, seed):
         self.rng = random.Random(seed)
-        self.plain = PolicyLog(folder / "plain.db")
-        self.both = PolicyLog(folder / "both.db")
+        self.plain = open_file(folder / "plain.db")
+        self.both = open_file(folder / "both.db")
         self.standing = {}
         self.shadows = {}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.logs import open_file
 from urlguard.errors import PolicyError
-from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import BatchRow, Change, ClaimRow, EffectRow
 
 X = "subtree x.example"
@@ -18,7 +18,7 @@ X = "subtree x.example"
 def written(tmp_path_factory):
     """A log with a bit of everything: six batches, ended claims, exceptions, evidence, expiry."""
     path = tmp_path_factory.mktemp("verify") / "policy.db"
-    log = PolicyLog(path)
+    log = open_file(path)
     batches = [
         ("feed:a", [Change(X, "block", "fraud"), Change("domain b.example", "block", "scam")]),
         ("operator", [Change(X, "allow", "", "ticket 1", 1)]),
@@ -51,7 +51,7 @@ class Copy:
                 assert db.execute(sql, arguments).rowcount == 1, sql
 
     def verify(self):
-        log = PolicyLog(self.path, read_only=True)
+        log = open_file(self.path, read_only=True)
         with contextlib.closing(log):
             return log.verify()
 
@@ -204,10 +204,10 @@ def test_the_last_hash_speaks_for_the_whole_log(written, copy):
     """
     Whoever rewrites a batch and every hash after it ends with another last hash.
     """
-    log = PolicyLog(written, read_only=True)
+    log = open_file(written, read_only=True)
     with contextlib.closing(log):
         wanted = log.store.head().hash
-    again = PolicyLog(copy.path.with_name("again.db"))
+    again = open_file(copy.path.with_name("again.db"))
     with contextlib.closing(again):
         change = Change(X, "allow")
         again.commit("operator", [change], actor="somebody", reason="a reason")
@@ -239,7 +239,7 @@ def test_what_is_no_log_is_refused(tmp_path, content, said):
     path = tmp_path / "policy.db"
     path.write_bytes(content)
     with pytest.raises(PolicyError, match=said):
-        PolicyLog(path, read_only=True)
+        open_file(path, read_only=True)
 
 
 def test_a_newer_schema_is_refused(copy):
@@ -250,7 +250,7 @@ def test_a_newer_schema_is_refused(copy):
         db.execute("PRAGMA user_version = 99")
     for read_only in (True, False):
         with pytest.raises(PolicyError, match="schema 99; this version reads 1"):
-            PolicyLog(copy.path, read_only=read_only)
+            open_file(copy.path, read_only=read_only)
 
 
 def test_text_that_is_no_utf_8_is_found(copy):
@@ -277,7 +277,7 @@ def test_a_damaged_index_is_found(written, tmp_path):
     at = data.index(b"domain c.example", start, start + page_size)
     data[at + 7] ^= 1
     path.write_bytes(data)
-    log = PolicyLog(path, read_only=True)
+    log = open_file(path, read_only=True)
     with contextlib.closing(log):
         damage = log.verify()
     assert damage is not None

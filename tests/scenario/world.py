@@ -38,7 +38,7 @@ from urlguard.plugins import Answer, Chain, Exchange, Parts
 from urlguard.plugins.cache import Cache
 from urlguard.plugins.clients import Clients
 from urlguard.plugins.forward import case
-from urlguard.policy.log import PolicyLog
+from urlguard.policy.location import log_location, open_log
 from urlguard.verdict import decode
 from urlguard.wire.cookie import Cookies
 from urlguard.worker.cookie_secret import cookie_secrets
@@ -112,13 +112,13 @@ class World:
             self._ends.callback(self.upstreams[name].close)
             self.upstreams[name].change(table)
         self.config = self._configured(self._text)
-        self.log = PolicyLog(self.config.database)
+        self.log = open_log(self.config)
         self._ends.callback(self.log.close)
         self._sent = 0
         for feed in self.config.feed:
             self._refresh(feed)
         if self.config.feed:
-            compile_here(self.config.database, self._snapshots)
+            compile_here(log_location(self.config), self._snapshots)
         self.live = Live(self._opened())
         self._sent = self.live.engine.serial
         self._serve()
@@ -165,7 +165,7 @@ class World:
 
     def compile(self) -> None:
         """A snapshot of the newest policy, swapped in."""
-        compile_here(self.config.database, self._snapshots)
+        compile_here(log_location(self.config), self._snapshots)
         self.live.swap(self._opened())
         self._sent = self.live.engine.serial
 

@@ -6,24 +6,24 @@ those who commit.
 """
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
 from urlguard.api.problems import Problem
+from urlguard.config import Config
 from urlguard.errors import PolicyError
+from urlguard.policy.location import reading_log
 from urlguard.policy.log import PolicyLog
 
 T = TypeVar("T")
 
 
 class LogReader:
-    """Reads the log in `database`."""
+    """Reads the configured log."""
 
-    def __init__(self, database: Path) -> None:
-        self._database = database
+    def __init__(self, config: Config) -> None:
+        self._config = config
         self._thread = ThreadPoolExecutor(1, "api-log")
 
     async def read(self, work: Callable[[PolicyLog], T]) -> T:
@@ -36,7 +36,7 @@ class LogReader:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._thread, self._read, work)
-        except (PolicyError, sqlite3.Error) as exc:
+        except PolicyError as exc:
             raise Problem("unavailable", "the policy log cannot be read", retry_after_s=5) from exc
 
     def close(self) -> None:
@@ -45,11 +45,5 @@ class LogReader:
 
     def _read(self, work: Callable[[PolicyLog], T]) -> T:
         # Opened anew each time: a restore puts another file in its place.
-        if not self._database.exists():
-            raise PolicyError(f"policy log {self._database}: not there")
-        log = PolicyLog(self._database, read_only=True)
-        try:
-            with log.store.reading():
-                return work(log)
-        finally:
-            log.close()
+        with reading_log(self._config) as log:
+            return work(log)

@@ -142,7 +142,7 @@ def of(
         deciding=deciding,
         tokens=Keyring(config.state_dir / tokens.DATABASE),
         attempts=Attempts(time.monotonic),
-        log=LogReader(config.database),
+        log=LogReader(config),
         casework=casework,
         previewing=previewing,
         cases=config.cases,

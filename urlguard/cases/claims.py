@@ -69,7 +69,7 @@ def reversal(log: PolicyLog, made: Decision, now: int) -> list[Change]:
     changes: dict[str, Change] = {}
     mine = {made.evidence(case) for case, _ in made.rules}
     for key in dict.fromkeys(key for _, key in made.rules):
-        claim = log.store.standing(made.source, key)
+        claim = log.store.active(made.source, key)
         if claim is None or claim.evidence not in mine:
             continue
         changes[key] = Change(key, None)
@@ -94,7 +94,7 @@ def overruled(log: PolicyLog, source: str, keys: Sequence[str]) -> list[str]:
         rule = rules.Rule.from_key(key)
         same = [key, f"domain {rule.value}"] if rule.kind == "subtree" else [key]
         for other in others:
-            for claim in (log.store.standing(other, at) for at in same):
+            for claim in (log.store.active(other, at) for at in same):
                 if claim is not None and claim.action in ("allow", "review"):
                     found.append(_words(claim))
                     if len(found) >= MAX_SHOWN:
@@ -112,7 +112,7 @@ def released(log: PolicyLog, keys: Sequence[str]) -> list[str]:
             continue
         above = [f"{k} {p}" for p in names.parents(value) for k in ("subtree", "below")]
         claims = (
-            log.store.standing(source, at)
+            log.store.active(source, at)
             for at in (f"domain {value}", f"subtree {value}", *above)
             for source in people
         )
@@ -139,7 +139,7 @@ def standing(log: PolicyLog, unfinished: Sequence[Decision]) -> dict[tuple[int, 
     for made in unfinished:
         mine = {made.evidence(case) for case, _ in made.rules}
         for case, key in made.rules:
-            claim = log.store.standing(made.source, key)
+            claim = log.store.active(made.source, key)
             if claim is not None and claim.evidence in mine:
                 found[made.number, case] = claim.from_serial
     return found

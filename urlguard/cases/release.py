@@ -53,7 +53,7 @@ def blocks(log: PolicyLog, plea: Plea, decisive: Iterable[str]) -> list[ClaimRow
     """
     keys = dict.fromkeys([*decisive, *_covering(plea)])
     found = (
-        log.store.standing(source, key) for source in log.store.sources() for key in sorted(keys)
+        log.store.active(source, key) for source in log.store.sources() for key in sorted(keys)
     )
     return [claim for claim in found if claim is not None and claim.action == "block"]
 
@@ -137,7 +137,7 @@ def _actors(log: PolicyLog, serial: int) -> set[str]:
 
 def _planned(log: PolicyLog, claim: ClaimRow) -> Iterable[ClaimRow]:
     """The claims that were made for later and became this one."""
-    for key in log.store.ever(PLANNED):
+    for key in log.store.rules_ever(PLANNED):
         if rules.from_planned(key)[1] == claim.rule:
             for row in log.store.history(key):
                 if (row.source, row.to_serial) == (claim.source, claim.from_serial):

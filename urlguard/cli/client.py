@@ -14,6 +14,7 @@ from urlguard.compile import compile_apart
 from urlguard.config import Config
 from urlguard.errors import InputError, PolicyError
 from urlguard.local_policy import open_engine
+from urlguard.policy.location import log_exists, log_location, open_log, reading_log
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change, ClaimRow
 from urlguard.processes import channel
@@ -52,13 +53,10 @@ def apply(config: Config, source: str, changes: list[Change], *, actor: str, rea
     }
     reply, running = _ask(config.state_dir, message)
     if reply is None:
-        log = PolicyLog(config.database)
-        try:
+        with contextlib.closing(open_log(config)) as log:
             batch = log.commit(source, changes, actor=actor, reason=reason)
             when = "in a moment" if running else "at the next start"
             serial = log.serial
-        finally:
-            log.close()
         words = f"serial {serial}, in force {when}"
         return Done(batch is not None, words, not running, serial)
     if "error" in reply:
@@ -103,7 +101,7 @@ def in_force(config: Config) -> None:
     """Have what is in the log enforced: by the running server, or in a snapshot for the next."""
     reply = channel.ask(config.state_dir, {"op": "sync"})
     if reply is None or "lost" in reply:
-        compile_apart(config.database, config.state_dir / "snapshots")
+        compile_apart(log_location(config), config.state_dir / "snapshots")
 
 
 def stands(config: Config, key: str, source: str) -> bool:
@@ -137,11 +135,10 @@ def _standing(config: Config, key: str) -> list[ClaimRow]:
 @contextlib.contextmanager
 def _reading(config: Config) -> Iterator[PolicyLog | None]:
     """The log within one read transaction; None if there is none yet."""
-    if not config.database.exists():
+    if not log_exists(config):
         yield None
         return
-    log = PolicyLog(config.database, read_only=True)
-    with contextlib.closing(log), log.store.reading():
+    with reading_log(config) as log:
         yield log
 
 
@@ -188,7 +185,7 @@ def paused(config: Config) -> Pause | None:
     One whose end has come is over for the workers, also if the log could not be told yet.
     """
     with _reading(config) as log:
-        claim = log and log.store.standing(OPERATOR, SWITCH)
+        claim = log and log.store.active(OPERATOR, SWITCH)
         if not log or not claim or switch.end(claim.category) <= time.time():
             return None
         batch = next(log.store.batches(claim.from_serial - 1, 1))

@@ -47,10 +47,10 @@ def feed_refresh(config: configuration.Config, names: tuple[str, ...], force: bo
     from urlguard.cli import client, terminal
     from urlguard.feeds import schedule
     from urlguard.feeds.refresh import refresh
-    from urlguard.policy.log import PolicyLog
+    from urlguard.policy.location import open_log
 
     chosen = [schedule.named(config, name) for name in names] or list(schedule.feeds(config))
-    log = PolicyLog(config.database)
+    log = open_log(config)
     os.nice(5)  # answering queries comes first
     gc.disable()  # millions of small objects, none in a cycle
     failed = False

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,15 +17,19 @@ from urlguard import config as configuration
 from urlguard.cli.base import user, warn, with_config
 from urlguard.errors import PolicyError, UrlGuardError
 
+if TYPE_CHECKING:
+    from urlguard.policy.store import LogLocation
+
 
 @click.command("compile")
 @with_config
 def compile_(config: configuration.Config) -> None:
     """Compile the policy into a snapshot, which a running server swaps in."""
     from urlguard.compile import compile_apart
+    from urlguard.policy.location import log_location
     from urlguard.processes import channel
 
-    path = compile_apart(config.database, config.state_dir / "snapshots")
+    path = compile_apart(log_location(config), config.state_dir / "snapshots")
     channel.ask(config.state_dir, {"op": "sync"})
     click.echo(path)
 
@@ -72,14 +77,15 @@ def log(
 ) -> None:
     """Show who changed what and when, or verify that nobody changed it since."""
     from urlguard.cli import client, terminal
-    from urlguard.policy.log import PolicyLog
+    from urlguard.policy.location import log_location, reading_log
 
     if verify + sign + planned > 1:
         raise click.UsageError("--verify, --sign and --planned: one at a time")
     if (checkpoints and not verify) or (keys and not checkpoints):
         raise click.UsageError("--checkpoint belongs to --verify, and --key to --checkpoint")
-    if not config.database.exists():
-        raise PolicyError(f"policy log {config.database}: not there; `urlguard serve` makes it")
+    location = log_location(config)
+    if not location.exists():
+        raise PolicyError(f"policy log {location}: not there; `urlguard serve` makes it")
     if planned:
         for plan in client.plans(config):
             click.echo(json.dumps(plan.as_json()) if as_json else terminal.plan_line(plan))
@@ -90,8 +96,7 @@ def log(
     if checkpoints:
         _audit(config, checkpoints, keys, as_json=as_json)
         return
-    policy = PolicyLog(config.database, read_only=True)
-    with contextlib.closing(policy), policy.store.reading():
+    with reading_log(config) as policy:
         if not verify:
             for batch in policy.store.batches(since):
                 if as_json:
@@ -115,12 +120,13 @@ def log(
 def _sign(config: configuration.Config, *, as_json: bool) -> None:
     """Print a checkpoint of the log's head, as a signed note."""
     from urlguard.policy import checkpoint
-    from urlguard.policy.log import PolicyLog
+    from urlguard.policy.location import log_location, open_log
 
-    with contextlib.closing(PolicyLog(config.database, read_only=True)) as policy:
+    with contextlib.closing(open_log(config, read_only=True)) as policy:
         done = checkpoint.sign(policy, config.state_dir)
     if done is None:
-        raise PolicyError(f"policy log {config.database}: has no batch; there is nothing to sign")
+        where = log_location(config)
+        raise PolicyError(f"policy log {where}: has no batch; there is nothing to sign")
     if done.made_key:
         public = config.state_dir / checkpoint.PUBLIC
         click.echo(f"a key was made; give {public} to whoever audits the log", err=True)
@@ -140,7 +146,7 @@ def _audit(
 ) -> None:
     """Say whether the log is the one that the checkpoints in `files` were signed for."""
     from urlguard.policy import checkpoint
-    from urlguard.policy.log import PolicyLog
+    from urlguard.policy.location import reading_log
 
     known = [
         key
@@ -148,8 +154,7 @@ def _audit(
         for key in checkpoint.public_keys(path)
     ]
     signed = checkpoint.read(files, known)
-    policy = PolicyLog(config.database, read_only=True)
-    with contextlib.closing(policy), policy.store.reading():
+    with reading_log(config) as policy:
         found = checkpoint.audit(policy, signed)
         batches, serial = policy.store.count_batches(), policy.serial
     if as_json:
@@ -216,9 +221,10 @@ def backup(config: configuration.Config, file: Path, force: bool) -> None:
     """
     from urlguard.cli import terminal
     from urlguard.policy import backup as copies
+    from urlguard.policy.location import log_location
 
     with terminal.progress("backup") as step:
-        saved = copies.backup(config.database, file, force=force, step=step)
+        saved = copies.backup(log_location(config), file, force=force, step=step)
     click.echo(f"{file}: {saved.batches} batches, up to serial {saved.serial}; the chain holds")
 
 
@@ -240,11 +246,13 @@ def restore(config: configuration.Config, file: Path, above: int) -> None:
     """
     from urlguard.cli import client, terminal
     from urlguard.policy import backup as copies
+    from urlguard.policy.location import log_location
 
+    location = log_location(config)
     with _no_server(config):
-        known = max(above, _published(config))
+        known = max(above, _published(config, location))
         with terminal.progress("restore") as step:
-            done = copies.restore(config.database, file, above=known, actor=user(), step=step)
+            done = copies.restore(location, file, above=known, actor=user(), step=step)
         click.echo(
             f"restored {terminal.printable(str(file))}: {done.batches} batches; "
             f"the log goes on at serial {done.serial}"
@@ -278,11 +286,11 @@ def _no_server(config: configuration.Config) -> Iterator[None]:
         os.close(lock)
 
 
-def _published(config: configuration.Config) -> int:
+def _published(config: configuration.Config, location: "LogLocation") -> int:
     """The highest serial that anything in `state_dir` tells of, the log itself left out."""
     from urlguard.blocklist import snapshot
     from urlguard.policy import checkpoint
-    from urlguard.policy.log import PolicyLog
+    from urlguard.policy.location import open_file
     from urlguard.publish.rpz.primary import zone_file
     from urlguard.publish.rpz.store import ZoneStore
 
@@ -291,12 +299,11 @@ def _published(config: configuration.Config) -> int:
     if zone_file(config).exists():
         with contextlib.suppress(UrlGuardError), ZoneStore(zone_file(config), read_only=True) as s:
             serials += [s.state().serial, s.state().at]
-    for path in config.database.parent.glob(f"{config.database.name}.replaced-*"):
-        if not path.name.endswith(("-wal", "-shm", "-journal")):
-            with (
-                contextlib.suppress(UrlGuardError),
-                contextlib.closing(PolicyLog(path, read_only=True)) as old,
-                old.store.reading(),
-            ):
-                serials.append(old.serial)
+    for path in location.replaced():
+        with (
+            contextlib.suppress(UrlGuardError),
+            contextlib.closing(open_file(path, read_only=True)) as old,
+            old.store.reading(),
+        ):
+            serials.append(old.serial)
     return max(serials, default=0)

@@ -464,9 +464,12 @@ class Config:
     path: Path | None = None  # the file it was read from
 
     @property
-    def database(self) -> Path:
-        """The SQLite file of the policy log."""
-        if not self.store.url:
-            return self.state_dir / "policy.db"
+    def log_url(self) -> str:
+        """The URL of the policy log, a file's with its whole path; see `policy.location`."""
+        url, scheme = self.store.url, "sqlite:///"
+        if not url:
+            return f"{scheme}{self.state_dir.absolute() / 'policy.db'}"
+        if not url.startswith(scheme):
+            return url
         base = self.path.parent if self.path else Path.cwd()
-        return base / self.store.url.removeprefix("sqlite:///")
+        return f"{scheme}{base.absolute() / url.removeprefix(scheme)}"

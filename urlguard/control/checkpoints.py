@@ -16,7 +16,7 @@ from urlguard import events
 from urlguard.config import Config
 from urlguard.errors import PolicyError
 from urlguard.policy.chain import InconsistentError
-from urlguard.policy.log import PolicyLog
+from urlguard.policy.location import open_log
 
 EVERY_S = 60.0
 LAST_S = 2.0  # for the checkpoint at the stop
@@ -59,7 +59,7 @@ class Signing:
                 events.info("checkpoint.resumed")
 
     def _sign(self) -> None:
-        with contextlib.closing(PolicyLog(self._config.database, read_only=True)) as log:
+        with contextlib.closing(open_log(self._config, read_only=True)) as log:
             head = log.store.head()
             if head is None or (head.serial, head.hash) == self._signed:
                 return

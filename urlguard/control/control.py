@@ -14,10 +14,9 @@ import asyncio
 import contextlib
 import importlib
 import os
-import sqlite3
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -43,6 +42,7 @@ from urlguard.control.workers import Worker, Workers
 from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.fetch import signing
 from urlguard.hitlog.files import HitLog
+from urlguard.policy.location import log_location, open_log
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 from urlguard.processes import channel, child
@@ -67,14 +67,14 @@ class Control:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.snapshots = config.state_dir / "snapshots"
-        compiling.refuse_a_new_log(config.database, self.snapshots)
-        self.log = PolicyLog(config.database)
+        self._location = log_location(config)
+        compiling.refuse_a_new_log(self._location, self.snapshots)
+        self.log = open_log(config)
         self.workers = Workers()
         self._asking = Asking(self.workers, config.server.workers)
         self.ready = False  # the first policy is there, or will not come
         self.facts = Facts()
         self._begun = asyncio.Event()  # set with `ready`
-        self._log_file: tuple[int, int] | None = None  # device and inode
         self._database = ThreadPoolExecutor(1, "policy-log")
         self._feeding = Feeding(config, self.log, self._in_log)
         self._push = asyncio.Lock()
@@ -148,16 +148,8 @@ class Control:
         self.log.close()
 
     async def _in_log(self, work: Callable[[], T]) -> T:
-        """
-        Run `work` on the log's one thread: SQLite may wait for the disk or another writer.
-
-        Raises:
-            PolicyError: the log cannot be read or written.
-        """
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._database, work)
-        except sqlite3.Error as exc:
-            raise PolicyError(f"policy log {self.config.database}: {exc}") from exc
+        """Run `work` on the log's one thread: it may wait for the disk or another writer."""
+        return await asyncio.get_running_loop().run_in_executor(self._database, work)
 
     # Keeping the log in motion
 
@@ -197,41 +189,23 @@ class Control:
 
     async def _watch(self) -> None:
         """End expired claims, and notice what other processes committed."""
-        version, newest = -1, None
+        token: Hashable = None
+        newest = None
         throttle = events.Throttle(LOG_EVERY_S)
         while True:
             try:
-                self._look_for_the_log()
+                await self._in_log(self.log.store.check_identity)
                 due = await self._in_log(self._expire)
-                now = await self._in_log(self.log.store.changed_by_others)
+                found_token = await self._in_log(self.log.store.change_token)
                 found = snapshot.newest(self.snapshots)[:1]
-                if due or now != version or found != newest:
-                    version, newest = now, found
+                if due or found_token != token or found != newest:
+                    token, newest = found_token, found
                     await self.push()
             except Exception as exc:  # whatever it is, the next look may succeed
                 if throttle.due():
                     error = str(exc) if isinstance(exc, UrlGuardError) else repr(exc)
                     events.error("policy.watch", error=error, using="last_good")
             await asyncio.sleep(POLL_S)
-
-    def _look_for_the_log(self) -> None:
-        """
-        Make sure that the log is still the file that lies there.
-
-        Raises:
-            PolicyError: somebody deleted or replaced it; what is committed now would be lost, and
-                what is compiled would be another log's.
-        """
-        path = self.config.database
-        try:
-            found = path.stat()
-        except OSError as exc:
-            raise PolicyError(f"policy log {path}: {exc.strerror}; put it back or restart") from exc
-        here = (found.st_dev, found.st_ino)
-        if self._log_file is None:
-            self._log_file = here
-        if here != self._log_file:
-            raise PolicyError(f"policy log {path}: is another file than at the start; restart")
 
     def _expire(self) -> int:
         due = self.log.store.next_expiry()
@@ -240,12 +214,10 @@ class Control:
         return len(self.log.expire())
 
     async def _compile(self) -> None:
-        self._look_for_the_log()
+        await self._in_log(self.log.store.check_identity)
         started = time.monotonic()
-        if (
-            await child.run_command(compiling.command(self.config.database, self.snapshots), b"")
-            != 0
-        ):
+        url = self._location.url.encode()
+        if await child.run_command(compiling.command(self.snapshots), url) != 0:
             self.facts.compile_failures += 1
             raise PolicyError("compile failed; the snapshot in use stays")
         self._compiled_at = time.monotonic()

@@ -23,12 +23,11 @@ import json
 import os
 import select
 import signal
-import sqlite3
 import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,6 +36,7 @@ from urlguard.blocklist import overlay, snapshot
 from urlguard.cases import ndjson
 from urlguard.config import Config
 from urlguard.errors import PolicyError, UrlGuardError
+from urlguard.policy.location import log_location, open_log
 from urlguard.policy.log import PolicyLog
 from urlguard.processes import child, lifetime
 from urlguard.verdict import decode
@@ -73,6 +73,7 @@ class Policy:
             PolicyError: the log is damaged.
         """
         self._config = config
+        self._location = log_location(config)
         self._folder = config.state_dir / "snapshots"
         self._log: PolicyLog | None = None
         self._log_throttle = events.Throttle(LOG_EVERY_S)
@@ -98,33 +99,32 @@ class Policy:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except (UrlGuardError, sqlite3.Error, OSError) as exc:
+        except (UrlGuardError, OSError) as exc:
             if self._log_throttle.due():
                 events.error("judge.policy", error=str(exc), using="last_good")
 
     def _open(self) -> None:
         """Open snapshot and log anew."""
-        path = self._config.database
-        newest, file = _newest(self._folder), _identity(path)
+        newest, identity = _newest(self._folder), self._location.identity()
         engine = local_policy.open_engine(self._config)
-        log = None if file is None else PolicyLog(path, read_only=True)
+        log = None if identity is None else open_log(self._config, read_only=True)
         if self._log is not None:
             self._log.close()
         self.engine, self._log = engine, log
-        self._snapshot, self._file = newest, file
-        self._version = -1
+        self._snapshot, self._identity = newest, identity
+        self._token: Hashable = None
         self._behind: int | None = None  # so far people's decisions are told; else waits
 
     def _follow(self) -> None:
-        file = _identity(self._config.database)
-        if file != self._file:
-            if file is None:
-                raise PolicyError(f"policy log {self._config.database}: is gone; put it back")
+        identity = self._location.identity()
+        if identity != self._identity:
+            if identity is None:
+                raise PolicyError(f"policy log {self._location}: is gone; put it back")
             self._open()
         if self._log is None:
             return
-        version = self._log.store.changed_by_others()
-        if version == self._version:
+        token = self._log.store.change_token()
+        if token == self._token:
             return
         with self._log.store.reading():
             stale = self._log.serial < self.engine.serial
@@ -133,7 +133,7 @@ class Policy:
         if stale:  # another history
             self._open()
         else:
-            self._version = version
+            self._token = token
 
     def _catch_up(self, log: PolicyLog) -> None:
         serial, engine = log.serial, self.engine
@@ -155,21 +155,6 @@ class Policy:
 
 def _newest(folder: Path) -> str:
     return next((path.name for path in snapshot.newest(folder)), "")
-
-
-def _identity(path: Path) -> tuple[int, ...] | None:
-    """
-    What changes when the log is to be opened anew; None if there is none.
-
-    Without a write-ahead log beside it nobody was writing, and it is opened as a file that does not
-    change; so then its time counts too.
-    """
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    written = path.with_name(f"{path.name}-wal").exists()
-    return found.st_dev, found.st_ino, written, 0 if written else found.st_mtime_ns
 
 
 class _Models(check.Classifier):

@@ -15,7 +15,6 @@ never hold up a loop; the command ``urlguard feed refresh`` runs it directly.
 import contextlib
 import gc
 import os
-import sqlite3
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from urlguard.errors import FeedError, UrlGuardError
 from urlguard.feeds import formats, source
 from urlguard.feeds.parsed import Parsed
 from urlguard.feeds.status import Status, settings_of
+from urlguard.policy.location import open_log
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Batch, Change
 from urlguard.processes import lifetime
@@ -75,7 +75,7 @@ def refresh(
         batch = _refresh(log, feed, state_dir, status, step or _silent, force, actor)
     except UrlGuardError as exc:
         status.error = str(exc)
-        with contextlib.suppress(UrlGuardError, sqlite3.Error):  # the disk may be full
+        with contextlib.suppress(UrlGuardError):  # the disk may be full
             status.write(log, feed.name)
         raise
     status.error = None
@@ -121,7 +121,7 @@ def _refresh(
     reason = f"refresh: {rules} rules, sha256 {fetched.sha256[:16]}"
 
     def keep(batch: Batch | None) -> None:
-        log.store.set_held(feed.name, held[:SHOWN_HELD])
+        log.store.set_quarantined(feed.name, held[:SHOWN_HELD])
         status.format = parsed.format
         status.rules = rules
         status.lines, status.bad, status.held = parsed.lines, parsed.bad, len(held)
@@ -200,7 +200,7 @@ def _difference(
     standing = 0
     # Of millions of rules nearly all are as they were: one look-up each, and what is left is new.
     take = new.pop
-    for rule, was in log.store.said(origin, _action(feed)):
+    for rule, was in log.store.categories(origin, _action(feed)):
         standing += 1
         now = take(rule, None)
         if now is None or now != was:
@@ -254,7 +254,7 @@ def main() -> int:
     config: Config = schedule.handed_config()
     events.bind(role="refresh", feed=name)
     feed = schedule.named(config, name)
-    log = PolicyLog(config.database)
+    log = open_log(config)
     started = time.monotonic()
     try:
         batch = refresh(log, feed, config.state_dir)

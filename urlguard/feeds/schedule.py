@@ -11,6 +11,7 @@ from urlguard import wellknown
 from urlguard.config import Config, Feed
 from urlguard.errors import InputError
 from urlguard.feeds.status import Status, settings_of
+from urlguard.policy.location import log_exists, reading_log
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 from urlguard.verdict import FEED
@@ -72,17 +73,13 @@ def overview(config: Config) -> list[dict[str, Any]]:
     Raises:
         PolicyError: the log cannot be read.
     """
-    if not config.database.exists():
+    if not log_exists(config):
         return [_row(feed, Status(), []) for feed in feeds(config)]
-    log = PolicyLog(config.database, read_only=True)
-    try:
-        with log.store.reading():
-            return [
-                _row(feed, Status.read(log, feed.name), log.store.held(feed.name))
-                for feed in feeds(config)
-            ]
-    finally:
-        log.close()
+    with reading_log(config) as log:
+        return [
+            _row(feed, Status.read(log, feed.name), log.store.quarantined(feed.name))
+            for feed in feeds(config)
+        ]
 
 
 def _row(feed: Feed, status: Status, held: list[tuple[str, str]]) -> dict[str, Any]:
@@ -98,7 +95,7 @@ def end_unconfigured(log: PolicyLog, config: Config) -> None:
         name = source.removeprefix(FEED)
         if name == source or name in known:
             continue
-        rules = [rule for rule, *_ in log.store.standing_of(source)]
+        rules = [rule for rule, *_ in log.store.active_of(source)]
         if not rules and Status.read(log, name) == Status():
             continue
         with log.store.writing():
@@ -108,7 +105,7 @@ def end_unconfigured(log: PolicyLog, config: Config) -> None:
                 actor="urlguard",
                 reason="the feed is no longer configured",
             )
-            log.store.set_held(name, ())
+            log.store.set_quarantined(name, ())
             # Nothing is remembered: should the feed come back, the same list is news again.
             Status().write(log, name)
 

@@ -21,6 +21,7 @@ from urlguard.hitlog.counts import Hits
 from urlguard.impact import approval
 from urlguard.impact.sample import Sampled
 from urlguard.local_policy import open_engine
+from urlguard.policy.location import log_exists, reading_log
 from urlguard.policy.log import PolicyLog
 from urlguard.rules import SHADOW, Rule
 from urlguard.verdict import FEED
@@ -113,16 +114,12 @@ def of_feed(config: Config, name: str, sample: Sampled | None) -> Preview:
     feed = schedule.named(config, name)
     source = FEED + name
     rules, held, since = [], [], None
-    if config.database.exists():
-        log = PolicyLog(config.database, read_only=True)
-        try:
-            with log.store.reading():
-                claims = list(log.store.standing_of(source))
-                held = log.store.held(name)
-                begun = min((serial for *_, said, _, serial in claims if said == SHADOW), default=0)
-                since = _time(log, begun)
-        finally:
-            log.close()
+    if log_exists(config):
+        with reading_log(config) as log:
+            claims = list(log.store.active_of(source))
+            held = log.store.quarantined(name)
+            begun = min((serial for _, action, _, serial in claims if action == SHADOW), default=0)
+            since = _time(log, begun)
         rules = [Rule.from_key(key) for key, action, *_ in claims if action != "except"]
     new, exact = _new(open_engine(config), rules)
     touched = _touched(rules)

@@ -13,13 +13,12 @@ given to batches of the log that it replaced.
 """
 
 import hashlib
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from urlguard.errors import PolicyError
-from urlguard.policy.drivers.sqlite import Store
 from urlguard.policy.model import BatchRow, EffectRow
+from urlguard.policy.store import LogStore
 
 if TYPE_CHECKING:
     from urlguard.policy.model import Change
@@ -39,7 +38,7 @@ class Damage(NamedTuple):
     what: str
 
 
-def verify(store: Store, progress: Callable[[int], None] | None = None) -> Damage | None:
+def verify(store: LogStore, progress: Callable[[int], None] | None = None) -> Damage | None:
     """
     Derive every batch's hash again from the claims and effects.
 
@@ -51,20 +50,20 @@ def verify(store: Store, progress: Callable[[int], None] | None = None) -> Damag
         try:
             with store.reading():
                 damage = _verify(store, progress, reached)
-        except (sqlite3.Error, PolicyError):
+        except PolicyError:
             # Perhaps text that is no UTF-8: whoever changed it need not have kept to that.
             # Reading such text takes three times as long, so not at first.
-            with store.any_text(), store.reading():
+            with store.lenient_text(), store.reading():
                 damage = _verify(store, progress, reached)
-        if damage is None and (problem := store.problem()):
+        if damage is None and (problem := store.storage_problem()):
             return Damage(reached[0], f"the file itself is damaged: {problem}")
         return damage
-    except (sqlite3.Error, PolicyError) as exc:
+    except PolicyError as exc:
         return Damage(reached[0] + 1, f"it cannot be read: {exc}")
 
 
 def _verify(
-    store: Store, progress: Callable[[int], None] | None, reached: list[int]
+    store: LogStore, progress: Callable[[int], None] | None, reached: list[int]
 ) -> Damage | None:
     claims = _Grouped(store.starts_and_ends())
     effects = _Grouped(store.effects())
@@ -98,7 +97,7 @@ def _verify(
     for rows, what in ((claims, "claims"), (effects, "effects")):
         if rows.left is not None:
             serial = rows.left[0]
-            # Text, which SQLite lets into a column of numbers, sorts behind all of them.
+            # SQLite lets text into a column of numbers; it sorts behind all of them.
             late = serial if isinstance(serial, int) else expected
             return Damage(late, f"{what} without a batch")
     return None
@@ -129,7 +128,7 @@ def _line(sign: object, *fields: object) -> str:
 
 
 def payload(source: str, starts: "list[Change]", ends: list[str]) -> Iterator[str]:
-    """The payload's lines by rule and sign, as `Store.starts_and_ends` gives them again."""
+    """The payload's lines by rule and sign, as `LogStore.starts_and_ends` gives them again."""
     if not ends:  # sorted already, and this is how a list of millions comes in
         for rule, action, category, evidence, expires in starts:
             # What `_line` says, in a third of its time.

@@ -23,7 +23,6 @@ Knows the log, its chain and files; knows nothing of servers and of when to sign
 import contextlib
 import os
 import re
-import sqlite3
 import stat
 import tempfile
 import time
@@ -191,7 +190,8 @@ def sign(log: PolicyLog, state_dir: Path, now: float | None = None) -> Signed | 
             if last is not None:
                 _follow(log, *last)
         if not re.fullmatch(r"[0-9a-f]{64}", head.hash):
-            raise InconsistentError(f"policy log {log.store.path}: batch {head.serial} has no hash")
+            where = f"policy log {log.store.location}: batch {head.serial}"
+            raise InconsistentError(f"{where} has no hash")
         text = note.signed(key, head.serial, head.hash)
         checkpoint = Checkpoint(public.name, head.serial, head.hash)
         if last is not None and last[0] == checkpoint:
@@ -201,8 +201,6 @@ def sign(log: PolicyLog, state_dir: Path, now: float | None = None) -> Signed | 
         path = folder / f"{head.serial:010}-{stamp}.txt"
         _place(path, text.encode(), 0o644, replace=True)
         _tidy(state_dir)
-    except sqlite3.Error as exc:
-        raise PolicyError(f"policy log {log.store.path}: {exc}") from exc
     except OSError as exc:
         raise PolicyError(f"checkpoints {folder}: {exc.strerror or exc}") from exc
     return Signed(checkpoint, text, path, public, made)
@@ -236,8 +234,8 @@ def _follow(log: PolicyLog, last: Checkpoint, path: Path) -> None:
             return
         where = "its end, which is too early,"
     raise InconsistentError(
-        f"policy log {log.store.path}: {where} does not follow from the checkpoint {path}, which "
-        f"was signed at serial {last.serial}; `urlguard log --verify --checkpoint` tells more"
+        f"policy log {log.store.location}: {where} does not follow from the checkpoint {path}, "
+        f"which was signed at serial {last.serial}; `urlguard log --verify --checkpoint` tells more"
     )
 
 
@@ -336,7 +334,7 @@ def audit(
         damage = log.verify(progress)
         try:
             return _audit(log, sorted(checkpoints, key=lambda c: (c.serial, c.hash)), damage)
-        except sqlite3.Error as exc:
+        except PolicyError as exc:
             return Audit(damage or Damage(1, f"it cannot be read: {exc}"), 0, None, "", ())
 
 

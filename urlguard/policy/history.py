@@ -10,13 +10,13 @@ Knows keys; which keys cover a name, and which of them decides, others say.
 
 from collections.abc import Iterable, Iterator
 
-from urlguard.policy.drivers.sqlite import Store
 from urlguard.policy.model import BatchRow, ClaimRow
 from urlguard.policy.precedence import Standing, effective
+from urlguard.policy.store import LogStore
 from urlguard.verdict import Ruling
 
 
-def last_before(store: Store, moment_ms: int) -> BatchRow | None:
+def last_before(store: LogStore, moment_ms: int) -> BatchRow | None:
     """
     The last batch at or before a time; None if the log begins later.
 

@@ -16,16 +16,15 @@ from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
 from itertools import groupby, islice
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 from urlguard import names, rules
 from urlguard.errors import InputError, PolicyError
 from urlguard.policy import chain
 from urlguard.policy.chain import GENESIS, RESTORE, Damage
-from urlguard.policy.drivers.sqlite import Store
 from urlguard.policy.model import Batch, Change, ClaimRow, EffectRow
 from urlguard.policy.precedence import Standing, effective, plain, same_world, shadowed
+from urlguard.policy.store import LogStore
 from urlguard.rules import ACTIONS, OPERATOR, PLANNED, SHADOW, SHADOWED, SWITCH
 from urlguard.verdict import FEED, Ruling, encode
 
@@ -40,9 +39,9 @@ _MAX_TEXT = 2048
 class PolicyLog:
     """The log in one store."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        """Open or make the log at `path`; raises PolicyError if that cannot be."""
-        self.store = Store(path, read_only=read_only)
+    def __init__(self, store: LogStore) -> None:
+        """The log in `store`, which `close` closes; see `urlguard.policy.location.open_log`."""
+        self.store = store
 
     def close(self) -> None:
         """Close the store."""
@@ -54,12 +53,12 @@ class PolicyLog:
         head = self.store.head()
         return head.serial if head else 0
 
-    def made(self, serial: int, history: str) -> bool:
-        """True if this log's batch `serial` has the hash `history`; 0 is before the first."""
+    def has_batch(self, serial: int, digest: str) -> bool:
+        """True if batch `serial` of this log has that hash; before the first, 0 and `GENESIS`."""
         if serial == 0:
-            return history == GENESIS
+            return digest == GENESIS
         batch = next(self.store.batches(serial - 1, 1), None)
-        return batch is not None and (batch.serial, batch.hash) == (serial, history)
+        return batch is not None and (batch.serial, batch.hash) == (serial, digest)
 
     def commit(
         self,
@@ -244,7 +243,7 @@ class PolicyLog:
 
         Streams: call it inside ``store.reading()``, so that all of it is of one serial.
         """
-        keys = _exception_keys(self.store.excepted())
+        keys = _exception_keys(self.store.exceptions())
         streams = [self._standing_of(source) for source in self.store.sources()]
         encoded: dict[tuple[Any, ...], str | None] = {}
         for key, group in groupby(merge(*streams, key=itemgetter(0)), key=itemgetter(0)):
@@ -257,7 +256,7 @@ class PolicyLog:
 
     def _standing_of(self, source: str) -> Iterator[tuple[str, Standing]]:
         feed = source.startswith(FEED)
-        for rule, action, category, serial in self.store.standing_of(source):
+        for rule, action, category, serial in self.store.active_of(source):
             if feed or not rule.startswith(PLANNED):
                 yield rule, Standing(source, action, category, serial)
 
@@ -269,11 +268,11 @@ class PolicyLog:
         """What `source` says now about the rules that it wants to change."""
         if source not in self.store.sources():
             return {}
-        rows = (self.store.standing(source, change.rule) for change in changes)
+        rows = (self.store.active(source, change.rule) for change in changes)
         return {row.rule: row for row in rows if row}
 
     def _claims_at(self, key: str) -> list[Standing]:
-        rows = (self.store.standing(source, key) for source in self.store.sources())
+        rows = (self.store.active(source, key) for source in self.store.sources())
         return [_as_standing(row) for row in rows if row]
 
     def _others(self, source: str, keys: list[str]) -> dict[str, list[Standing]]:
@@ -282,20 +281,20 @@ class PolicyLog:
         names = [name for name in self.store.sources() if name != source]
         if len(keys) < _BULK:
             for key in keys:
-                rows = (self.store.standing(name, key) for name in names)
+                rows = (self.store.active(name, key) for name in names)
                 if claims := [_as_standing(row) for row in rows if row]:
                     found[key] = claims
             return found
         wanted = set(keys)
         for name in names:
-            for rule, action, category, serial in self.store.standing_of(name):
+            for rule, action, category, serial in self.store.active_of(name):
                 if rule in wanted:
                     found.setdefault(rule, []).append(Standing(name, action, category, serial))
         return found
 
     def _depending(self, touched: list[str], starts: list[Change]) -> set[str]:
         """The keys whose ruling depends on exceptions and may change with `touched`."""
-        rules = set(self.store.excepted())
+        rules = set(self.store.exceptions())
         rules.update(change.rule for change in starts if change.action == "except")
         if not rules:
             return set()

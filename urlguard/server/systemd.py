@@ -17,6 +17,7 @@ from typing import Final
 
 from urlguard.config import Config
 from urlguard.errors import ConfigError
+from urlguard.policy.location import log_location
 from urlguard.server.sockets import descriptors
 
 _SEND_S = 1.0  # timeout; systemd reads its socket at once
@@ -107,8 +108,11 @@ def unit(config: Config, user: str = "urlguard") -> str:
     urlguard = f"{_word(python)} -m urlguard"
     file = _word(config.path)
     written = [config.state_dir]
-    if not config.database.is_relative_to(config.state_dir):
-        written.append(config.database.parent)
+    written += [
+        folder
+        for folder in log_location(config).folders()
+        if not folder.is_relative_to(config.state_dir)
+    ]
     seen = [python, Path(sys.prefix), Path(sys.base_prefix), *files, *written]
     home = any(_is_below(path, "/home", "/root", "/run/user") for path in seen)
     temporary = any(_is_below(path, "/tmp", "/var/tmp") for path in seen)  # noqa: S108

@@ -27,11 +27,11 @@ async def test_from_the_block_to_the_release(court):
     )
     assert (status, done["state"], done["rules"]) == (200, "upheld", ["subtree shop.example"])
     assert await court.says("www.shop.example", "shop.example") == ["allow", "allow"]
-    claim = court.log.store.standing("analyst:my-approver", "subtree shop.example")
+    claim = court.log.store.active("analyst:my-approver", "subtree shop.example")
     assert claim.evidence == f"appeal:{done['number']}:{done['decisions'][0]}"
     assert claim.from_serial == done["serial"]
     assert claim.expires_at == pytest.approx(time.time() + 365 * DAY, abs=60)
-    assert court.log.store.standing("analyst:my-analyst", "subtree shop.example").action == "block"
+    assert court.log.store.active("analyst:my-analyst", "subtree shop.example").action == "block"
     (batch,) = court.log.store.batches(done["serial"] - 1, 1)
     assert (batch.actor, batch.reason) == ("my-approver", "appeal 1: a shop indeed")
     _, seen = await court.ask(None, "GET", f"/v1/appeals/{plea['id']}")

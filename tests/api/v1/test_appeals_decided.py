@@ -129,7 +129,7 @@ async def test_what_has_an_end_of_its_own(court):
     until = int(time.time()) + 30 * DAY
     assert (await court.judge(Role.APPROVER, plea["id"], expires_at=5))[0] == 422
     await court.judge(Role.APPROVER, plea["id"], expires_at=until)
-    claim = court.log.store.standing("analyst:my-approver", "subtree shop.example")
+    claim = court.log.store.active("analyst:my-approver", "subtree shop.example")
     assert claim.expires_at == until
 
 

@@ -42,7 +42,7 @@ async def test_from_the_queue_to_a_rule(world, ask):
     assert {i["item"] for i in whole["reported"]}
     status, done = await ask(Role.ANALYST, "POST", f"/v1/cases/{case['id']}/decide", BLOCK)
     assert (status, done["held"]) == (200, False)
-    claim = world.log.store.standing("analyst:my-analyst", f"subtree {case['owner']}")
+    claim = world.log.store.active("analyst:my-analyst", f"subtree {case['owner']}")
     assert (claim.action, claim.category, claim.from_serial) == (
         "block",
         "phishing",
@@ -77,9 +77,9 @@ async def test_what_a_decision_covers(world, ask, item, more, key):
         body = {"decision": act, **more}
         status, done = await ask(Role.ANALYST, "POST", f"/v1/cases/{case}/decide", body)
         assert status == 200
-        assert world.log.store.standing("analyst:my-analyst", key).action == act
+        assert world.log.store.active("analyst:my-analyst", key).action == act
         await ask(Role.ANALYST, "POST", f"/v1/decisions/{done['decision']}/undo", {})
-        assert world.log.store.standing("analyst:my-analyst", key) is None
+        assert world.log.store.active("analyst:my-analyst", key) is None
 
 
 async def test_chosen_urls_of_a_case(world, ask):
@@ -94,9 +94,9 @@ async def test_chosen_urls_of_a_case(world, ask):
     assert (status, problem["errors"][0]["field"]) == (422, "items")
     right = {"decision": "block", "scope": "url", "items": urls[:2]}
     assert (await ask(Role.ANALYST, "POST", path, right))[0] == 200
-    standing = [world.log.store.standing("analyst:my-analyst", f"url {u[7:]}") for u in urls]
+    standing = [world.log.store.active("analyst:my-analyst", f"url {u[7:]}") for u in urls]
     assert [bool(claim) for claim in standing] == [True, True, False]
-    assert world.log.store.standing("analyst:my-analyst", "subtree shop.example") is None
+    assert world.log.store.active("analyst:my-analyst", "subtree shop.example") is None
 
 
 async def test_a_well_known_name_waits_for_a_second_person(world, ask):
@@ -120,7 +120,7 @@ async def test_a_well_known_name_waits_for_a_second_person(world, ask):
     status, agreed = await ask(Role.ADMIN, "POST", f"{word}/approve", {})
     assert (status, agreed["held"]) == (200, False)
     assert agreed["serial"] > serial
-    claim = world.log.store.standing("analyst:my-approver", "subtree google.com")
+    claim = world.log.store.active("analyst:my-approver", "subtree google.com")
     assert claim.action == "block"
     (batch,) = world.log.store.batches(serial, 10)
     assert batch.actor == "my-approver, my-admin"
@@ -162,7 +162,7 @@ async def test_a_campaign_in_one_decision(world, ask):
     undo = f"/v1/decisions/{done['decision']}/undo"
     assert (await ask(Role.ADMIN, "POST", undo, {"reason": "a mistake"}))[0] == 200
     assert world.log.serial == before + 2
-    assert list(world.log.store.standing_after("analyst:my-analyst", "", 100)) == []
+    assert list(world.log.store.active_after("analyst:my-analyst", "", 100)) == []
     _, page = await ask(Role.ANALYST, "GET", "/v1/cases?campaign=icbc-0.example&state=open")
     assert len(page["items"]) == 20 - theirs
     assert (await ask(Role.ADMIN, "POST", undo, {}))[0] == 409
@@ -176,9 +176,9 @@ async def test_undoing_brings_back_what_was_said_before(world, ask):
     rule = {"rule": "evil.example", "category": "scam", "reason": "old"}
     await ask(Role.ANALYST, "POST", "/v1/rules", rule)
     _, done = await ask(Role.ANALYST, "POST", f"/v1/cases/{case}/decide", {"decision": "allow"})
-    assert world.log.store.standing("analyst:my-analyst", "subtree evil.example").action == "allow"
+    assert world.log.store.active("analyst:my-analyst", "subtree evil.example").action == "allow"
     await ask(Role.ANALYST, "POST", f"/v1/decisions/{done['decision']}/undo", {})
-    claim = world.log.store.standing("analyst:my-analyst", "subtree evil.example")
+    claim = world.log.store.active("analyst:my-analyst", "subtree evil.example")
     assert (claim.action, claim.category, claim.evidence) == ("block", "scam", "old")
 
 
@@ -355,5 +355,5 @@ async def test_an_allowance_of_others_names_waits(world, ask, rule, action, held
     if held:
         path = f"/v1/decisions/{made['decision']['decision']}/approve"
         assert (await ask(Role.APPROVER, "POST", path, {}))[0] == 200
-        (claim,) = world.log.store.standing_after("analyst:my-analyst", "", 10)
+        (claim,) = world.log.store.active_after("analyst:my-analyst", "", 10)
         assert claim.action == action

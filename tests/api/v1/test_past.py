@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from tests.logs import open_file
 from tests.oracle import SOURCES, as_claims, decide, random_changes, random_name
 from urlguard import urls
 from urlguard.api.v1.past import Past
@@ -12,7 +13,6 @@ from urlguard.blocklist import snapshot
 from urlguard.blocklist.overlay import Overlay
 from urlguard.engine import Engine
 from urlguard.errors import InputError
-from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 from urlguard.rules import SWITCH
 from urlguard.verdict import decode
@@ -35,7 +35,7 @@ ITEMS = (
 @pytest.fixture
 def log(tmp_path):
     """An empty log."""
-    with contextlib.closing(PolicyLog(tmp_path / "policy.db")) as log:
+    with contextlib.closing(open_file(tmp_path / "policy.db")) as log:
         yield log
 
 

@@ -170,7 +170,7 @@ async def test_a_rule_that_waits_for_a_second_person(http, world, rule):
         "my-analyst, my-approver",
         "an order",
     )
-    (claim,) = world.log.store.standing_after("analyst:my-analyst", "", 10)
+    (claim,) = world.log.store.active_after("analyst:my-analyst", "", 10)
     assert (claim.action, claim.category) == ("block", "fraud")
     assert claim.expires_at > time.time() + 80_000
     assert _ident_of(claim) == held["id"]

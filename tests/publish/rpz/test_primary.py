@@ -25,7 +25,7 @@ import pytest
 
 from tests import bind
 from urlguard.config import Config, Endpoint, Guard, Rpz, TsigKey
-from urlguard.policy.log import PolicyLog
+from urlguard.policy.location import open_log
 from urlguard.policy.model import Change
 from urlguard.publish.rpz import primary
 
@@ -48,7 +48,7 @@ class Server:
             rpz=Rpz((Endpoint("127.0.0.1", 0),), ZONE, allow, keys),
             guard=guard or Guard(answer="nxdomain"),
         )
-        self.log = PolicyLog(self.config.database)
+        self.log = open_log(self.config)
 
     def commit(self, *keys, action="block", source="operator"):
         """Commit rules; returns the serial."""

@@ -2,12 +2,13 @@
 
 import contextlib
 import random
+from pathlib import Path
 
 import pytest
 
 from tests import oracle
+from tests.logs import SqliteLocation, open_file
 from urlguard.policy import backup
-from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
 from urlguard.publish.rpz.store import TooMuchError, ZoneStore, packed, unpacked
 from urlguard.publish.rpz.zone import collect, flat, why_not
@@ -36,7 +37,7 @@ def owners(log):
 @pytest.fixture
 def log(tmp_path):
     """An empty policy log."""
-    log = PolicyLog(tmp_path / "policy.db")
+    log = open_file(tmp_path / "policy.db")
     yield log
     log.close()
 
@@ -205,15 +206,16 @@ def test_a_restored_log_gives_the_zone_a_higher_serial(tmp_path, log):
     """
     committed(log, "operator: block subtree a.test")
     saved = tmp_path / "saved.db"
-    backup.backup(log.store.path, saved)
+    place = SqliteLocation(Path(log.store.location))
+    backup.backup(place, saved)
     for i in range(5):
         committed(log, f"operator: block subtree b{i}.test")
     with ZoneStore(tmp_path / "rpz.db") as store:
         store.build(log)
         was = store.state().serial
         log.close()
-        restored = backup.restore(log.store.path, saved, above=was, actor="test").serial
-        again = PolicyLog(log.store.path)
+        restored = backup.restore(place, saved, above=was, actor="test").serial
+        again = open_file(place.path)
         with contextlib.closing(again):
             with pytest.raises(TooMuchError):
                 store.follow(again)

@@ -142,7 +142,7 @@ class Past:
             for parent in names.parents(self.name):
                 yield f"subtree {parent}"
                 yield f"below {parent}"
-        for key in log.store.ever(_PATTERN):
+        for key in log.store.rules_ever(_PATTERN):
             if self._fits(Pattern(key.removeprefix(_PATTERN))):
                 yield key
 

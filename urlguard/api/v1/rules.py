@@ -166,7 +166,7 @@ def _claims(
         if source >= after[0]:
             start = after[1] if source == after[0] else ""
             # One for the switch, which is no rule.
-            more = store.standing_after(source, start, asked.limit + 2 - len(rows))
+            more = store.active_after(source, start, asked.limit + 2 - len(rows))
             rows += [c for c in more if c.rule != SWITCH]
             if len(rows) > asked.limit:
                 break
@@ -271,7 +271,7 @@ async def rules_delete(call: Call[Nothing, OneRule]) -> RuleAnswer:
         raise Problem("forbidden", "a list's rule ends with the list; allow the name instead")
     if source != source_of(call.holder) and call.holder.role is Role.ANALYST:
         raise Problem("forbidden", f"{source} said so; an approver or an admin may withdraw it")
-    claim = await reader(call.services).read(lambda log: log.store.standing(source, key))
+    claim = await reader(call.services).read(lambda log: log.store.active(source, key))
     if claim is None:
         raise Problem("not-found", "there is no rule with this id")
     if match := _RELEASE.fullmatch(claim.evidence):

@@ -28,6 +28,7 @@ from typing import Any, TextIO
 from urlguard import events
 from urlguard.config import Config, Endpoint
 from urlguard.errors import PolicyError, UrlGuardError
+from urlguard.policy.location import log_location, open_url, reading_log
 from urlguard.policy.log import PolicyLog
 from urlguard.processes import lifetime
 from urlguard.publish.rpz import transfer
@@ -60,7 +61,7 @@ def zone_file(config: Config) -> Path:
 def unsayable(config: Config) -> Iterator[tuple[str, str]]:
     """The keys of rules in force that the zone cannot say, each with the reason."""
     zone = Look(config).zone
-    with _reading(config) as log:
+    with reading_log(config) as log:
         for key, _ in log.rulings():
             if key.startswith(SHADOWED):
                 continue  # it blocks nothing here either
@@ -78,7 +79,7 @@ def overview(config: Config) -> list[tuple[str, str]]:
     """
     look = Look(config)
     records: Counter[str] = Counter()
-    with _reading(config) as log:
+    with reading_log(config) as log:
         serial = _serial(config, log)
         left_out = _left_out(log, look.zone)
         for node in flat(collect(log.rulings())):
@@ -107,23 +108,13 @@ def write_zone(config: Config, file: TextIO) -> int:
     """
     look = Look(config)
     count = 0
-    with _reading(config) as log:
+    with reading_log(config) as log:
         file.write(look.head(_serial(config, log)))
         for node in flat(collect(log.rulings())):
             for line in look.lines(node.name, packed(node)):
                 file.write(line)
                 count += 1
     return count
-
-
-@contextlib.contextmanager
-def _reading(config: Config) -> Iterator[PolicyLog]:
-    log = PolicyLog(config.database, read_only=True)
-    try:
-        with log.store.reading():
-            yield log
-    finally:
-        log.close()
 
 
 def _serial(config: Config, log: PolicyLog) -> int:
@@ -155,7 +146,7 @@ class Primary:
         self.state: State | None = None  # of the zone; None until it is there
         self.transfers: Counter[str] = Counter()  # begun, by what was sent
         self._config = config.rpz
-        self._database = config.database
+        self._log = log_location(config)
         self._path = zone_file(config)
         self._keys = transfer.keys(config.rpz.tsig)
         self._news = asyncio.Event()
@@ -230,15 +221,12 @@ class Primary:
                 await asyncio.wait_for(self._news.wait(), wait)
 
     def _catch_up(self) -> tuple[State, bool]:
-        log = PolicyLog(self._database)
-        try:
-            with ZoneStore(self._path) as store:
-                fresh = store.state().at == 0
-                if store.follow(log).at and fresh:
-                    _report(log, store, self.look.zone)
-                return store.look(self.look.digest)
-        finally:
-            log.close()
+        log = PolicyLog(self._log.open())
+        with contextlib.closing(log), ZoneStore(self._path) as store:
+            fresh = store.state().at == 0
+            if store.follow(log).at and fresh:
+                _report(log, store, self.look.zone)
+            return store.look(self.look.digest)
 
     def _publish(self, state: State, seen: bool) -> None:
         if not seen:
@@ -255,13 +243,14 @@ class Primary:
     async def _build(self) -> None:
         """Build the zone in another process."""
         started = time.monotonic()
-        arguments = (str(self._database), str(self._path), self.look.zone)
+        arguments = (str(self._path), self.look.zone)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "urlguard.publish.rpz.primary", *arguments),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
         )
         try:
+            await process.communicate(self._log.url.encode())
             code = await process.wait()
         finally:
             if process.returncode is None:
@@ -509,19 +498,20 @@ async def start(config: Config) -> Primary | None:
 
 
 def main() -> int:
-    """Entry point of the process that builds the zone: policy log, zone file, the zone's name."""
+    """
+    Entry point of the process that builds the zone.
+
+    Its arguments are the zone's file and name; the URL of the policy log is on standard input.
+    """
     lifetime.die_with_parent()
+    url = sys.stdin.read()
     os.nice(10)
     gc.disable()  # millions of small objects, none in a cycle, and the process ends soon
-    database, path, zone = sys.argv[1:]
+    path, zone = sys.argv[1:]
     try:
-        log = PolicyLog(Path(database))
-        try:
-            with ZoneStore(Path(path)) as store:
-                store.build(log)
-                _report(log, store, zone)
-        finally:
-            log.close()
+        with contextlib.closing(open_url(url)) as log, ZoneStore(Path(path)) as store:
+            store.build(log)
+            _report(log, store, zone)
     except UrlGuardError as exc:
         events.error("rpz.not_built", error=str(exc))
         return 1

@@ -1,0 +1,223 @@
+"""
+A connection to a policy log's file, and transactions on it; WAL mode.
+
+Every commit is synced (``synchronous=FULL``): a change that a command has confirmed survives a
+power cut.  SQLite's errors become `PolicyError` here, also those that come while rows are read.
+"""
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Hashable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from urlguard.errors import PolicyError
+from urlguard.policy.drivers.sqlite.location import beside
+from urlguard.policy.drivers.sqlite.schema import SCHEMA_VERSION, STATEMENTS
+from urlguard.policy.store import UnusableLogError
+
+_MAX_WAL: Final = 16 << 20  # octets of the write-ahead log that are kept between batches
+_UNUSABLE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def uri(path: Path, *, read_only: bool) -> str:
+    """The address of a database's file for SQLite."""
+    if not read_only:
+        mode = "mode=rwc"
+    elif beside(path, "-wal").exists():
+        mode = "mode=ro"
+    else:
+        # Without a write-ahead log nobody is writing, and SQLite need not make its files.
+        mode = "immutable=1"
+    return f"{path.absolute().as_uri()}?{mode}"
+
+
+class Connection:
+    """One connection; use it from one thread at a time."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """
+        Open the log, and unless `read_only` make it, for its owner alone, if it is not there.
+
+        Raises:
+            PolicyError: it cannot be opened, is no UrlGuard log, or was written by a newer version.
+        """
+        self.path = path
+        self.location = str(path)
+        self._lock = threading.RLock()
+        with self.errors():
+            if not read_only:
+                path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+                # SQLite gives the files beside it the same mode.
+                with contextlib.suppress(FileExistsError):
+                    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            elif not path.exists():
+                raise PolicyError(f"policy log {path}: not there")
+            self._db = sqlite3.connect(
+                uri(path, read_only=read_only),
+                timeout=60,
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            try:
+                self._prepare(read_only)
+                self._file = _file(path)
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _prepare(self, read_only: bool) -> None:
+        db = self._db
+        db.execute("PRAGMA busy_timeout = 60000")
+        if not read_only:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute(f"PRAGMA journal_size_limit = {_MAX_WAL}")
+        db.execute("PRAGMA cache_size = -65536")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version == 0 and not read_only:
+            with self.writing():
+                # Another process may have made the tables while this one waited for the lock.
+                if db.execute("PRAGMA user_version").fetchone() == (0,):
+                    for statement in STATEMENTS:
+                        db.execute(statement)
+                    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            version = SCHEMA_VERSION
+        if version != SCHEMA_VERSION:
+            raise UnusableLogError(
+                f"policy log {self.path}: schema {version}; this version reads {SCHEMA_VERSION}"
+            )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Errors of SQLite and of the system become errors of ours."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as exc:
+            raise self._error(exc) from exc
+
+    def _error(self, exc: Exception) -> PolicyError:
+        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+        kind = UnusableLogError if code in _UNUSABLE else PolicyError
+        return kind(f"policy log {self.path}: {exc}")
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """A write transaction: all of it or nothing.  Nests: an inner one joins the outer."""
+        with self._lock:
+            if self._within():
+                yield
+                return
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield
+                self._db.execute("COMMIT")
+            except BaseException as exc:
+                # SQLite has rolled back by itself after some errors, such as a full disk.
+                if self._within():
+                    self._db.execute("ROLLBACK")
+                if isinstance(exc, sqlite3.Error):
+                    raise self._error(exc) from exc
+                raise
+            finally:
+                self._shrink()
+
+    def _shrink(self) -> None:
+        """Give the disk back what a large batch, also one that failed, left in the journal."""
+        with contextlib.suppress(OSError, sqlite3.Error):
+            if beside(self.path, "-wal").stat().st_size > _MAX_WAL:
+                self._db.execute("PRAGMA busy_timeout = 0")  # who still reads may go on
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("PRAGMA busy_timeout = 60000")
+
+    def _within(self) -> bool:
+        return self._db.in_transaction
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """A read transaction: everything read within it is of one serial."""
+        with self._lock:
+            if self._within():
+                yield
+                return
+            try:
+                self._db.execute("BEGIN")
+                try:
+                    yield
+                finally:
+                    self._db.execute("COMMIT")
+            except sqlite3.Error as exc:
+                raise self._error(exc) from exc
+
+    @contextlib.contextmanager
+    def lenient_text(self) -> Iterator[None]:
+        """Read text that is no UTF-8, too, its octets as surrogates."""
+        self._db.text_factory = lambda octets: octets.decode(errors="surrogateescape")
+        try:
+            yield
+        finally:
+            self._db.text_factory = str
+
+    def change_token(self) -> Hashable:
+        """SQLite's number that changes when another connection has committed."""
+        return self._one("PRAGMA data_version")
+
+    def check_identity(self) -> None:
+        """Make sure that the file is still the one that was opened."""
+        try:
+            found = _file(self.path)
+        except OSError as exc:
+            raise PolicyError(
+                f"policy log {self.path}: {exc.strerror}; put it back or restart"
+            ) from exc
+        if found != self._file:
+            raise PolicyError(f"policy log {self.path}: is another file than at the start; restart")
+
+    def storage_problem(self) -> str | None:
+        """What SQLite finds wrong with the file and its indexes, if anything."""
+        row = self._one("PRAGMA integrity_check(1)")
+        return None if row is None or row[0] == "ok" else str(row[0])
+
+    def _run(self, sql: str, *arguments: Any) -> None:
+        with self.errors():
+            self._db.execute(sql, arguments)
+
+    def _run_each(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        try:
+            self._db.executemany(sql, rows)
+        except sqlite3.Error as exc:  # of ours alone: `rows` may raise what it likes
+            raise self._error(exc) from exc
+
+    def _one(self, sql: str, *arguments: Any) -> tuple[Any, ...] | None:
+        try:
+            row: tuple[Any, ...] | None = self._db.execute(sql, arguments).fetchone()
+        except sqlite3.Error as exc:
+            raise self._error(exc) from exc
+        return row
+
+    def _all(self, sql: str, *arguments: Any) -> Iterator[tuple[Any, ...]]:
+        try:
+            cursor = self._db.execute(sql, arguments)
+        except sqlite3.Error as exc:
+            raise self._error(exc) from exc
+        return self._each(cursor)
+
+    def _each(self, cursor: sqlite3.Cursor) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from cursor
+        except sqlite3.Error as exc:
+            raise self._error(exc) from exc
+
+
+def _file(path: Path) -> tuple[int, int]:
+    """Device and inode."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
