@@ -1,11 +1,11 @@
 """
-How many checks a second do the judges give, and does one wait while they are busy?
+How many checks a second does the verdict pool do, and does one wait while it is busy?
 
     python -m benchmarks.checks [--no-record]
 
-Everything goes through `urlguard.control.verdict_pool.Judges`, on uvloop as in the control process,
-with two judges, the starter list as policy and the models that come with UrlGuard; HTTP is not in
-it.
+Everything goes through `urlguard.control.verdict_pool.VerdictPool`, on uvloop as in the control
+process, with two processes, the starter list as policy and the models that come with UrlGuard; HTTP
+is not in it.
 
 ``names`` and ``URLs`` are requests of 10,000 items, two at a time, none of them twice; ``single``
 is one item every 10 ms while such requests of names go on; ``idle`` is the same with nothing beside
@@ -14,7 +14,7 @@ of lines of JSON.  ``loop`` is the longest turn of the loop meanwhile, in proces
 thread, with what the clients of the benchmark do in it.
 
 Passes if at least 20,000 names and as many URLs are answered a second, 99 of 100 single items
-within 10 ms, and 30,000 candidates are read a second and judge.  Without a model of its kind, a
+within 10 ms, and 30,000 candidates are read a second and process.  Without a model of its kind, a
 case is missed.
 
 Takes the project's collected names if they lie beside the repository, else the starter list.  As
@@ -38,11 +38,11 @@ from benchmarks import report, results, scoring
 from benchmarks.load import BenchmarkError
 from urlguard import __version__, config
 from urlguard import compile as compiling
-from urlguard.control.verdict_pool import Judges
+from urlguard.control.verdict_pool import VerdictPool
 from urlguard.feeds import refresh, schedule
 from urlguard.policy.location import log_location, open_log
 
-JUDGES, AT_ONCE, ITEMS, TEXTS = 2, 2, 10_000, 1_000
+PROCESSES, AT_ONCE, ITEMS, TEXTS = 2, 2, 10_000, 1_000
 ROUNDS = 3
 EVERY_S = 0.01
 LEAST_PER_S, MOST_MS, LEAST_LINES = 20_000, 10.0, 30_000
@@ -51,8 +51,8 @@ Row = dict[str, Any]
 
 
 @contextlib.asynccontextmanager
-async def judges() -> AsyncIterator[Judges]:
-    """Judges at work, on a policy of their own."""
+async def verdict_pool() -> AsyncIterator[VerdictPool]:
+    """A verdict pool at work, on a policy of its own."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "urlguard.toml")
         path.write_text('state_dir = "var"\n', "utf-8")
@@ -60,7 +60,7 @@ async def judges() -> AsyncIterator[Judges]:
         log = open_log(made)
         refresh.refresh(log, schedule.feeds(made)[0], made.state_dir)
         compiling.compile_apart(log_location(made), made.state_dir / "snapshots")
-        working = Judges(made, JUDGES)
+        working = VerdictPool(made, PROCESSES)
         task = asyncio.create_task(working.run())
         try:
             await asyncio.gather(*(working.check(["example.com"] * 1000) for _ in range(4)))
@@ -92,7 +92,7 @@ async def each_second(
     return count / took
 
 
-async def single(working: Judges, until: asyncio.Event) -> list[float]:
+async def single(working: VerdictPool, until: asyncio.Event) -> list[float]:
     """Milliseconds that single items took, in rising order."""
     taken = []
     while not until.is_set():
@@ -143,7 +143,7 @@ async def measure() -> list[Row]:
         rows.append({"case": case, "rounds": len(speeds), "queries": count, "per_s": round(speed)})
         rows[-1] |= passed
 
-    async with judges() as working:
+    async with verdict_pool() as working:
         for case, things in (("names", found), ("URLs", urls)):
             scores = {json.loads(one)["score"] for one in await working.check(things[:1000])}
             real = len(scores) >= 100
@@ -186,13 +186,13 @@ async def measure() -> list[Row]:
             speeds.append(intake.candidates / (time.perf_counter() - before))
             if intake.candidates != len(urls) or intake.invalid:
                 raise BenchmarkError(f"{intake.candidates} candidates in {len(urls)} lines")
-        told("candidates", speeds, LEAST_LINES * JUDGES, len(urls))
+        told("candidates", speeds, LEAST_LINES * PROCESSES, len(urls))
     return [{"server": "UrlGuard", "version": __version__, **row} for row in rows]
 
 
 def main() -> None:
     """Measure, print, record; ends with an error if a target was missed."""
-    parser = argparse.ArgumentParser(description="What the judges can do.")
+    parser = argparse.ArgumentParser(description="Speed of the verdict pool.")
     parser.add_argument("--no-record", action="store_true", help="only print")
     options = parser.parse_args()
     rows = uvloop.run(measure())

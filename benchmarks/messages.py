@@ -1,18 +1,18 @@
 """
-How many messages a second are looked through, by `find` alone and by the judges with verdicts?
+How many messages a second are looked through, by `find` alone and by the verdict pool?
 
     python -m benchmarks.messages [--no-record]
 
 Takes the tables of ``tests/messages``, scam and harmless in turn, so that about half of the
 messages hold something.  ``find`` is messages in a second of the processor, in one thread;
 ``plain`` is the same for the harmless ones alone, and ``longest`` for a message of the greatest
-length that is nothing but dots in doubt.  ``judges`` is what the API does but for HTTP: requests of
-1,000 messages, two at a time, through `urlguard.control.verdict_pool.Judges` with two judges, the
-models that come with UrlGuard, by the clock.  Names are others in each round, so that no verdict is
-remembered.  ``cpu_us`` is what a message costs judges and caller together; other programs take
-their share of the clock, which is ``others_pct``.
+length that is nothing but dots in doubt.  ``verdicts`` is what the API does but for HTTP: requests
+of 1,000 messages, two at a time, through `urlguard.control.verdict_pool.VerdictPool` with two
+processes, the models that come with UrlGuard, by the clock.  Names are others in each round, so
+that no verdict is remembered.  ``cpu_us`` is what a message costs pool and caller together; other
+programs take their share of the clock, which is ``others_pct``.
 
-Passes if the judges answer 10,000 messages a second and `find` gives 8,000.  What is found must be
+Passes if the pool answers 10,000 messages a second and `find` gives 8,000.  What is found must be
 what the tables say, in 98 of 100 messages, and nothing in the harmless ones.
 """
 
@@ -74,15 +74,15 @@ def alone(texts: Sequence[str]) -> float:
 
 async def judged(texts: Sequence[str], holding: int) -> tuple[float, float, float]:
     """
-    Messages a second through the judges, the median of the rounds; µs of the processor for one, and
-    the percentage of it that other programs took.
+    Messages a second through the verdict pool, the median of the rounds; µs of the processor for
+    one, and the percentage of it that other programs took.
 
     Raises:
         BenchmarkError: messages are missing, or fewer than expected hold something.
     """
     copies = itertools.count()
     speeds, spent, others = [], 0.0, 0.0
-    async with checks.judges() as working:
+    async with checks.verdict_pool() as working:
         for _ in range(checks.ROUNDS):
             numbers = itertools.islice(copies, COPIES)
             sent = [_shown.sub(rf"\g<0>{n}", text) for n in numbers for text in texts]
@@ -119,7 +119,7 @@ def main() -> None:
         ("find", alone(mixed), len(mixed), LEAST_ALONE),
         ("plain", alone(plain), len(plain), 0),
         ("longest", alone(["a点" * (MAX_TEXT // 2)]), 1, 0),
-        ("judges", told[0], len(mixed) * COPIES, LEAST_PER_S),
+        ("verdicts", told[0], len(mixed) * COPIES, LEAST_PER_S),
     ]
     found = []
     for case, speed, count, least in cases:
@@ -129,7 +129,7 @@ def main() -> None:
         row = {"server": "UrlGuard", "version": __version__, "case": case, "rounds": ROUNDS}
         found.append({**row, "queries": count, "per_s": round(speed), **met})
     found[-1] |= {"cpu_us": round(told[1], 1), "others_pct": round(told[2], 1)}
-    print(f"judges: {told[1]:.0f} µs of the processor for each; others took {told[2]:.0f} % of it")
+    print(f"verdicts: {told[1]:.0f} µs of CPU for each; others took {told[2]:.0f} % of it")
     if not options.no_record:
         results.write("messages", found)
     report.verdict(found)

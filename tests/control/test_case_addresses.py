@@ -15,8 +15,8 @@ from urlguard import config, events
 from urlguard.cases.drivers.sqlite import open_store
 from urlguard.cases.model import Choice, Judged, StoreError
 from urlguard.control import case_addresses
-from urlguard.control.case_addresses import Addressing
-from urlguard.control.fetch_pool import Fetcher
+from urlguard.control.case_addresses import CaseAddresses
+from urlguard.control.fetch_pool import FetchPool
 from urlguard.fetch.bounds import Bounds, FetchError
 
 ROOT = Path(__file__).parents[2]
@@ -92,10 +92,10 @@ async def looking_up(names, casework, more=None):
     forward = {"upstreams": [f"127.0.0.1:{names.port}"], "zones": {"corp.example": ["127.0.0.1:9"]}}
     made = config.parse({"forward": forward, **(more or {})}, ROOT / "x.toml")
     rules = Bounds(on_loopback)
-    fetcher = Fetcher(made, bounds=rules)
+    fetcher = FetchPool(made, bounds=rules)
     task = asyncio.create_task(fetcher.run())
     try:
-        yield Addressing(made, fetcher, casework, bounds=rules)
+        yield CaseAddresses(made, fetcher, casework, bounds=rules)
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -239,9 +239,9 @@ async def test_a_server_takes_public_addresses_alone(casework):
     casework.bring("a.example", "b.example")
     async with Names(zone) as names:
         made = config.parse({"forward": {"upstreams": [f"127.0.0.1:{names.port}"]}}, ROOT / "x")
-        fetcher = Fetcher(made)
+        fetcher = FetchPool(made)
         task = asyncio.create_task(fetcher.run())
-        assert await Addressing(made, fetcher, casework).once() == 2
+        assert await CaseAddresses(made, fetcher, casework).once() == 2
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -17,7 +17,7 @@ from tests.logs import log_file, open_file
 from tests.running import wait_until
 from urlguard.config import Config
 from urlguard.control import checkpoints
-from urlguard.control.checkpoints import Signing
+from urlguard.control.checkpoints import Checkpoints
 from urlguard.policy import checkpoint
 from urlguard.policy.model import Change
 
@@ -60,7 +60,7 @@ async def test_signs_while_the_log_grows(config, monkeypatch):
         return original(*arguments)
 
     monkeypatch.setattr(checkpoint, "sign", sign)
-    one = Signing(config)
+    one = Checkpoints(config)
     task = asyncio.create_task(one.run())
     for serial in (1, 2):
         async with asyncio.timeout(10):
@@ -81,7 +81,7 @@ async def test_a_thread_that_hangs_does_not_hold_up_the_stop(config, monkeypatch
     """
     monkeypatch.setattr(checkpoints, "LAST_S", 0.1)
     go_on = threading.Event()
-    one = Signing(config)
+    one = Checkpoints(config)
     monkeypatch.setattr(one, "sign", lambda: go_on.wait(20))
     began = time.monotonic()
     await one.finish()
@@ -93,7 +93,7 @@ def test_a_new_key_is_told(config, capsys):
     """
     Once: somebody must carry its public half to the auditors.
     """
-    one = Signing(config)
+    one = Checkpoints(config)
     one.sign()
     commit(log_file(config), "b")
     one.sign()
@@ -106,7 +106,7 @@ def test_a_log_that_was_rewritten_is_told_and_not_signed(config, capsys):
     Once an hour, as an error, until it is as it was.
     """
     commit(log_file(config), "b")
-    one = Signing(config)
+    one = Checkpoints(config)
     one.sign()
     said(capsys)
     good = config.state_dir / "good.db"
@@ -128,7 +128,7 @@ def test_trouble_is_told_again_after_an_hour(config, capsys, monkeypatch):
     """
     And at once if it is another trouble.
     """
-    one = Signing(config)
+    one = Checkpoints(config)
     one.sign()
     (config.state_dir / "log.key").chmod(0o644)
     commit(log_file(config), "b")
@@ -147,9 +147,9 @@ import resource, sys
 from dataclasses import replace
 from pathlib import Path
 from urlguard.config import Config
-from urlguard.control.checkpoints import Signing
+from urlguard.control.checkpoints import Checkpoints
 
-one = Signing(replace(Config(), state_dir=Path(sys.argv[1])))
+one = Checkpoints(replace(Config(), state_dir=Path(sys.argv[1])))
 for limit in (50, 50, 1 << 20):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     one.sign()

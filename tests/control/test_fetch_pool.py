@@ -1,4 +1,4 @@
-"""The fetching process: a real child that meets strangers on loopback, dies, hangs and rests."""
+"""The fetch process: a real child connects to servers on loopback, dies, hangs and idles."""
 
 import asyncio
 import contextlib
@@ -16,9 +16,9 @@ from tests.fetch.world import Names, Site, answer, drip, on_loopback
 from tests.plugins.forward_upstreams import Authority
 from urlguard import config, events
 from urlguard.control import fetch_pool, fetch_process
-from urlguard.control.fetch_pool import BusyError, Fetcher
+from urlguard.control.fetch_pool import BusyError, FetchPool
 from urlguard.fetch.bounds import LOOKUP_S, MAX_PROOF, MAX_SENT, Bounds, Fetched, FetchError
-from urlguard.processes import sandbox
+from urlguard.processes import child_pool, sandbox
 
 ROOT = Path(__file__).parents[2]
 PROOF = b"urlguard-proof=abc\n"
@@ -46,10 +46,10 @@ def said(monkeypatch):
 
 @contextlib.asynccontextmanager
 async def running(names, authority, https=0, http=0, total_s=5.0, **options):
-    """A fetcher at work, whose upstream is `names`."""
+    """A fetch pool at work, whose upstream is `names`."""
     made = config.parse({"forward": {"upstreams": [f"127.0.0.1:{names.port}"]}}, ROOT / "x.toml")
     rules = Bounds(on_loopback, authority.file, http, https, total_s)
-    found = Fetcher(made, bounds=rules, **options)
+    found = FetchPool(made, bounds=rules, **options)
     task = asyncio.create_task(found.run())
     try:
         yield found
@@ -140,7 +140,7 @@ async def test_a_server_knows_no_other_rules(authority):
     """
     async with Names(ZONE) as names:
         made = config.parse({"forward": {"upstreams": [f"127.0.0.1:{names.port}"]}}, ROOT / "x")
-        found = Fetcher(made)
+        found = FetchPool(made)
         task = asyncio.create_task(found.run())
         with pytest.raises(FetchError, match=r"leads to 127\.1\.0\.1; must lead to public"):
             await found.post_webhook("https://hook.example/", b"", {})
@@ -158,10 +158,10 @@ async def test_there_is_no_fifth_job(authority):
     async with Names(ZONE) as names, running(names, authority) as found:
         for what, head, refused in ((0, {}, True), (5, {"url": "x"}, True), (1, {}, False)):
             with pytest.raises(FetchError, match=f"job {what}|KeyError") as caught:
-                await found._done(found._proofs, what, fetch_process.packed(head), 5)
+                await found._result(found._proofs, what, fetch_process.packed(head), 5)
             assert caught.value.refused is refused
         with pytest.raises(FetchError, match="without an object"):
-            await found._done(found._proofs, fetch_process.TXT, b"[]", 5)
+            await found._result(found._proofs, fetch_process.TXT, b"[]", 5)
         assert await found.txt("shop.example") == ["urlguard-proof=abc"]
 
 
@@ -292,10 +292,15 @@ async def test_a_child_that_dies(authority, said):
         for count in (3, 4):
             await until(lambda count=count: len(shop.requests) == count)
             os.kill(found.pid, signal.SIGKILL)
-        with pytest.raises(FetchError, match="the fetching process ended"):
+        with pytest.raises(FetchError, match="the fetch process ended"):
             await proof
-    assert [event for event, _ in said] == ["fetch.died"] * 3
-    assert said[0][1] == {"exit": -signal.SIGKILL, "jobs": 2, "error": ""}
+    assert [event for event, _ in said] == ["process.died"] * 3
+    assert said[0][1] == {
+        "process": "fetch 0",
+        "exit": -signal.SIGKILL,
+        "jobs": 2,
+        "error": "",
+    }
 
 
 async def test_a_child_that_hangs(authority, said):
@@ -312,7 +317,7 @@ async def test_a_child_that_hangs(authority, said):
         os.kill(first, signal.SIGSTOP)
         assert (await found.proof_file("shop.example")).body == PROOF
         assert found.pid != first
-    assert said[0][0] == "fetch.died"
+    assert said[0][0] == "process.died"
     assert said[0][1]["error"] == "a job took more than 2 s"
 
 
@@ -331,7 +336,7 @@ async def test_a_child_that_rests(authority, said):
 
 async def test_it_ends_with_its_parent(authority):
     """
-    The child ends when the fetcher does, also if it is in the middle of something.
+    The child ends when the pool does, also if it is in the middle of something.
     """
     slow = drip(b"HTTP/1.1 200 OK\r\n", b"A: b\r\n", 0.05)
     async with Names(ZONE) as names, Site(slow) as shop:
@@ -350,11 +355,11 @@ async def test_no_child_at_all(authority, said, monkeypatch, tmp_path):
     """
     If none can be started, whoever waits is told, the log says why, and later jobs try again.
     """
-    monkeypatch.setattr(fetch_pool.sys, "executable", "/bin/false")
+    monkeypatch.setattr(child_pool.sys, "executable", "/bin/false")
     async with Names(ZONE) as names, running(names, authority) as found:
-        with pytest.raises(FetchError, match="no fetching process can be started"):
+        with pytest.raises(FetchError, match="no fetch process can be started"):
             await found.txt("shop.example")
-        assert [event for event, _ in said] == ["fetch.died"] * 2
+        assert [event for event, _ in said] == ["process.died"] * 2
         monkeypatch.undo()
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         assert await found.txt("shop.example") == ["urlguard-proof=abc"]
@@ -362,7 +367,7 @@ async def test_no_child_at_all(authority, said, monkeypatch, tmp_path):
     monkeypatch.setattr(events, "error", lambda event, **keys: said.append((event, keys)))
     async with Names(ZONE) as names, running(names, authority) as found:
         found._bounds = Bounds(on_loopback, tmp_path / "none.pem")
-        with pytest.raises(FetchError, match="no fetching process can be started"):
+        with pytest.raises(FetchError, match="no fetch process can be started"):
             await found.txt("shop.example")
     assert "none.pem: No such file" in said[0][1]["error"]
 
@@ -383,9 +388,9 @@ async def test_too_many(authority, monkeypatch):
         await found.txt("shop.example")
         jobs = [
             asyncio.create_task(found.post_webhook(url, b"", {}))
-            for _ in range(fetch_pool.PLACES + 20)
+            for _ in range(fetch_pool.SLOTS + 20)
         ]
-        await until(lambda: len(hook.requests) == fetch_pool.PLACES)
+        await until(lambda: len(hook.requests) == fetch_pool.SLOTS)
         with pytest.raises(BusyError) as caught:
             await found.post_webhook(url, b"", {})
         assert caught.value.retry_after_s == fetch_pool.RETRY_S
@@ -395,18 +400,18 @@ async def test_too_many(authority, monkeypatch):
         jobs.append(asyncio.create_task(found.post_webhook(url, b"", {})))
         await asyncio.sleep(0.1)
         assert not jobs[-1].done()
-        assert len(hook.requests) == fetch_pool.PLACES
+        assert len(hook.requests) == fetch_pool.SLOTS
         for job in jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
 
 
-async def test_patience(authority, monkeypatch):
+async def test_the_timeout(authority, monkeypatch):
     """
     Nobody waits for ever, whatever happens to be wrong.
     """
-    monkeypatch.setattr(fetch_pool, "PATIENCE_S", 0.1)
-    found = Fetcher(config.Config())  # nobody runs it
+    monkeypatch.setattr(fetch_pool, "TIMEOUT_S", 0.1)
+    found = FetchPool(config.Config())  # nobody runs it
     with pytest.raises(FetchError, match=r"not fetched within 0\.1 s"):
         await found.txt("shop.example")
     assert not found._proofs.waiting

@@ -17,7 +17,7 @@ from tests.logs import open_file
 from tests.test_docs import code, table
 from urlguard import config, metrics, rules
 from urlguard.control import monitor
-from urlguard.control.monitor import Facts, Observer
+from urlguard.control.monitor import ControlState, Monitor
 from urlguard.control.workers import Worker, Workers
 from urlguard.metrics import BOUNDS, METRICS, OTHER, Figures, Histogram, Stats
 from urlguard.policy.model import Change
@@ -260,10 +260,10 @@ class Control:
         self.log = open_file(folder / "policy.db")
         self.log.commit("operator", [Change("subtree evil.example", "block")], actor="t", reason="")
         self.workers = Workers()
-        self.facts = Facts(ready=True, snapshot_serial=1)
+        self.facts = ControlState(ready=True, snapshot_serial=1)
         self.slow = 0.0
         self.asked = 0
-        self.observer = Observer(
+        self.observer = Monitor(
             self.config, self.workers, self.log, self.in_log, lambda: self.facts
         )
 

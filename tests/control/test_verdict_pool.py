@@ -1,4 +1,4 @@
-"""Judges: real children that give verdicts, follow the policy, die, hang and are replaced."""
+"""The verdict pool: real children compute verdicts, follow the policy, die, hang, are replaced."""
 
 import asyncio
 import contextlib
@@ -25,10 +25,12 @@ from urlguard import check, config, local_policy
 from urlguard import compile as compiling
 from urlguard.control import verdict_pool as module
 from urlguard.control import verdict_process
-from urlguard.control.verdict_pool import BusyError, JudgeError, Judges
-from urlguard.control.verdict_process import Judge, Pipes, Policy, Service
+from urlguard.control.verdict_pool import BusyError, VerdictError, VerdictPool
+from urlguard.control.verdict_process import FollowedPolicy, FramePipes, JobLoop, Jobs
 from urlguard.policy.location import log_location, open_log
 from urlguard.policy.model import Change
+from urlguard.processes import frames
+from urlguard.processes.child_pool import Child
 
 ROOT = Path(__file__).parents[2]
 OFF = '[classify]\nmode = "off"\n'
@@ -43,16 +45,16 @@ def configured(folder, text=OFF):
 
 @contextlib.asynccontextmanager
 async def running(made, count=1, **options):
-    """Judges at work."""
-    judges = Judges(made, count, **options)
-    task = asyncio.create_task(judges.run())
+    """A verdict pool at work."""
+    pool = VerdictPool(made, count, **options)
+    task = asyncio.create_task(pool.run())
     try:
-        yield judges
+        yield pool
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        assert judges.pids == []
+        assert pool.pids == []
 
 
 async def until(condition, seconds=20.0):
@@ -63,11 +65,11 @@ async def until(condition, seconds=20.0):
         await asyncio.sleep(0.01)
 
 
-async def stopped(judges):
-    """The judges' children, at work and then stopped."""
-    await judges.check(["ready.example"])
-    await until(lambda: len(judges.pids) == len(judges._judges))
-    pids = judges.pids
+async def stopped(pool):
+    """The pool's children, at work and then stopped."""
+    await pool.check(["ready.example"])
+    await until(lambda: len(pool.pids) == len(pool.children))
+    pids = pool.pids
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     return pids
@@ -117,10 +119,10 @@ async def test_what_check_says_in_order(tmp_path):
     items = [*odd, *names(1700), *odd]
     encode = json.JSONEncoder(check_circular=False).encode
     objects = check.inspect_all(local_policy.open_engine(made), items, check.Classifier(made))
-    async with running(made, 2) as judges:
-        assert await judges.check(items) == [encode(one).encode() for one in objects]
-        assert await judges.check([]) == []
-        one = json.loads((await judges.check(["www.evil.example"]))[0])
+    async with running(made, 2) as pool:
+        assert await pool.check(items) == [encode(one).encode() for one in objects]
+        assert await pool.check([]) == []
+        one = json.loads((await pool.check(["www.evil.example"]))[0])
     assert (one["action"], one["rule"]["value"]) == ("block", "evil.example")
 
 
@@ -133,43 +135,40 @@ async def test_models_and_reasons(tmp_path, monkeypatch):
     toy.write(tmp_path / "models")
     made = configured(tmp_path, '[classify]\nmodels = "models"\n')
     commit(made, ("subtree garden.org", "allow"))
-    async with running(made) as judges:
-        plain = [json.loads(o) for o in await judges.check([toy.BAD, toy.GREY, toy.GOOD])]
+    async with running(made) as pool:
+        plain = [json.loads(o) for o in await pool.check([toy.BAD, toy.GREY, toy.GOOD])]
         assert [one["action"] for one in plain] == ["block", "review", "allow"]
         assert [one["score"] is not None for one in plain] == [True, True, False]
         assert [one["why"] for one in plain] == [[], [], []]
-        scored = [json.loads(o) for o in await judges.check([toy.BAD, toy.GOOD], score=True)]
+        scored = [json.loads(o) for o in await pool.check([toy.BAD, toy.GOOD], score=True)]
         assert [one["score"] is not None for one in scored] == [True, True]
-        (why,) = await judges.check(["intranet"], why=True)
+        (why,) = await pool.check(["intranet"], why=True)
         assert json.loads(why)["why"][0]["feature"] == check.NOT_JUDGED
-        again = await judges.check([toy.GOOD])  # one flag does not outlive its request
+        again = await pool.check([toy.GOOD])  # one flag does not outlive its request
         assert json.loads(again[0])["score"] is None
-        assert len(judges.pids) == 1
+        assert len(pool.pids) == 1
 
 
 async def test_one_overtakes_many(tmp_path):
     """
     A single item is answered while thousands are worked on, and not after them.
     """
-    async with running(configured(tmp_path)) as judges:
-        await judges.check(["ready.example"])
-        bulk = asyncio.create_task(judges.check(names(50_000)))
+    async with running(configured(tmp_path)) as pool:
+        await pool.check(["ready.example"])
+        bulk = asyncio.create_task(pool.check(names(50_000)))
         await asyncio.sleep(0.05)
         for _ in range(5):
-            await judges.check(["one.example"])
+            await pool.check(["one.example"])
         assert not bulk.done()
         assert len(await bulk) == 50_000
 
 
 def answers(made, jobs):
-    """The numbers of jobs in the order in which a judge answers them, if all come at once."""
+    """The numbers of jobs in the order in which a process answers them, if all come at once."""
     inward, outward = os.pipe(), os.pipe()
-    frames = [
-        verdict_process.HEAD.pack(len(body), number, what) + body
-        for number, (what, body) in enumerate(jobs, 1)
-    ]
-    os.write(inward[1], b"".join(frames))
-    service = Service(Judge(made), Pipes(inward[0], outward[1]))
+    sent = [frames.pack(number, what, body) for number, (what, body) in enumerate(jobs, 1)]
+    os.write(inward[1], b"".join(sent))
+    service = JobLoop(Jobs(made), FramePipes(inward[0], outward[1]))
     arrived = service._pipes.arrived
     told = []
 
@@ -182,7 +181,7 @@ def answers(made, jobs):
     service._pipes.arrived = once
     with pytest.raises(EOFError):
         service.run()
-    reader = Pipes(outward[0], outward[1])
+    reader = FramePipes(outward[0], outward[1])
     found = [number for number, _, _ in reader.arrived(0)]
     for descriptor in (*inward, *outward):
         os.close(descriptor)
@@ -205,11 +204,11 @@ async def test_requests_in_turn(tmp_path):
     """
     A request of some hundreds does not wait for one of a fifty thousand that was there before.
     """
-    async with running(configured(tmp_path)) as judges:
-        await judges.check(["ready.example"])
-        large = asyncio.create_task(judges.check(names(50_000)))
+    async with running(configured(tmp_path)) as pool:
+        await pool.check(["ready.example"])
+        large = asyncio.create_task(pool.check(names(50_000)))
         await asyncio.sleep(0.01)
-        assert len(await judges.check(names(700))) == 700
+        assert len(await pool.check(names(700))) == 700
         assert not large.done()
         await large
 
@@ -218,104 +217,105 @@ async def test_single_items_do_not_starve_the_others(tmp_path):
     """
     While single items never end, a long request comes to its end.
     """
-    async with running(configured(tmp_path)) as judges:
-        await judges.check(["ready.example"])
+    async with running(configured(tmp_path)) as pool:
+        await pool.check(["ready.example"])
 
         async def ask():
             while True:
-                await judges.check(["one.example"])
+                await pool.check(["one.example"])
 
         asking = [asyncio.create_task(ask()) for _ in range(20)]
         async with asyncio.timeout(20):
-            assert len(await judges.check(names(5000))) == 5000
+            assert len(await pool.check(names(5000))) == 5000
         assert not any(task.done() for task in asking)
         for task in asking:
             task.cancel()
         await asyncio.wait(asking)
 
 
-async def test_a_killed_judge(tmp_path, capfd):
+async def test_a_killed_process(tmp_path, capfd):
     """
     What it had to do is done by another; long or single, nobody notices.
     """
-    async with running(configured(tmp_path)) as judges:
-        (pid,) = await stopped(judges)
-        tasks = [asyncio.create_task(judges.check(names(n))) for n in (1, 2, 3, 2000)]
+    async with running(configured(tmp_path)) as pool:
+        (pid,) = await stopped(pool)
+        tasks = [asyncio.create_task(pool.check(names(n))) for n in (1, 2, 3, 2000)]
         await asyncio.sleep(0.1)
         os.kill(pid, signal.SIGKILL)
         for task, count in zip(tasks, (1, 2, 3, 2000), strict=True):
             found = [json.loads(one)["canonical"] for one in await task]
             assert found == names(count)
-        assert judges.pids != [pid]
+        assert pool.pids != [pid]
     event = json.loads(capfd.readouterr().err.splitlines()[0])
-    assert (event["event"], event["exit"], event["jobs"]) == ("judge.died", -9, 4)
+    assert (event["event"], event["exit"], event["jobs"]) == ("process.died", -9, 4)
+    assert event["process"] == "verdict 0"
 
 
-async def test_a_hung_judge(tmp_path, capfd):
+async def test_a_hung_process(tmp_path, capfd):
     """
     One that is over its time is killed, and its job done by another.
     """
-    async with running(configured(tmp_path), limit_s=0.5) as judges:
-        (pid,) = await stopped(judges)
-        assert actions(await judges.check(["a.example"])) == ["none"]
+    async with running(configured(tmp_path), limit_s=0.5) as pool:
+        (pid,) = await stopped(pool)
+        assert actions(await pool.check(["a.example"])) == ["none"]
         await until(lambda: not alive(pid))
-        assert actions(await judges.check(["a.example"])) == ["none"]
+        assert actions(await pool.check(["a.example"])) == ["none"]
     assert "a job took more than 0.5 s" in capfd.readouterr().err
 
 
-async def test_a_job_that_kills_judges(tmp_path):
+async def test_a_job_that_kills_processes(tmp_path):
     """
     It is tried twice, then it fails; what came beside it the first time is answered.
     """
-    async with running(configured(tmp_path)) as judges:
-        (pid,) = await stopped(judges)
-        bad = asyncio.create_task(judges.check(["bad.example"]))
+    async with running(configured(tmp_path)) as pool:
+        (pid,) = await stopped(pool)
+        bad = asyncio.create_task(pool.check(["bad.example"]))
         await asyncio.sleep(0.05)
-        good = asyncio.create_task(judges.check(["good.example"]))
+        good = asyncio.create_task(pool.check(["good.example"]))
         await asyncio.sleep(0.05)
 
-        # Stands for what the bad job does: end any judge that has begun with it.
-        send = module._Judge.send
+        # Stands for what the bad job does: end any process that has begun with it.
+        send = Child.send
 
-        def deadly(judge, job, limit_s):
-            send(judge, job, limit_s)
-            if b"bad" in job.make():
-                judge.kill()
+        def deadly(child, job):
+            send(child, job)
+            if b"bad" in job.encode():
+                child.kill()
 
-        module._Judge.send = deadly
+        Child.send = deadly
         try:
             os.kill(pid, signal.SIGKILL)
-            with pytest.raises(JudgeError, match="two judges"):
+            with pytest.raises(VerdictError, match="two processes"):
                 await bad
             assert actions(await good) == ["none"]
         finally:
-            module._Judge.send = send
-        assert actions(await judges.check(["bad.example"])) == ["none"]
+            Child.send = send
+        assert actions(await pool.check(["bad.example"])) == ["none"]
 
 
 async def test_a_second_try_is_alone(tmp_path, monkeypatch):
     """
     Nothing is sent beside it, so that nothing else can be to blame.
     """
-    async with running(configured(tmp_path)) as judges:
-        (pid,) = await stopped(judges)
-        first = asyncio.create_task(judges.check(["first.example"]))
+    async with running(configured(tmp_path)) as pool:
+        (pid,) = await stopped(pool)
+        first = asyncio.create_task(pool.check(["first.example"]))
         await asyncio.sleep(0.05)
-        send = module._Judge.send
+        send = Child.send
 
-        def held(judge, job, limit_s):
-            os.kill(judge.pid, signal.SIGSTOP)
-            send(judge, job, limit_s)
+        def held(child, job):
+            os.kill(child.pid, signal.SIGSTOP)
+            send(child, job)
 
-        monkeypatch.setattr(module._Judge, "send", held)
+        monkeypatch.setattr(Child, "send", held)
         os.kill(pid, signal.SIGKILL)
-        (judge,) = judges._judges
-        await until(lambda: judge.pid not in (None, pid) and judge.jobs)
+        (child,) = pool.children
+        await until(lambda: child.pid not in (None, pid) and child.jobs)
         monkeypatch.undo()
-        others = [asyncio.create_task(judges.check(names(n))) for n in (1, 700)]
+        others = [asyncio.create_task(pool.check(names(n))) for n in (1, 700)]
         await asyncio.sleep(0.1)
-        assert len(judge.jobs) == 1
-        os.kill(judge.pid, signal.SIGCONT)
+        assert len(child.jobs) == 1
+        os.kill(child.pid, signal.SIGCONT)
         assert [len(await task) for task in (first, *others)] == [1, 1, 700]
 
 
@@ -324,15 +324,15 @@ async def test_busy(tmp_path, monkeypatch):
     Beyond what can be done soon people are told to come back; a single item still has its place.
     """
     monkeypatch.setattr(module, "MAX_URGENT", 5)
-    async with running(configured(tmp_path)) as judges:
-        (pid,) = await stopped(judges)
+    async with running(configured(tmp_path)) as pool:
+        (pid,) = await stopped(pool)
         most = round(module.QUEUE_S / 80e-6 / 10_000)
-        tasks = [asyncio.create_task(judges.check(names(10_000))) for _ in range(most)]
+        tasks = [asyncio.create_task(pool.check(names(10_000))) for _ in range(most)]
         await asyncio.sleep(0.01)
         with pytest.raises(BusyError) as busy:
-            await judges.check(names(10_000))
+            await pool.check(names(10_000))
         assert 1 <= busy.value.retry_after_s <= module.QUEUE_S + 1
-        singles = [asyncio.create_task(judges.check(["a.example"])) for _ in range(30)]
+        singles = [asyncio.create_task(pool.check(["a.example"])) for _ in range(30)]
         await asyncio.sleep(0.01)
         refused = [task for task in singles if task.done()]
         assert 30 - module.SENT - 5 <= len(refused) < 30
@@ -343,9 +343,9 @@ async def test_busy(tmp_path, monkeypatch):
         await asyncio.sleep(0.01)
         os.kill(pid, signal.SIGCONT)
         assert [len(await task) for task in (tasks[0], *singles)] == [10_000] + [1] * len(singles)
-        assert abs(judges._cost_s) < 1e-6  # whoever went away has left nothing behind
-        assert judges._octets == 0
-        assert len(await judges.check(names(10_000))) == 10_000
+        assert abs(pool._queue.cost_s) < 1e-6  # whoever went away has left nothing behind
+        assert pool._queue.octets == 0
+        assert len(await pool.check(names(10_000))) == 10_000
 
 
 async def test_octets_that_wait_are_bounded(tmp_path, monkeypatch):
@@ -353,12 +353,12 @@ async def test_octets_that_wait_are_bounded(tmp_path, monkeypatch):
     Texts are bounded by their length too; one request alone always has its turn.
     """
     monkeypatch.setattr(module, "QUEUE_OCTETS", 100_000)
-    async with running(configured(tmp_path)) as judges:
-        (pid,) = await stopped(judges)
-        first = asyncio.create_task(judges.messages(["x" * 60_000] * 3))
+    async with running(configured(tmp_path)) as pool:
+        (pid,) = await stopped(pool)
+        first = asyncio.create_task(pool.messages(["x" * 60_000] * 3))
         await asyncio.sleep(0.01)
         with pytest.raises(BusyError):
-            await judges.messages(["x" * 60_000])
+            await pool.messages(["x" * 60_000])
         os.kill(pid, signal.SIGCONT)
         assert await first == [b'"action": "none", "found": []}'] * 3
 
@@ -370,15 +370,15 @@ async def test_a_decision_counts_at_once(tmp_path, request):
     made = configured(tmp_path)
     log = open_log(made)  # as the control process holds it
     request.addfinalizer(log.close)
-    async with running(made, 2) as judges:
+    async with running(made, 2) as pool:
         for n in range(40):
             name = f"evil{n}.example"
-            before = actions(await judges.check([name]))
+            before = actions(await pool.check([name]))
             commit(made, block(name))
-            found = await asyncio.gather(*(judges.check([f"www.{name}"]) for _ in range(4)))
+            found = await asyncio.gather(*(pool.check([f"www.{name}"]) for _ in range(4)))
             assert (before, [actions(one) for one in found]) == (["none"], [["block"]] * 4)
             commit(made, (f"subtree {name}", None))
-            assert actions(await judges.check([*names(300), name]))[-1] == "none"
+            assert actions(await pool.check([*names(300), name]))[-1] == "none"
             if n % 10 == 5:
                 compiling.compile_here(log_location(made), made.state_dir / "snapshots")
             if n == 15:
@@ -395,24 +395,24 @@ def test_a_change_too_large_waits_for_its_snapshot(tmp_path, monkeypatch, reques
     log = open_log(made)  # as the control process holds it
     request.addfinalizer(log.close)
     commit(made, block("first.example"))
-    policy = Policy(made)
+    policy = FollowedPolicy(made)
     verdict = lambda name: policy.engine.verdict(name).action  # noqa: E731
     feed = [block(f"feed{n}.example") for n in range(20)]
     commit(made, *feed, source="feed:large")
-    policy.follow()
+    policy.update()
     assert [verdict("first.example"), verdict("feed3.example")] == ["block", "none"]
     for name in ("second.example", "third.example"):
         commit(made, block(name))
-        policy.follow()
+        policy.update()
         assert verdict(name) == "block"
     commit(made, ("subtree first.example", None), ("subtree feed4.example", "allow"))
-    policy.follow()
+    policy.update()
     assert [verdict("first.example"), verdict("feed4.example")] == ["none", "allow"]
     compiling.compile_here(log_location(made), made.state_dir / "snapshots")
-    policy.renew()
+    policy.refresh()
     assert [verdict(f"feed{n}.example") for n in (3, 4)] == ["block", "allow"]
     last = commit(made, block("last.example"))
-    policy.follow()
+    policy.update()
     assert (policy.engine.serial, verdict("last.example")) == (last, "block")
 
 
@@ -421,20 +421,23 @@ def test_a_log_that_goes_away(tmp_path, capfd):
     The last policy stays, with one line about it; another log is another policy.
     """
     made = configured(tmp_path)
-    policy = Policy(made)  # of before there is a log
+    policy = FollowedPolicy(made)  # of before there is a log
     assert policy.engine.serial == 0
     commit(made, block("evil.example"))
     commit(made, block("other.example"))
-    policy.follow()
+    policy.update()
     assert policy.engine.verdict("evil.example").action == "block"
     shutil.move(made.state_dir, tmp_path / "away")
-    policy.follow()
-    policy.follow()
+    policy.update()
+    policy.update()
     assert policy.engine.verdict("evil.example").action == "block"
     (line,) = capfd.readouterr().err.splitlines()
-    assert (json.loads(line)["event"], json.loads(line)["using"]) == ("judge.policy", "last_good")
+    assert (json.loads(line)["event"], json.loads(line)["using"]) == (
+        "verdicts.policy",
+        "last_good",
+    )
     commit(made, block("new.example"))
-    policy.follow()
+    policy.update()
     found = [policy.engine.verdict(f"{n}.example").action for n in ("evil", "new")]
     assert found == ["none", "block"]
 
@@ -447,10 +450,10 @@ async def test_messages(tmp_path):
     commit(made, block("evil.com"))
     texts = ["请登录www.evil.com,验证", "hello", "hxxp://evil[.]com/x or good.com"] * 70
     many = [f"n{n}.com" for n in range(3 * verdict_process.ITEMS)]
-    async with running(made, 2) as judges:
-        found = await judges.messages(texts)
-        (full,) = await judges.messages([" ".join(many)])
-        (single,) = await judges.messages(texts[:1])
+    async with running(made, 2) as pool:
+        found = await pool.messages(texts)
+        (full,) = await pool.messages([" ".join(many)])
+        (single,) = await pool.messages(texts[:1])
     assert found[0] == single
     found = [json.loads(b"{" + one) for one in found]
     assert [len(one["found"]) for one in found] == [1, 0, 2] * 70
@@ -472,10 +475,10 @@ async def test_intake(tmp_path):
         for n in range(20_000)
     ]
     lines[5] = b'{"url": "' + b"x" * 200_000 + b'"}'  # longer than a job
-    async with running(configured(tmp_path), 2) as judges:
-        intake = await judges.intake(b"\n".join(lines))
-        single = await judges.intake(lines[0])
-        assert (await judges.intake(b"")).lines == 0
+    async with running(configured(tmp_path), 2) as pool:
+        intake = await pool.intake(b"\n".join(lines))
+        single = await pool.intake(lines[0])
+        assert (await pool.intake(b"")).lines == 0
     rows = list(intake.rows())
     assert [row.seen_at for row in rows] == [n for n in range(20_000) if n % 1000 != 7 and n != 5]
     assert rows[0] == ("http://n0.example.com/", "n0.example.com", "example.com", *rows[0][3:])
@@ -484,7 +487,7 @@ async def test_intake(tmp_path):
     assert list(single.rows()) == rows[:1]
 
 
-async def test_no_judge_can_be_started(tmp_path, capfd):
+async def test_no_process_can_be_started(tmp_path, capfd):
     """
     With a damaged log requests fail soon, those that wait and those that come; mended, all is well.
     """
@@ -492,50 +495,50 @@ async def test_no_judge_can_be_started(tmp_path, capfd):
     commit(made, block("evil.example"))
     whole = log_file(made).read_bytes()
     log_file(made).write_bytes(b"no log at all" * 1000)
-    async with running(made) as judges:
-        with pytest.raises(JudgeError, match="no judge can be started"):
-            await asyncio.wait_for(judges.check(["a.example"]), 20)
+    async with running(made) as pool:
+        with pytest.raises(VerdictError, match="no verdict process can be started"):
+            await asyncio.wait_for(pool.check(["a.example"]), 20)
         began = time.monotonic()
-        with pytest.raises(JudgeError, match="no judge can be started"):
-            await judges.check(["a.example"])
+        with pytest.raises(VerdictError, match="no verdict process can be started"):
+            await pool.check(["a.example"])
         assert time.monotonic() - began < 0.5
         log_file(made).write_bytes(whole)
-        await until(lambda: judges._judges[0].ready)
-        assert actions(await judges.check(["evil.example"])) == ["block"]
-    assert '"judge.unfit"' in capfd.readouterr().err
+        await until(lambda: pool.children[0].ready)
+        assert actions(await pool.check(["evil.example"])) == ["block"]
+    assert '"verdicts.unusable"' in capfd.readouterr().err
 
 
 async def test_a_fault_of_ours_is_an_error_and_no_death(tmp_path, capfd):
     """
-    A job that cannot be done fails by itself; the judge lives.
+    A job that cannot be done fails by itself; the process lives.
     """
-    async with running(configured(tmp_path)) as judges:
-        await judges.check(["ready.example"])
-        pids = judges.pids
-        bad = module._Job(verdict_process.CHECK, 0, 0.0, lambda: b"[7]", module._objects)
-        with pytest.raises(JudgeError, match="Error: "):
-            await judges._done([bad], True)
-        assert actions(await judges.check(["a.example"])) == ["none"]
-        assert judges.pids == pids
-    assert '"judge.failed"' in capfd.readouterr().err
+    async with running(configured(tmp_path)) as pool:
+        await pool.check(["ready.example"])
+        pids = pool.pids
+        bad = module._VerdictJob(verdict_process.CHECK, 0, 0.0, lambda: b"[7]", module._objects)
+        with pytest.raises(VerdictError, match="Error: "):
+            await pool._results([bad], True)
+        assert actions(await pool.check(["a.example"])) == ["none"]
+        assert pool.pids == pids
+    assert '"verdicts.failed"' in capfd.readouterr().err
 
 
 async def test_who_goes_away(tmp_path):
     """
     What nobody waits for any more is not begun.
     """
-    async with running(configured(tmp_path)) as judges:
-        (pid,) = await stopped(judges)
-        gone = [asyncio.create_task(judges.check(names(50_000))) for _ in range(2)]
+    async with running(configured(tmp_path)) as pool:
+        (pid,) = await stopped(pool)
+        gone = [asyncio.create_task(pool.check(names(50_000))) for _ in range(2)]
         await asyncio.sleep(0.01)
         for task in gone:
             task.cancel()
         await asyncio.wait(gone)
         os.kill(pid, signal.SIGCONT)
         began = time.monotonic()
-        assert len(await judges.check(names(600))) == 600
+        assert len(await pool.check(names(600))) == 600
         assert time.monotonic() - began < 1  # a hundred thousand would take longer
-        assert not judges._judges[0].jobs
+        assert not pool.children[0].jobs
 
 
 @contextlib.asynccontextmanager
@@ -565,10 +568,10 @@ async def test_the_loop_is_not_held_up(tmp_path):
     """
     While ten thousand items go out and come back, no turn of the loop takes long.
     """
-    async with running(configured(tmp_path)) as judges:
-        await judges.check(names(1000))
+    async with running(configured(tmp_path)) as pool:
+        await pool.check(names(1000))
         async with turns() as spent:
-            await judges.check(names(10_000))
+            await pool.check(names(10_000))
     # Items and answers at once take 15 ms.
     assert max(spent) < 0.005, sorted(spent)[-5:]
 
@@ -601,9 +604,9 @@ async def test_the_loop_is_not_held_up_by_the_api(tmp_path, path, body):
         with DIRECT.open(request, timeout=60) as answer:
             return answer.read()
 
-    async with running(configured(tmp_path)) as judges:
-        await judges.messages(["warm.example"])
-        services = dataclasses.replace(world.services(), judging=judges)
+    async with running(configured(tmp_path)) as pool:
+        await pool.messages(["warm.example"])
+        services = dataclasses.replace(world.services(), judging=pool)
         async with serving(services) as base, turns() as spent:
             found = await asyncio.to_thread(send, f"{base}/v1/{path}")
     world.close()
@@ -617,23 +620,23 @@ _PARENT = """
 import asyncio, sys
 from pathlib import Path
 from urlguard import config
-from urlguard.control.verdict_pool import Judges
+from urlguard.control.verdict_pool import VerdictPool
 
 async def main():
-    judges = Judges(config.load(Path(sys.argv[1])), 2)
-    task = asyncio.create_task(judges.run())
-    await asyncio.gather(*(judges.check([f"n{n}.example"]) for n in range(300)))
-    while len(judges.pids) < 2:
+    pool = VerdictPool(config.load(Path(sys.argv[1])), 2)
+    task = asyncio.create_task(pool.run())
+    await asyncio.gather(*(pool.check([f"n{n}.example"]) for n in range(300)))
+    while len(pool.pids) < 2:
         await asyncio.sleep(0.01)
-    print(*judges.pids, flush=True)
+    print(*pool.pids, flush=True)
     while True:
-        await judges.check([f"n{n}.example" for n in range(20000)])
+        await pool.check([f"n{n}.example" for n in range(20000)])
 
 asyncio.run(main())
 """
 
 
-def test_judges_end_with_their_parent(tmp_path):
+def test_the_processes_end_with_their_parent(tmp_path):
     """
     Killed without a word, in the midst of work, it leaves no child behind.
     """
@@ -659,24 +662,24 @@ async def test_they_are_started_when_asked_or_a_moment_later(tmp_path):
     """
     A server that nobody asks has none in its first moments, and then is ready for the first.
     """
-    async with running(configured(tmp_path), warm_s=0.5) as judges:
+    async with running(configured(tmp_path), warm_s=0.5) as pool:
         await asyncio.sleep(0.1)
-        assert judges.pids == []
-        await until(lambda: judges._judges[0].ready)
+        assert pool.pids == []
+        await until(lambda: pool.children[0].ready)
 
 
 async def test_low_priority_and_one_policy(tmp_path):
     """
-    Judges stand behind whoever answers queries, and a Ctrl-C at the terminal is not for them.
+    Verdict processes have a lower priority than workers, and ignore Ctrl-C at the terminal.
     """
-    async with running(configured(tmp_path)) as judges:
-        await judges.check(["a.example"])
-        (pid,) = judges.pids
+    async with running(configured(tmp_path)) as pool:
+        await pool.check(["a.example"])
+        (pid,) = pool.pids
         assert os.getpriority(os.PRIO_PROCESS, pid) >= verdict_process.NICE
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             os.kill(pid, number)
-        assert actions(await judges.check(["a.example"])) == ["none"]
-        assert judges.pids == [pid]
+        assert actions(await pool.check(["a.example"])) == ["none"]
+        assert pool.pids == [pid]
     assert not alive(pid)
 
 

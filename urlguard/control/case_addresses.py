@@ -19,7 +19,7 @@ from typing import Final
 from urlguard import events, names
 from urlguard.cases.casework import Casework
 from urlguard.config import Config
-from urlguard.control.fetch_pool import Fetcher
+from urlguard.control.fetch_pool import FetchPool
 from urlguard.errors import UrlGuardError
 from urlguard.fetch.bounds import RULES, Bounds
 from urlguard.special_zones import ZONES
@@ -31,7 +31,7 @@ AGAIN_S: Final = 60.0  # after nothing could be asked
 LOG_EVERY_S: Final = 600.0
 
 
-class Addressing:
+class CaseAddresses:
     """
     The loop.
 
@@ -43,7 +43,7 @@ class Addressing:
     """
 
     def __init__(
-        self, config: Config, fetcher: Fetcher, casework: Casework, *, bounds: Bounds = RULES
+        self, config: Config, fetcher: FetchPool, casework: Casework, *, bounds: Bounds = RULES
     ) -> None:
         self._wanted = config.cases.look_up_addresses
         self._fetcher = fetcher

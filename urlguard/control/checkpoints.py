@@ -23,7 +23,7 @@ LAST_S = 2.0  # for the checkpoint at the stop
 LOG_EVERY_S = 3600.0
 
 
-class Signing:
+class Checkpoints:
     """Signs the log of `config` from time to time."""
 
     def __init__(self, config: Config) -> None:

@@ -29,15 +29,15 @@ from urlguard.blocklist import overlay, snapshot
 from urlguard.cases.casework import Casework
 from urlguard.cases.model import Limits
 from urlguard.config import Config
-from urlguard.control.case_addresses import Addressing
-from urlguard.control.checkpoints import Signing
-from urlguard.control.feed_refresher import Feeding
-from urlguard.control.fetch_pool import Fetcher
-from urlguard.control.monitor import Facts, Observer
+from urlguard.control.case_addresses import CaseAddresses
+from urlguard.control.checkpoints import Checkpoints
+from urlguard.control.feed_refresher import FeedRefresher
+from urlguard.control.fetch_pool import FetchPool
+from urlguard.control.monitor import ControlState, Monitor
 from urlguard.control.previews import Previews
-from urlguard.control.suspect_intake import Handover
-from urlguard.control.verdict_pool import BusyError, Judges
-from urlguard.control.worker_queries import Asking
+from urlguard.control.suspect_intake import SuspectIntake
+from urlguard.control.verdict_pool import BusyError, VerdictPool
+from urlguard.control.worker_queries import WorkerQueries
 from urlguard.control.workers import Worker, Workers
 from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.fetch import signing
@@ -71,12 +71,12 @@ class Control:
         compiling.refuse_a_new_log(self._location, self.snapshots)
         self.log = open_log(config)
         self.workers = Workers()
-        self._asking = Asking(self.workers, config.server.workers)
+        self._asking = WorkerQueries(self.workers, config.server.workers)
         self.ready = False  # the first policy is there, or will not come
-        self.facts = Facts()
+        self.facts = ControlState()
         self._begun = asyncio.Event()  # set with `ready`
         self._database = ThreadPoolExecutor(1, "policy-log")
-        self._feeding = Feeding(config, self.log, self._in_log)
+        self._feeding = FeedRefresher(config, self.log, self._in_log)
         self._push = asyncio.Lock()
         self._compiling: asyncio.Task[None] | None = None
         self._stopping = False
@@ -92,9 +92,9 @@ class Control:
             keyed=config.dnstap.socket is not None,
             changed=self.workers.send,
         )
-        self._signing = Signing(config)
-        self._judges = Judges(config)
-        self._fetcher = Fetcher(config)
+        self._signing = Checkpoints(config)
+        self._judges = VerdictPool(config)
+        self._fetcher = FetchPool(config)
         self._casework = Casework(
             config.state_dir,
             check=partial(self._judges.check, score=True),
@@ -123,8 +123,12 @@ class Control:
                 asyncio.create_task(self._judges.run()),
                 asyncio.create_task(self._fetcher.run()),
                 asyncio.create_task(self._casework.run()),
-                asyncio.create_task(Handover(self.workers, self._judges, self._casework).run()),
-                asyncio.create_task(Addressing(self.config, self._fetcher, self._casework).run()),
+                asyncio.create_task(
+                    SuspectIntake(self.workers, self._judges, self._casework).run()
+                ),
+                asyncio.create_task(
+                    CaseAddresses(self.config, self._fetcher, self._casework).run()
+                ),
                 asyncio.create_task(self._serve_http()),
                 asyncio.create_task(asyncio.to_thread(tokens.first_start, self.config.state_dir)),
             ]
@@ -319,7 +323,7 @@ class Control:
         """Serve ``[api]``; what goes wrong there must not stop the rest."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._begun.wait(), API_AFTER_S)
-        observer = Observer(self.config, self.workers, self.log, self._in_log, self._facts)
+        observer = Monitor(self.config, self.workers, self.log, self._in_log, self._facts)
         try:
             # In a thread: the import takes a good part of a second, and decisions go on meanwhile.
             server = await asyncio.to_thread(importlib.import_module, "urlguard.api.server")
@@ -338,7 +342,7 @@ class Control:
         finally:
             await observer.close()
 
-    def _facts(self) -> Facts:
+    def _facts(self) -> ControlState:
         self.facts.ready = self.ready
         self.facts.hit_rows = self._hits.written
         self.facts.hits_dropped = self._hits.dropped

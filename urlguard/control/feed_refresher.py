@@ -32,7 +32,7 @@ class InLog(Protocol):
         """What `work` gives; raises PolicyError if the log cannot be read or written."""
 
 
-class Feeding:
+class FeedRefresher:
     """
     Keeps the lists of a configuration in the log.
 

@@ -1,14 +1,13 @@
 """
-The fetching process: a child of control, and the only process that talks to strangers' servers.
+The fetch process: a child of control, and the only process that talks to third-party servers.
 
-Started by `fetcher`, which hands it the upstreams and then jobs through its standard input, and
-reads what came of them from its standard output.  Knows the four jobs below and nothing else: no
-configuration, no policy, no secret.  A webhook's signature is made before it comes here.
+The fetch pool starts it and sends it the upstreams and then jobs through standard input; the
+answers go to standard output, see `urlguard.processes.frames`.  Knows the four jobs below and
+nothing else: no configuration, no policy, no secret.  Webhooks are signed before they come here.
 
-How it works.  Once all is imported and the authorities' certificates are read, it gives up files
-and privileges, see `confining`.  Then each frame is a task of its own; control sees to it that
-there are not too many.  What is wrong with a job is its answer, so this process has nothing to say
-itself.
+How it works.  Once all modules are imported and the authorities' certificates are read, the process
+enters the sandbox, see `urlguard.processes.sandbox`.  Then each job is a task; control limits their
+number.  A job's error is its answer, so this process logs nothing.
 """
 
 import asyncio
@@ -16,7 +15,6 @@ import contextlib
 import json
 import os
 import signal
-import struct
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,19 +23,16 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from urlguard.config import Upstream
 from urlguard.errors import UrlGuardError
 from urlguard.fetch.bounds import MAX_PROOF, MAX_SENT, Bounds, Fetched, FetchError
-from urlguard.processes import child, lifetime, sandbox
+from urlguard.processes import child, frames, lifetime, sandbox
 
-if TYPE_CHECKING:  # control imports this module for its frames, and has no use for these
+if TYPE_CHECKING:  # control imports this module for its constants, and has no use for these
     from urlguard.fetch.http import Client
     from urlguard.fetch.lookup import Lookup
 
-# A frame: octets of its body, the job's number, and what it is; then the body.
-HEAD: Final = struct.Struct(">IIB")
-MAX_BODY: Final = max(MAX_SENT, MAX_PROOF) + (64 << 10)  # with what stands before it
+MAX_BODY: Final = max(MAX_SENT, MAX_PROOF) + (64 << 10)  # octets of a frame, with its JSON
 WEBHOOK, PROOF, TXT, ADDRESSES = 1, 2, 3, 4  # jobs
-READY, DONE, FAILED, REFUSED = 1, 2, 3, 4  # answers
 
-MAX_NAMES: Final = 100  # of one job: each has a socket of its own while it is asked
+MAX_NAMES: Final = 100  # of one job: each look-up has a socket of its own
 NICE: Final = 5  # answering queries comes first
 
 
@@ -48,10 +43,10 @@ def packed(head: Mapping[str, Any], body: bytes = b"") -> bytes:
 
 def unpacked(data: bytes) -> tuple[dict[str, Any], bytes]:
     """
-    What `packed` has put together.
+    The object and octets in a frame's body; see `packed`.
 
     Raises:
-        ValueError: it has not.
+        ValueError: the body does not begin with a JSON object.
     """
     head, _, body = data.partition(b"\n")
     found = json.loads(head)
@@ -62,13 +57,13 @@ def unpacked(data: bytes) -> tuple[dict[str, Any], bytes]:
 
 class Service:
     """
-    Jobs as they come.
+    Does jobs as they arrive.
 
     Args:
         client: for webhooks and proof files.
         lookup: for TXT records and addresses.
-        bounds: say which addresses are public.
-        outward: takes the answers.
+        bounds: define which addresses are public.
+        outward: the answers are written there.
     """
 
     def __init__(
@@ -86,48 +81,46 @@ class Service:
 
     async def run(self, inward: asyncio.StreamReader) -> None:
         """
-        Work until the parent is gone, or has no more to do.
+        Work until the parent closes the pipe.
 
         Raises:
-            IncompleteReadError: so it is.
-            ValueError: it is out of step.
+            IncompleteReadError: the pipe is closed.
+            ValueError: the frames are out of step.
         """
         while True:
-            size, number, what = HEAD.unpack(await inward.readexactly(HEAD.size))
-            if size > MAX_BODY:
-                raise ValueError(f"a job of {size} octets, limit is {MAX_BODY}")
-            body = await inward.readexactly(size)
-            task = asyncio.create_task(self._answer(number, what, body))
+            task = asyncio.create_task(self._answer(*await frames.read(inward, MAX_BODY)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _answer(self, number: int, what: int, body: bytes) -> None:
+    async def _answer(self, number: int, kind: int, body: bytes) -> None:
         try:
-            answer, found = DONE, await self._work(what, body)
+            answer, found = frames.DONE, await self._work(kind, body)
         except FetchError as exc:
-            answer, found = REFUSED if exc.refused else FAILED, str(exc).encode(errors="replace")
-        except Exception as exc:  # the job's fault or ours: the next may do well
-            answer, found = FAILED, f"{type(exc).__name__}: {exc}".encode(errors="replace")[:1000]
+            answer = frames.REFUSED if exc.refused else frames.FAILED
+            found = str(exc).encode(errors="replace")
+        except Exception as exc:  # the next job may succeed
+            answer = frames.FAILED
+            found = f"{type(exc).__name__}: {exc}".encode(errors="replace")[:1000]
         self.send(number, answer, found)
 
-    async def _work(self, what: int, body: bytes) -> bytes:
+    async def _work(self, kind: int, body: bytes) -> bytes:
         from urlguard.fetch import leads, proof
 
         head, data = unpacked(body)
-        if what == WEBHOOK:
+        if kind == WEBHOOK:
             return _shown(await self._client.post(head["url"], data, head["headers"]))
-        if what == PROOF:
+        if kind == PROOF:
             return _shown(await proof.file(self._client, head["name"]))
-        if what == TXT:
+        if kind == TXT:
             return packed({"txt": await proof.txt(self._lookup, head["name"])})
-        if what == ADDRESSES:
+        if kind == ADDRESSES:
             asked = head["names"][:MAX_NAMES]
             return packed({"addresses": await leads.addresses(self._lookup, asked, self._public)})
-        raise FetchError(f"job {what}: must be from {WEBHOOK} to {ADDRESSES}", refused=True)
+        raise FetchError(f"job {kind}: must be from {WEBHOOK} to {ADDRESSES}", refused=True)
 
     def send(self, number: int, answer: int, body: bytes = b"") -> None:
-        """Send a frame; what waits to be read is as much as there are jobs, so it is not much."""
-        self._outward.write(HEAD.pack(len(body), number, answer) + body)
+        """Send a frame; the number of jobs bounds what waits to be read."""
+        self._outward.write(frames.pack(number, answer, body))
 
 
 def _shown(found: Fetched) -> bytes:
@@ -141,7 +134,7 @@ async def _serve(
     ca_file: Path | None,
     bounds: Bounds,
 ) -> None:
-    from urlguard.fetch import leads, proof  # noqa: F401, for later, when no file can be read
+    from urlguard.fetch import leads, proof  # noqa: F401, used when no file can be read any more
     from urlguard.fetch.http import Client
     from urlguard.fetch.lookup import Lookup, preload
 
@@ -155,25 +148,25 @@ async def _serve(
         client = Client(lookup.addresses, bounds)
     except UrlGuardError as exc:
         problem = str(exc).encode(errors="replace")
-        writer.write(HEAD.pack(len(problem), 0, FAILED) + problem)
+        writer.write(frames.pack(0, frames.FAILED, problem))
         writer.close()
         return
-    "example.org".encode("idna")  # the codec that TLS wants for the name, imported by its first use
+    "example.org".encode("idna")  # TLS needs the codec; its first use imports it
     sandbox.enter(NICE)
     service = Service(client, lookup, bounds, writer)
-    service.send(0, READY)
+    service.send(0, frames.READY)
     with contextlib.suppress(asyncio.IncompleteReadError):
         await service.run(reader)
 
 
 def main() -> int:
-    """Entry point of the fetching process."""
+    """Entry point of the fetch process; returns its exit code."""
     lifetime.die_with_parent()
     # The control process ends its child; a terminal's Ctrl-C is for the supervisor.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     upstreams, ca_file, bounds = child.read_startup()
-    # Whatever a library prints must not get between the frames.
+    # What a library prints must not get between the frames.
     outward = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     inward = os.fdopen(0, "rb", buffering=0)

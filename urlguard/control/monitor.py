@@ -35,7 +35,7 @@ MAX_OVERDUE_S: Final = 15.0  # what ends or begins is put into the log within a 
 
 
 @dataclass
-class Facts:
+class ControlState:
     """What the control process knows of itself; kept up to date by it."""
 
     ready: bool = False  # the first policy is there, or will not come
@@ -48,7 +48,7 @@ class Facts:
     waiting: Waiting | None = None  # None while the cases cannot be read
 
 
-class FeedFacts(NamedTuple):
+class FeedState(NamedTuple):
     """What the log's side says of one feed."""
 
     name: str
@@ -59,13 +59,13 @@ class FeedFacts(NamedTuple):
 
 
 @dataclass
-class LogFacts:
+class LogState:
     """What was read from the log."""
 
     serial: int = 0
     paused: bool = False
     next_expiry: int | None = None  # seconds since 1970: when something ends or begins
-    feeds: list[FeedFacts] = field(default_factory=list)
+    feeds: list[FeedState] = field(default_factory=list)
 
 
 class _Round(NamedTuple):
@@ -73,11 +73,11 @@ class _Round(NamedTuple):
 
     at: float  # monotonic
     workers: dict[int, dict[str, Any]]  # figures by worker
-    log: LogFacts
+    log: LogState
     log_answers: bool
 
 
-class Observer:
+class Monitor:
     """
     The source of the HTTP routes.
 
@@ -94,8 +94,8 @@ class Observer:
         config: Config,
         workers: Workers,
         log: PolicyLog,
-        in_log: Callable[[Callable[[], LogFacts]], Awaitable[LogFacts]],
-        facts: Callable[[], Facts],
+        in_log: Callable[[Callable[[], LogState]], Awaitable[LogState]],
+        facts: Callable[[], ControlState],
     ) -> None:
         self._config = config
         self._workers = workers
@@ -104,8 +104,8 @@ class Observer:
         self._facts = facts
         self._last: _Round | None = None
         self._asking: asyncio.Task[_Round] | None = None
-        self._reading: asyncio.Future[LogFacts] | None = None
-        self._read = LogFacts()
+        self._reading: asyncio.Future[LogState] | None = None
+        self._read = LogState()
         self._good_at: dict[str, float] = {}
 
     # What the routes call
@@ -222,22 +222,22 @@ class Observer:
             return False
         return True
 
-    def _look(self) -> LogFacts:
+    def _look(self) -> LogState:
         with self._log.store.reading():
             serial = self._log.serial
             ruling = self._log.ruling(SWITCH)
             due = self._log.store.next_expiry()
             feeds = [self._feed(feed.name) for feed in schedule.feeds(self._config)]
         paused = ruling is not None and time.time() < switch.end(ruling.category)
-        return LogFacts(serial, paused, due, feeds)
+        return LogState(serial, paused, due, feeds)
 
-    def _feed(self, name: str) -> FeedFacts:
+    def _feed(self, name: str) -> FeedState:
         status = Status.read(self._log, name)
         if status.error is None:
             self._good_at[name] = status.checked_at
         # After a restart, a feed that fails was good at its last batch at least.
         good_at = max(self._good_at.get(name, 0.0), status.changed_at)
-        return FeedFacts(name, status.rules, status.held, good_at, status.error is not None)
+        return FeedState(name, status.rules, status.held, good_at, status.error is not None)
 
     # Control's own metrics
 

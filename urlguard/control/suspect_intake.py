@@ -18,7 +18,7 @@ from urlguard.cases.casework import Casework
 from urlguard.cases.model import Added, Candidate, FullError, StoreError
 from urlguard.cases.store import Store
 from urlguard.classify.judge import Suspect, merged
-from urlguard.control.verdict_pool import Judges
+from urlguard.control.verdict_pool import VerdictPool
 from urlguard.control.workers import Workers
 from urlguard.errors import UrlGuardError
 
@@ -28,7 +28,7 @@ WAIT_S: Final = 2.0  # for the workers to tell
 LOG_EVERY_S: Final = 600.0
 
 
-class Handover:
+class SuspectIntake:
     """
     The loop.
 
@@ -38,7 +38,7 @@ class Handover:
         casework: the queue.
     """
 
-    def __init__(self, workers: Workers, judges: Judges, casework: Casework) -> None:
+    def __init__(self, workers: Workers, judges: VerdictPool, casework: Casework) -> None:
         self._workers = workers
         self._judges = judges
         self._casework = casework

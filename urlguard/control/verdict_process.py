@@ -1,19 +1,19 @@
 """
-A judge: a child of the control process that gives verdicts, so that nobody's event loop has to.
+A verdict process: a child of the control process that computes verdicts.
 
-Started by `judges`, which hands it the configuration and then jobs through its standard input, and
-reads what came of them from its standard output.  Knows the policy, models, messages and lines of
-candidates; knows no HTTP, and writes nothing anywhere.
+The verdict pool starts it and sends it the configuration and then jobs through standard input; the
+answers go to standard output, see `urlguard.processes.frames`.  Knows the policy, models, messages
+and lines of candidates; knows no HTTP, and writes no files.
 
-How it works.  A job is one frame: check items, look through messages, or read lines of candidates.
-It is done in pieces of some milliseconds, and between two pieces the judge looks whether a job has
-come that is not to wait, and does that one first.  Verdicts are those of ``urlguard check``.
+How it works.  A job is one frame: check items, find items in messages, or parse lines of
+candidates.  It is done in pieces of some milliseconds; between two pieces the process looks for
+urgent jobs and does those first.  Verdicts are those of ``urlguard check``.
 
-The policy is the newest snapshot and an overlay, as in a worker, but followed by the judge itself:
-before each job it asks SQLite whether anybody has committed since, which costs some microseconds,
-and takes over the effects above its serial.  So whatever was committed before a job was handed in
-counts in it.  A change that is too large for an overlay waits for its snapshot, but for people's
-decisions.  If the log cannot be read, the judge goes on with what it has.
+The policy is the newest snapshot and an overlay, as in a worker, but the process reads changes from
+the log itself.  Before each job it asks the log whether another process has committed, which takes
+some microseconds, and applies the effects above its serial; so a job sees every batch that was
+committed before the job was sent.  Of a change that is too large for an overlay, only people's
+decisions apply before its snapshot is there.  If the log cannot be read, the policy stays as it is.
 """
 
 import contextlib
@@ -23,7 +23,6 @@ import json
 import os
 import select
 import signal
-import struct
 import sys
 import time
 from collections import deque
@@ -38,36 +37,33 @@ from urlguard.config import Config
 from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.policy.location import log_location, open_log
 from urlguard.policy.log import PolicyLog
-from urlguard.processes import child, lifetime
+from urlguard.processes import child, frames, lifetime
 from urlguard.verdict import decode
 
 if TYPE_CHECKING:
     from urlguard.messages import Found
 
-# A frame: octets of its body, the job's number, and what it is; then the body.
-HEAD: Final = struct.Struct(">IIB")
-MAX_BODY: Final = 1 << 28
+MAX_BODY: Final = 1 << 28  # octets of a frame
 CHECK, MESSAGES, INTAKE = 1, 2, 3  # jobs
 KINDS = 15
 WHY, SCORE, URGENT = 16, 32, 64  # flags beside them
-READY, DONE, FAILED = 1, 2, 3  # answers
 
 NICE: Final = 10  # answering queries comes first, and so does the control process
-# Of each job, what is done between two looks for urgent ones: 1 to 4 ms.
+# The piece of a job between two looks for urgent ones: 1 to 4 ms.
 ITEMS, EXPLAINED, TEXTS, OCTETS = 32, 1, 8, 4096
-IDLE_S: Final = 1.0  # between looks for a new snapshot
+IDLE_S: Final = 1.0  # between two looks for a new snapshot
 LOG_EVERY_S: Final = 60.0
-STREAK: Final = 8  # urgent pieces before a long job's next, which must not stand still either
+STREAK: Final = 8  # urgent pieces in a row, then a long job's next: it must not starve
 
 Work = Generator[None, None, bytes]
 
 
-class Policy:
-    """The policy in force, followed from the log's effects."""
+class FollowedPolicy:
+    """The policy in force; ``engine`` has it, and is kept up to date from the log's effects."""
 
     def __init__(self, config: Config) -> None:
         """
-        Open it.
+        Open snapshot and log.
 
         Raises:
             PolicyError: the log is damaged.
@@ -80,28 +76,28 @@ class Policy:
         self._looked = 0.0
         self._open()
 
-    def follow(self) -> None:
-        """Take over what was committed since; what cannot be read leaves all as it was."""
-        with self._told():
-            self._follow()
+    def update(self) -> None:
+        """Apply what was committed since; if the log cannot be read, the policy stays."""
+        with self._logged():
+            self._update()
 
-    def renew(self) -> None:
-        """Use a newer snapshot if there is one, at most once in `IDLE_S`."""
+    def refresh(self) -> None:
+        """Open a newer snapshot if there is one; looks at most once in `IDLE_S`."""
         now = time.monotonic()
         if now < self._looked + IDLE_S:
             return
         self._looked = now
-        with self._told():
+        with self._logged():
             if _newest(self._folder) != self._snapshot:
                 self._open()
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _logged(self) -> Iterator[None]:
         try:
             yield
         except (UrlGuardError, OSError) as exc:
             if self._log_throttle.due():
-                events.error("judge.policy", error=str(exc), using="last_good")
+                events.error("verdicts.policy", error=str(exc), using="last_good")
 
     def _open(self) -> None:
         """Open snapshot and log anew."""
@@ -113,9 +109,9 @@ class Policy:
         self.engine, self._log = engine, log
         self._snapshot, self._identity = newest, identity
         self._token: Hashable = None
-        self._behind: int | None = None  # so far people's decisions are told; else waits
+        self._decided: int | None = None  # the serial up to which only decisions are applied
 
-    def _follow(self) -> None:
+    def _update(self) -> None:
         identity = self._location.identity()
         if identity != self._identity:
             if identity is None:
@@ -139,18 +135,18 @@ class Policy:
         serial, engine = log.serial, self.engine
         if serial == engine.serial:
             return
-        if self._behind is None:
+        if self._decided is None:
             effects = log.store.effects(engine.serial)
             found = list(itertools.islice(effects, overlay.MAX_KEYS + 1))
             if len(found) <= overlay.MAX_KEYS:
                 changes = {row.key: row.after for row in found}
                 engine.overlay.apply(((k, decode(a, k)) for k, a in changes.items()), serial)
                 return
-            self._behind = engine.serial
-        decided = log.store.decided(self._behind, overlay.MAX_KEYS)
-        # The serial stays: what feeds said comes with the next snapshot.
+            self._decided = engine.serial
+        decided = log.store.decided(self._decided, overlay.MAX_KEYS)
+        # The serial stays: the feeds' changes come with the next snapshot.
         engine.overlay.apply([(k, decode(a, k)) for k, a in decided], engine.serial)
-        self._behind = serial
+        self._decided = serial
 
 
 def _newest(folder: Path) -> str:
@@ -158,7 +154,7 @@ def _newest(folder: Path) -> str:
 
 
 class _Models(check.Classifier):
-    """The models; one that explains uses those that another has opened."""
+    """The models; those that explain use the ones that `beside` has opened."""
 
     def __init__(self, config: Config, beside: "_Models | None" = None) -> None:
         super().__init__(config, why=beside is not None)
@@ -166,42 +162,45 @@ class _Models(check.Classifier):
             self._opened = beside._opened
 
     def hosting(self) -> ndjson.Hosting | None:
-        """What the model of names knows of shared hosting."""
+        """The shared hosting names of the model for names."""
         model = self._model("name")
         return None if model is None else model.hosting
 
 
-class Judge:
-    """One judge's state, without its pipes."""
+class Jobs:
+    """Does jobs: the policy and models of one process, without its pipes."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self.policy = Policy(config)
+        self.policy = FollowedPolicy(config)
         self.models = _Models(config)
         self._explaining: _Models | None = None
         self._encode = json.JSONEncoder(check_circular=False).encode
 
-    def warm(self) -> None:
-        """Open what the first job would have to wait for."""
+    def warm_up(self) -> None:
+        """Open what the first job would otherwise wait for."""
         self.models.score = self._config.classify.mode != "off"
         self._objects(["example.com", "http://example.com/a?b=c"], self.models)
         self.models.score = False
         self.models.hosting()
 
-    def work(self, what: int, body: bytes) -> Work:
+    def work(self, kind: int, body: bytes) -> Work:
         """
-        Do a job, piece by piece; whatever is wrong with it is raised by one of the pieces.
+        Do a job, piece by piece; the generator's value is the answer.
+
+        Raises:
+            Exception: the job cannot be done; raised by one of the pieces.
         """
-        self.policy.follow()
-        self.policy.renew()
-        kind = what & KINDS
-        if kind == CHECK:
-            return (yield from self._check(json.loads(body), bool(what & WHY), bool(what & SCORE)))
-        if kind == MESSAGES:
+        self.policy.update()
+        self.policy.refresh()
+        job = kind & KINDS
+        if job == CHECK:
+            return (yield from self._check(json.loads(body), bool(kind & WHY), bool(kind & SCORE)))
+        if job == MESSAGES:
             return (yield from self._messages(json.loads(body)))
-        if kind == INTAKE:
+        if job == INTAKE:
             return (yield from self._intake(body))
-        raise ValueError(f"job {kind}")
+        raise ValueError(f"job {job}")
 
     def _check(self, items: list[str], why: bool, score: bool) -> Work:
         size = EXPLAINED if why else ITEMS
@@ -216,10 +215,10 @@ class Judge:
 
     def _messages(self, texts: list[str]) -> Work:
         """
-        The objects of the messages, without the brace that they begin with: whoever asked puts
-        the message's ID there, and need not look at anything else.
+        The objects of the messages, without their first brace: the caller puts the message's ID
+        there, and need not parse the rest.
         """
-        from urlguard import messages  # most judges never see one
+        from urlguard import messages  # most processes never get one
 
         results: list[bytes] = []
         for at in range(0, len(texts), TEXTS):
@@ -269,8 +268,8 @@ class Judge:
         return [self._encode(one).encode("ascii") for one in found]
 
 
-class Pipes:
-    """Frames in and out."""
+class FramePipes:
+    """Frames over two pipes, without an event loop."""
 
     def __init__(self, inward: int, outward: int) -> None:
         self._in, self._out = inward, outward
@@ -280,7 +279,7 @@ class Pipes:
 
     def arrived(self, wait_s: float) -> list[tuple[int, int, bytes]]:
         """
-        Whole frames that have come: number, what, body.
+        The whole frames that have arrived, as number, kind and body; waits at most `wait_s`.
 
         Raises:
             EOFError: the parent is gone, or out of step.
@@ -292,25 +291,25 @@ class Pipes:
             if not part:
                 raise EOFError
             data += part
-            while len(data) >= HEAD.size:
-                size, number, what = HEAD.unpack_from(data)
+            while len(data) >= frames.HEAD.size:
+                size, number, kind = frames.HEAD.unpack_from(data)
                 if size > MAX_BODY:
                     raise EOFError
-                end = HEAD.size + size
+                end = frames.HEAD.size + size
                 if len(data) < end:
                     break
-                found.append((number, what, bytes(data[HEAD.size : end])))
+                found.append((number, kind, bytes(data[frames.HEAD.size : end])))
                 del data[:end]
         return found
 
-    def send(self, number: int, what: int, body: bytes = b"") -> None:
+    def send(self, number: int, kind: int, body: bytes = b"") -> None:
         """
         Send a frame; waits until there is room for it.
 
         Raises:
             EOFError: the parent is gone.
         """
-        data = memoryview(HEAD.pack(len(body), number, what) + body)
+        data = memoryview(frames.pack(number, kind, body))
         try:
             while data:
                 data = data[os.write(self._out, data) :]
@@ -318,11 +317,11 @@ class Pipes:
             raise EOFError from None
 
 
-class Service:
-    """Jobs as they come, urgent ones before others."""
+class JobLoop:
+    """Does jobs as they arrive, urgent ones before others."""
 
-    def __init__(self, judge: Judge, pipes: Pipes) -> None:
-        self._judge = judge
+    def __init__(self, jobs: Jobs, pipes: FramePipes) -> None:
+        self._jobs = jobs
         self._pipes = pipes
         self._urgent: deque[tuple[int, Work]] = deque()
         self._bulk: deque[tuple[int, Work]] = deque()
@@ -333,67 +332,67 @@ class Service:
         Work until the parent is gone.
 
         Raises:
-            EOFError: it is.
+            EOFError: the parent is gone.
         """
         urgent, bulk = self._urgent, self._bulk
         streak = 0
         while True:
-            came = self._pipes.arrived(0 if urgent or bulk else IDLE_S)
-            for number, what, body in came:
-                job = (number, self._judge.work(what, body))
-                (urgent if what & URGENT else bulk).append(job)
+            arrived = self._pipes.arrived(0 if urgent or bulk else IDLE_S)
+            for number, kind, body in arrived:
+                job = (number, self._jobs.work(kind, body))
+                (urgent if kind & URGENT else bulk).append(job)
             queue = urgent if urgent and (streak < STREAK or not bulk) else bulk
             if queue:
                 streak = 0 if queue is bulk else streak + 1
                 if self._ends(*queue[0]):
                     queue.popleft()
-            elif not came:
-                self._judge.policy.renew()
-                self._judge.policy.follow()
+            elif not arrived:
+                self._jobs.policy.refresh()
+                self._jobs.policy.update()
 
     def _ends(self, number: int, work: Work) -> bool:
-        """Do a job's next piece; True if it was the last one, whatever came of it."""
+        """Do a job's next piece; True if the job has ended, with or without a result."""
         try:
             next(work)
         except StopIteration as end:
-            self._pipes.send(number, DONE, end.value)
+            self._pipes.send(number, frames.DONE, end.value)
             return True
-        except Exception as exc:  # the job's fault or ours: the next may do well
+        except Exception as exc:  # the next job may succeed
             problem = f"{type(exc).__name__}: {exc}"
             if self._log_throttle.due():
-                events.error("judge.failed", error=problem)
-            self._pipes.send(number, FAILED, problem.encode(errors="replace")[:1000])
+                events.error("verdicts.failed", error=problem)
+            self._pipes.send(number, frames.FAILED, problem.encode(errors="replace")[:1000])
             return True
         return False
 
 
 def main() -> int:
-    """Entry point of a judge."""
+    """Entry point of a verdict process; returns its exit code."""
     lifetime.die_with_parent()
-    # The control process ends its judges; a terminal's Ctrl-C is for the supervisor.
+    # The control process ends its children; a terminal's Ctrl-C is for the supervisor.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    config, judge_number = child.read_startup()
+    config, process_number = child.read_startup()
     os.nice(max(0, NICE - os.nice(0)))
-    events.bind(role="judge", judge=judge_number)
-    # Whatever a library prints must not get between the frames.
-    pipes = Pipes(0, os.dup(1))
+    events.bind(role="verdict", process=process_number)
+    # What a library prints must not get between the frames.
+    pipes = FramePipes(0, os.dup(1))
     os.dup2(2, 1)
     try:
-        judge = Judge(config)
-        judge.warm()
+        jobs = Jobs(config)
+        jobs.warm_up()
     except UrlGuardError as exc:
-        events.error("judge.unfit", error=str(exc))
+        events.error("verdicts.unusable", error=str(exc))
         return 1
-    if judge_number == 0:
-        for problem in judge.models.refused:
+    if process_number == 0:
+        for problem in jobs.models.refused:
             events.error("model.refused", error=problem, using="rules alone")
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 1000)
     with contextlib.suppress(EOFError):
-        pipes.send(0, READY)
-        Service(judge, pipes).run()
+        pipes.send(0, frames.READY)
+        JobLoop(jobs, pipes).run()
     return 0
 
 

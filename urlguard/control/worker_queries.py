@@ -24,7 +24,7 @@ SAMPLE_S: Final = 2.0  # to look through their samples
 MAX_FLUSHED: Final = 1000  # names in one request
 
 
-class Asking:
+class WorkerQueries:
     """
     Asks.
 
