@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 TIMING  = $(shell grep -rlE 'mark\.timing' tests --include='test_*.py')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint bench fuzz clean
+.PHONY: help run test test-all lint messages bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ lint: $(VENV)/.dev ## check style, types and the order of the package; changes n
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m tests.house
+
+messages: $(VENV)/.dev ## extract messages, update and compile the translations
+	$(BIN)/python -m tests.catalogues
 
 bench: $(VENV)/.dev ## measure against Unbound and dnsdist on one list; writes benchmarks/record
 	$(BIN)/python -m benchmarks.resolvers

@@ -13,6 +13,7 @@ LAYERS = [
     [
         "__init__",
         "errors",
+        "i18n",
         "times",
         "names",
         "urls",
@@ -61,7 +62,7 @@ NEVER = {
     "cases.drivers.sqlite.desk": ["policy"],
     "control": ["plugins", "worker"],
     "processes": ["config", "names", "rules", "verdict", "wellknown"],
-    "worker": ["api", "cases", "control", "feeds", "server"],
+    "worker": ["api", "cases", "control", "feeds", "i18n", "server"],
     "worker.listeners": ["names", "policy", "blocklist", "rules"],
     "server.supervisor": ["names", "policy", "blocklist", "rules"],
 }

@@ -25,6 +25,7 @@ from urlguard.classify.model import Model
 from urlguard.config import Config
 from urlguard.engine import Engine
 from urlguard.errors import InputError
+from urlguard.i18n import gettext_noop, in_every_language
 from urlguard.verdict import NOTHING, Verdict
 
 MAX_INPUT = 65_536  # octets of one line; the rest of a longer one is skipped
@@ -34,31 +35,21 @@ _EXPLAIN: Final = "urlguard.classify.explain"
 NOT_JUDGED: Final = "not_judged"  # the entry of ``why`` that says why no model judges an item
 _HOST, _ADDRESS = "host", "address"
 _UNFIT: Final = {
-    judge.SPELLING: (
+    judge.SPELLING: gettext_noop(
         "No model judges it: a label is empty, too long, or has more than letters, digits and "
-        "hyphens.",
-        "模型不评判：有标签为空、过长，或含有字母、数字和连字符以外的字符。",
+        "hyphens."
     ),
-    judge.SUFFIX: (
-        "No model judges it: nobody owns it as a name below a public suffix of ICANN's.",
-        "模型不评判：它不是 ICANN 公共后缀之下由某人注册的名称。",
+    judge.SUFFIX: gettext_noop(
+        "No model judges it: nobody owns it as a name below a public suffix of ICANN's."
     ),
-    judge.SPECIAL: (
-        "No model judges it: it is in a special-use zone, or one that browsers ask for signals.",
-        "模型不评判：它属于特殊用途区域，或浏览器用来探询信号的区域。",
+    judge.SPECIAL: gettext_noop(
+        "No model judges it: it is in a special-use zone, or one that browsers ask for signals."
     ),
-    judge.OWN_ZONE: (
-        "No model judges it: it is in a zone that the configuration forwards.",
-        "模型不评判：它属于配置中转发的区域。",
+    judge.OWN_ZONE: gettext_noop(
+        "No model judges it: it is in a zone that the configuration forwards."
     ),
-    _HOST: (
-        "No model judges it: its host is neither a name nor an address.",
-        "模型不评判：主机既不是名称，也不是地址。",
-    ),
-    _ADDRESS: (
-        "No model judges it: its host is no public address.",
-        "模型不评判：主机不是公网地址。",
-    ),
+    _HOST: gettext_noop("No model judges it: its host is neither a name nor an address."),
+    _ADDRESS: gettext_noop("No model judges it: its host is no public address."),
 }
 
 _encode = json.JSONEncoder(check_circular=False).encode
@@ -142,7 +133,7 @@ class Classifier:
         unfit = self.unfit(kind, item)
         if unfit is None:
             return []
-        words = dict(zip(("en", "zh"), _UNFIT[unfit], strict=True))
+        words = in_every_language(_UNFIT[unfit])
         return [{"feature": NOT_JUDGED, "value": unfit, "contribution": 0.0, "words": words}]
 
     def verdicts(

@@ -14,9 +14,9 @@ import numpy
 import pytest
 
 from tests.classify import toy
-from urlguard import check, config, urls
+from urlguard import check, config, i18n, urls
 from urlguard.blocklist import snapshot
-from urlguard.classify import explain, features, phrases, strings
+from urlguard.classify import describe, explain, feature_messages, features, strings
 from urlguard.classify.booster import Booster
 from urlguard.classify.model import Model, reading
 from urlguard.classify.tables import Tables
@@ -24,6 +24,8 @@ from urlguard.engine import Engine
 
 WORDS = ["account", "bonus", "garden", "login", "secure", "update", "water"]
 ODDS = [4, 8, -8, 12, 10, 2, -6]
+
+ENGLISH, CHINESE = map(i18n.translations, ("en", "zh"))
 
 KINDS = {"name": features.NAME, "url": features.URL}
 
@@ -241,7 +243,7 @@ def test_the_same_each_time_and_fit_for_json(model):
         for entry in once:
             assert set(entry) == {"feature", "value", "contribution", "words"}
             assert entry["contribution"] == round(entry["contribution"], 6)
-            assert set(entry["words"]) == set(phrases.LANGUAGES)
+            assert set(entry["words"]) == {"en", "zh"}
 
 
 # -- the words -------------------------------------------------------------------------------------
@@ -249,30 +251,30 @@ def test_the_same_each_time_and_fit_for_json(model):
 
 def test_every_feature_has_words_in_both_languages():
     """
-    The features and the table of phrases are the same; templates use known pieces only.
+    The features and the messages are the same; messages use known parts only.
     """
-    assert set(phrases.PHRASES) == {feature.name for feature in features.URL}
-    known = set(_all_pieces()) | {"n", "s", "p", "times", "lean", "known"}
-    for name, phrase in phrases.PHRASES.items():
-        assert phrase.en, name
-        assert phrase.zh, name
-        assert bool(phrase.none_en) == bool(phrase.none_zh), name
-        for text in phrase:
-            assert {field for _, field, _, _ in Formatter().parse(text) if field} <= known, name
-        for text in (phrase.zh, phrase.none_zh):
-            assert not text or re.search("[一-鿿]", text), name
-        for text in (phrase.en, phrase.none_en):
-            assert not re.search("[一-鿿]", text), name
+    assert {feature.name for feature in features.URL} == describe.DESCRIBED
+    known = set(_all_parts()) | {"n", "p", "times", "lean", "known"}
+    messages = list(feature_messages.MEMORY.values())
+    for full, none in feature_messages.FEATURES.values():
+        messages += [full, none] if none else [full]
+    for message in messages:
+        plural = (message,) if isinstance(message, str) else message
+        for text in plural:
+            assert {field for _, field, _, _ in Formatter().parse(text) if field} <= known
+            assert not re.search("[一-鿿]", text)
+        assert re.search(
+            "[一-鿿]", CHINESE.ngettext(*plural, 2) if plural[1:] else CHINESE.gettext(*plural)
+        )
 
 
-def _all_pieces():
-    """The names of all pieces that any item has."""
+def _all_parts():
+    """The placeholders of all parts that any item has."""
     fitted = features.Extractor(tables())
     found = {}
-
     model = types.SimpleNamespace(row=fitted.url, hosting=fitted.tables.hosting)
     for text in [*URLS, "http://xn--pypal-4ve.com/paypal/login"]:
-        found |= explain._pieces(model, urls.parse(text))[0]
+        found |= explain._parts(model, urls.parse(text))[0].worded(i18n.translations("en"))
     return found
 
 
@@ -280,26 +282,29 @@ def test_every_phrase_says_its_value(model):
     """
     Whatever the values, a phrase is whole, and differs from the one for another value.
     """
-    pieces = dict.fromkeys(_all_pieces(), "…")
-    for name in phrases.PHRASES:
-        for language in phrases.LANGUAGES:
+    parts = dict.fromkeys(_all_parts(), "…")
+    for name in describe.DESCRIBED:
+        for language in i18n.LANGUAGES:
             said = []
             for value in (0.0, 1.0, 5.0):
                 values = {name: value}
                 if name.endswith("_evidence"):
                     values[name.replace("_evidence", "_odds")] = 2.5
-                text = phrases.say(language, name, values, pieces)
+                text = describe.describe(i18n.translations(language), name, values, parts)
                 assert text
                 assert "{" not in text
                 said.append(text)
-            if name.endswith("_odds") and f"{name[:-5]}_evidence" in phrases.PHRASES:
+            if name.endswith("_odds") and f"{name[:-5]}_evidence" in describe.DESCRIBED:
                 continue  # without evidence there is nothing to say
             assert said[0] != said[1], name
-    assert phrases.say("en", "digits", {"digits": 1.0}, {}) == "1 digit in the label"
-    assert phrases.say("en", "digits", {"digits": 3.0}, {}) == "3 digits in the label"
-    assert phrases.say("zh", "digits", {"digits": 3.0}, {}) == "域名主体含3个数字"
-    assert phrases.say("en", "vowel_share", {"vowel_share": -1.0}, {}) == "the label has no letters"
-    assert phrases.say("en", "unheard", {"unheard": 2.5}, {}) == "unheard: 2.5"
+    assert describe.describe(ENGLISH, "digits", {"digits": 1.0}, {}) == "1 digit in the label"
+    assert describe.describe(ENGLISH, "digits", {"digits": 3.0}, {}) == "3 digits in the label"
+    assert describe.describe(CHINESE, "digits", {"digits": 3.0}, {}) == "域名主体含3个数字"
+    assert (
+        describe.describe(ENGLISH, "vowel_share", {"vowel_share": -1.0}, {})
+        == "the label has no letters"
+    )
+    assert describe.describe(ENGLISH, "unheard", {"unheard": 2.5}, {}) == "unheard: 2.5"
 
 
 def test_commonness_is_a_count():
@@ -307,32 +312,35 @@ def test_commonness_is_a_count():
     Steps are those of the tables' training.
     """
     fit = pytest.importorskip("urlguard.classify.training.fit")
-    assert phrases.COMMON_STEPS == fit.COMMON_STEPS
+    assert describe.COMMON_STEPS == fit.COMMON_STEPS
     steps = round(numpy.log2(1 + 1000) * fit.COMMON_STEPS)
-    said = phrases.say("en", "common_least", {"common_least": steps}, {})
+    said = describe.describe(ENGLISH, "common_least", {"common_least": steps}, {})
     (count,) = re.findall(r"some ([\d,]+) harmless", said)
     assert 900 < int(count.replace(",", "")) < 1100
 
 
 @pytest.mark.parametrize("odds", [0.5, 1.0, 2.0, 5.0])
-@pytest.mark.parametrize("language", phrases.LANGUAGES)
+@pytest.mark.parametrize("language", i18n.LANGUAGES)
 def test_odds_lean_both_ways_alike(odds, language):
     """
     For and against are told by the same measure.
     """
     pairs = {"en": ("for", "against"), "zh": ("诈骗", "正常")}[language]
-    up, down = phrases.lean(language, odds), phrases.lean(language, -odds)
+    translations = i18n.translations(language)
+    up, down = describe.lean(translations, odds), describe.lean(translations, -odds)
     assert up.replace(*pairs).replace("+", "-") == down
-    assert up != phrases.lean(language, 0.25)
+    assert up != describe.lean(translations, 0.25)
 
 
 def test_evidence_is_a_count():
     """
     Steps are powers of two, as the tables have them, and the last has no end.
     """
-    assert phrases.known("en", 2.5, 0) == "none remembered"
-    assert phrases.known("en", 2.5, 4) == "some 15 known, which speaks strongly for fraud (+2.50)"
-    assert phrases.known("zh", -1, 12) == "已知数千个，偏向正常（-1.00）"
+    assert describe.known(ENGLISH, 2.5, 0) == "none remembered"
+    assert (
+        describe.known(ENGLISH, 2.5, 4) == "some 15 known, which speaks strongly for fraud (+2.50)"
+    )
+    assert describe.known(CHINESE, -1, 12) == "已知数千个，偏向正常（-1.00）"
 
 
 def test_words_say_the_direction(model):
@@ -380,17 +388,19 @@ def test_the_brand_in_a_path_is_named(model):
         assert "PayPal (paypal.com) stands in the path, written plainly" in entry["words"]["en"]
 
 
-def test_the_words_and_pieces_that_weigh_are_quoted():
+def test_the_words_and_grams_that_count_are_quoted():
     """
     The word and the n-gram that features found are shown; the tables are looked up as they do.
     """
     fitted = features.Extractor(tables())
     row = dict(zip([f.name for f in features.NAME], fitted.name("secure-login.org"), strict=True))
     model = types.SimpleNamespace(row=fitted.name, hosting=fitted.tables.hosting)
-    pieces, _ = explain._pieces(model, "secure-login.org")
-    assert pieces["word_worst"] == " “login”"
+    parts, _ = explain._parts(model, "secure-login.org")
+    assert parts.quoted["word_worst"] == "login"
+    assert parts.worded(ENGLISH)["word_worst"] == " “login”"
+    assert parts.worded(CHINESE)["word_worst"] == "“login”"
     assert row["word_worst"] == ODDS[WORDS.index("login")] * 0.25
-    worst = pieces["gram_worst"].strip(" “”")
+    worst = parts.quoted["gram_worst"]
     assert worst in "secure-login"
     weights = fitted.tables.weights
     marked = [text for text in (worst, f"^{worst}", f"{worst}$") if text in "^secure-login$"]

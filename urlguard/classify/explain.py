@@ -21,10 +21,11 @@ from itertools import islice
 from math import fsum
 from typing import Any, Final
 
-from urlguard import names, urls
-from urlguard.classify import confusables, features, phrases, strings
+from urlguard import i18n, names, urls
+from urlguard.classify import confusables, describe, features, strings
 from urlguard.classify.brands import Brands
 from urlguard.classify.model import DIGITS, Model
+from urlguard.i18n import gettext_noop, in_every_language
 
 MOST: Final = 8  # groups of features that are told
 MOST_ASKED: Final = 1200  # neighbours that are looked up
@@ -69,9 +70,8 @@ _BRAND: Final = ("brand", "brand_before", "foreign_brand", "brand_path")
 
 _HEAD: Final = {member: group[0] for group in _TOGETHER for member in group}
 
-_UP: Final = {"en": "raises suspicion", "zh": "可疑度升高"}
-_DOWN: Final = {"en": "lowers suspicion", "zh": "可疑度降低"}
-_NEXT: Final = {"en": ("; ", ", "), "zh": ("；", "，")}
+_RAISES: Final = gettext_noop("{reasons}; raises suspicion")
+_LOWERS: Final = gettext_noop("{reasons}; lowers suspicion")
 _SECOND = 0.25  # of the strongest feature of a group: from there on the second is told too
 
 _QUOTED = 40  # signs of a name's piece that are quoted
@@ -91,10 +91,10 @@ _MOST_PLACES = 24  # of a label in which a sign is replaced
 _SIGNS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 _HOW: Final = {
-    "above": {"en": "above this one", "zh": "本域名的上级"},
-    "suffix": {"en": "the same label, another suffix", "zh": "主体相同、后缀不同"},
-    "series": {"en": "the same series, another number", "zh": "同一系列、编号不同"},
-    "edit": {"en": "one sign away", "zh": "仅差一个字符"},
+    "above": gettext_noop("{name} is listed as fraud: above this one"),
+    "suffix": gettext_noop("{name} is listed as fraud: the same label, another suffix"),
+    "series": gettext_noop("{name} is listed as fraud: the same series, another number"),
+    "edit": gettext_noop("{name} is listed as fraud: one sign away"),
 }
 
 
@@ -120,7 +120,8 @@ def why(model: Model, item: Any, listed: Callable[[str], bool] | None = None) ->
     order = model.card.features
     values = dict(zip(order, map(float, row), strict=True))
     added = dict(zip(order, parts, strict=False))
-    pieces, shared = _pieces(model, item)
+    item_parts, shared = _parts(model, item)
+    worded = {one: item_parts.worded(i18n.translations(one)) for one in i18n.LANGUAGES}
     groups = _groups(order)
     sums = {head: fsum([added[one] for one in group]) for head, group in groups.items()}
     # Sorting is stable: what is equal stays in the features' order.
@@ -130,7 +131,7 @@ def why(model: Model, item: Any, listed: Callable[[str], bool] | None = None) ->
     found: list[Entry] = []
     for head in ranked:
         if head in told and (sums[head] or head in always):
-            found.append(_entry(groups[head], values, added, sums[head], pieces))
+            found.append(_entry(groups[head], values, added, sums[head], worded))
         else:
             told.discard(head)
     base = round(parts[-1], DIGITS)
@@ -172,7 +173,7 @@ def _entry(
     values: Mapping[str, float],
     added: Mapping[str, float],
     total: float,
-    pieces: Mapping[str, str],
+    worded: Mapping[str, Mapping[str, str]],
 ) -> Entry:
     # A group that raises is told by what in it raises, though other members may lower.
     side = sorted(group, key=lambda one: -added[one] if total >= 0 else added[one])
@@ -186,12 +187,15 @@ def _entry(
         if values[second] and added[second] * total > _SECOND * abs(added[side[0]] * total):
             told.append(second)
     words = {}
-    for language in phrases.LANGUAGES:
-        said = [phrases.say(language, one, values, pieces) for one in told]
-        after, between = _NEXT[language]
-        text = between.join(dict.fromkeys(said))
+    for language, parts in worded.items():
+        translations = i18n.translations(language)
+        described = [describe.describe(translations, one, values, parts) for one in told]
+        text, *more = dict.fromkeys(described)
+        for second in more:
+            # Translators: two reasons of one entry, one after the other.
+            text = translations.gettext("{first}, {second}").format(first=text, second=second)
         if total:
-            text += after + (_UP if total > 0 else _DOWN)[language]
+            text = translations.gettext(_RAISES if total > 0 else _LOWERS).format(reasons=text)
         words[language] = text
     return {
         "feature": JOIN.join(group),
@@ -203,9 +207,9 @@ def _entry(
 
 def _sum(what: str, value: int | None, total: float) -> Entry:
     words = (
-        {"en": "what any item starts with", "zh": "任何对象的起始值"}
+        in_every_language("what any item starts with")
         if what == BASE
-        else {"en": f"{value} other features together", "zh": f"其余{value}项特征合计"}
+        else in_every_language("{n} other features together", n=value)
     )
     # Adding 0 makes a zero of the minus zero that rounding may leave.
     total = round(total, DIGITS) + 0.0
@@ -213,44 +217,40 @@ def _sum(what: str, value: int | None, total: float) -> Entry:
 
 
 def _near(name: str, how: str) -> Entry:
-    words = {
-        "en": f"{name} is listed as fraud: {_HOW[how]['en']}",
-        "zh": f"{name}已列为诈骗域名：{_HOW[how]['zh']}",
-    }
+    words = in_every_language(_HOW[how], name=name)
     return {"feature": NEAREST, "value": name, "contribution": 0.0, "words": words}
 
 
 # -- pieces of the item for the words --------------------------------------------------------------
 
 
-def _pieces(model: Model, item: Any) -> tuple[dict[str, str], frozenset[str]]:
-    """What templates quote of an item; and its owner's service, where names are given away."""
+def _parts(model: Model, item: Any) -> tuple[describe.Parts, frozenset[str]]:
+    """The parts of an item that sentences quote; and its hosting service, if it has one."""
     url = None if isinstance(item, str) else item
     name = item if url is None else strings.host_of(url)
     shared = _service(model, name)
     cut = strings.pieces(name, shared)
     label = cut.label
-    pieces = {
+    plain = {
         "label": _short(label),
-        "ahead_en": _quoted(_short(cut.before)) or " nothing",
-        "ahead_zh": f"为{_quoted(_short(cut.before))}" if cut.before else "没有内容",
         "suffix": cut.suffix,
         "top": cut.suffix.rpartition(".")[2],
         **{f"first{n}": label[:n] for n in (3, 5, 6, 8)},
         **{f"last{n}": label[-n:] for n in (5, 6)},
     }
+    parts = describe.Parts(plain, {}, {}, _short(cut.before))
     extractor = getattr(model.row, "__self__", None)
     # A reader of another kind has no tables to quote from.
     if not isinstance(extractor, features.Extractor):
-        return pieces, shared
-    pieces |= _brands(extractor.brands, cut, url)
+        return parts, shared
+    _add_brands(parts, extractor.brands, cut, url)
     tables = extractor.tables
     weights, mask = tables.weights, len(tables.weights) - 1
     text = f"^{label}$"
     grams = [text[at : at + n] for n in (3, 4, 5, 6) for at in range(len(text) + 1 - n)]
-    said = [weights[h & mask] for h in strings.label_grams(label.encode())]
-    for key, found in (("gram_worst", max(said)), ("gram_best", min(said))):
-        pieces[key] = _quoted(grams[said.index(found)].strip("^$"))
+    gram_weights = [weights[h & mask] for h in strings.label_grams(label.encode())]
+    for key, found in (("gram_worst", max(gram_weights)), ("gram_best", min(gram_weights))):
+        parts.quoted[key] = grams[gram_weights.index(found)].strip("^$")
     for key, text, pick in (
         ("word_worst", label, max),
         ("word_best", label, min),
@@ -260,8 +260,8 @@ def _pieces(model: Model, item: Any) -> tuple[dict[str, str], frozenset[str]]:
         odds = [(tables.word_odds[number], number) for _, number in tables.cut(text)]
         if odds:
             best = pick(odds, key=lambda one: one[0])
-            pieces[key] = _quoted(tables.words[best[1]])
-    return pieces, shared
+            parts.quoted[key] = tables.words[best[1]]
+    return parts, shared
 
 
 def _service(model: Model, name: str) -> frozenset[str]:
@@ -272,9 +272,10 @@ def _service(model: Model, name: str) -> frozenset[str]:
     return frozenset((domain,)) if model.hosting(name) else frozenset()
 
 
-def _brands(brands: Brands, cut: strings.Pieces, url: urls.Url | None) -> dict[str, str]:
-    """The brands that the features saw, by name and as they are written, and whose domain it is."""
-    pieces = {}
+def _add_brands(
+    parts: describe.Parts, brands: Brands, cut: strings.Pieces, url: urls.Url | None
+) -> None:
+    """Add the brands that the features found, how each is spelled, and the domain's owner."""
     places = [("brand", "written", cut.label), ("brand_before", "written_before", cut.before)]
     if url is not None:
         places.append(("brand_path", "written_path", strings.tail(url).path))
@@ -283,26 +284,19 @@ def _brands(brands: Brands, cut: strings.Pieces, url: urls.Url | None) -> dict[s
             best = min(hits, key=lambda hit: hit.kind)
             brand = brands[best.brand]
             own = f" ({brand.domains[0]})" if brand.domains else ""
-            pieces[key] = f"{brand.name}{own}"
-            for at, language in enumerate(phrases.LANGUAGES):
-                text_as = phrases.WRITTEN[best.kind + 1][at]
-                pieces[f"{how}_{language}"] = f"{text_as}{_quoted(text[best.start : best.end])}"
+            parts.plain[key] = f"{brand.name}{own}"
+            parts.spelled[how] = best.kind + 1, text[best.start : best.end]
     if (owner := brands.own(cut.name)) is not None:
-        pieces["owner"] = _quoted(brands[owner].name)
+        parts.quoted["owner"] = brands[owner].name
     for part in cut.name.split("."):
         if (shown := confusables.decode(part)) and (
             hits := brands.find(confusables.skeleton(shown))
         ):
-            pieces["foreign"] = _quoted(brands[hits[0].brand].name)
-    return pieces
+            parts.quoted["foreign"] = brands[hits[0].brand].name
 
 
 def _short(text: str) -> str:
     return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
-
-
-def _quoted(text: str) -> str:
-    return f" “{text}”" if text else ""
 
 
 # -- the nearest known name ------------------------------------------------------------------------
