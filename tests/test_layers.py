@@ -61,10 +61,14 @@ NEVER = {
     "cases.drivers.sqlite": ["policy"],
     "cases.drivers.sqlite.desk": ["policy"],
     "control": ["plugins", "worker"],
-    "processes": ["config", "names", "rules", "verdict", "wellknown"],
     "worker": ["api", "cases", "control", "feeds", "i18n", "server"],
     "worker.listeners": ["names", "policy", "blocklist", "rules"],
     "server.supervisor": ["names", "policy", "blocklist", "rules"],
+}
+
+# The only other parts that a part imports.
+ONLY = {
+    "processes": {"errors", "events"},
 }
 
 # Where the code is not as the layers want it, and why it may be so for now.  An entry that is not
@@ -100,6 +104,15 @@ def test_what_a_part_never_imports(name):
     """
     banned = [*NEVER.get(name, ()), *NEVER.get(top(name), ())]
     assert not [o for o in MODULES[name].uses if top(o) in banned and (name, o) not in KNOWN]
+
+
+@pytest.mark.parametrize("part", ONLY)
+def test_the_only_parts_that_a_part_imports(part):
+    """
+    What runs in every process brings no policy, no configuration and no names along.
+    """
+    found = {top(other) for name in MODULES if top(name) == part for other in MODULES[name].uses}
+    assert found - {part} <= ONLY[part]
 
 
 def test_known_exceptions_are_still_needed():
