@@ -49,8 +49,8 @@ from benchmarks.classify.comparison import (
     compare,
 )
 from benchmarks.load import BenchmarkError
-from urlguard.classify.evaluation.measures import Interval
-from urlguard.classify.training import rows as training
+from urlguard.classify.evaluation.metrics import Interval
+from urlguard.classify.training import dataset as training
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 RIVALS = {

@@ -21,9 +21,9 @@ from typing import Any
 from benchmarks.classify import musts
 from benchmarks.classify.comparison import RATES, Floats, Found, Problem
 from benchmarks.load import BenchmarkError
-from urlguard.classify.evaluation import measures
-from urlguard.classify.evaluation.measures import Interval
-from urlguard.classify.training import card, outcome
+from urlguard.classify.evaluation import metrics
+from urlguard.classify.evaluation.metrics import Interval
+from urlguard.classify.training import card, results
 
 DIGITS = 6  # of a figure, as of all others in a card
 _SAME = 2 * 10.0**-DIGITS  # so far may two figures lie apart that were rounded
@@ -56,7 +56,7 @@ def figures(
         for rate, point, (value, interval) in zip(RATES, each.points, each.ratios, strict=True):
             assert point.bootstrap is not None
             drawn = dict(zip(("drawn_low", "drawn_high"), _ends(point.bootstrap), strict=True))
-            points.append({"fpr": rate, **outcome.share(point.fraud), **drawn})
+            points.append({"fpr": rate, **results.share(point.fraud), **drawn})
             low, high = _ends(interval)
             ratios.append({"fpr": rate, "value": _round(value), "low": low, "high": high})
             if judged := asked.get((each.name, rate)):
@@ -93,7 +93,7 @@ def read(path: Path, kind: str, task: Problem, ours: Floats) -> bytes:
     if (name, its) != (path.stem, kind):
         raise BenchmarkError(f"{path.name}: of {its} model {name}; must be of {kind} {path.stem}")
     fraud = int(task.wanted.sum())
-    here = (fraud, len(task.wanted) - fraud, measures.roc_auc(task.wanted, ours))
+    here = (fraud, len(task.wanted) - fraud, metrics.roc_auc(task.wanted, ours))
     if theirs[:2] != here[:2] or abs(theirs[2] - here[2]) > _SAME:
         raise BenchmarkError(
             f"{path.name}: its trial has {_words(*theirs)}; the scores have {_words(*here)}"
@@ -120,7 +120,7 @@ def write(path: Path, before: bytes, rivals: dict[str, Any]) -> None:
     said["metrics"]["rivals"] = rivals
     pages = {
         path.with_suffix(".md"): card.readable(said),
-        # As `recipe.write_card`.
+        # As `pipeline.write_card`.
         path: json.dumps(said, indent=1, ensure_ascii=False) + "\n",
     }
     # With a dot before the name, so that nobody takes them for models.

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from benchmarks.classify import hybrid
 from benchmarks.load import BenchmarkError
-from urlguard.classify.evaluation import bootstrap, measures
-from urlguard.classify.evaluation.measures import Interval, Point
+from urlguard.classify.evaluation import bootstrap, metrics
+from urlguard.classify.evaluation.metrics import Interval, Point
 
 RATES = (0.01, 0.001, 0.0001)
 OURS = "UrlGuard"
@@ -77,13 +77,13 @@ def compare(
     found: list[Found] = []
     base: Floats | None = None
     for name, score in scores.items():
-        auc = measures.roc_auc(task.wanted, score)
+        auc = metrics.roc_auc(task.wanted, score)
         if not AUC_FLOOR < auc < AUC_CEILING:
             raise BenchmarkError(f"{name}: ROC-AUC {auc:.4f}, must be {AUC_FLOOR} to {AUC_CEILING}")
         areas = bootstrap.auc_draws(task.wanted, score, owners, rounds, SEED)
         draws = bootstrap.tpr_draws(task.wanted, score, RATES, owners, rounds, SEED)
         points = [
-            measures.tpr_at_fpr(task.wanted, score, rate, bootstrap.percentiles(column))
+            metrics.tpr_at_fpr(task.wanted, score, rate, bootstrap.percentiles(column))
             for rate, column in zip(RATES, draws.T, strict=True)
         ]
         ratios = []

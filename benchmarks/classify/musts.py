@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from benchmarks.classify.comparison import RATES, Found
-from urlguard.classify.evaluation.measures import Interval
+from urlguard.classify.evaluation.metrics import Interval
 
 
 class Must(NamedTuple):

@@ -311,9 +311,9 @@ def test_commonness_is_a_count():
     """
     Steps are those of the tables' training.
     """
-    fit = pytest.importorskip("urlguard.classify.training.fit")
-    assert describe.COMMON_STEPS == fit.COMMON_STEPS
-    steps = round(numpy.log2(1 + 1000) * fit.COMMON_STEPS)
+    fit_tables = pytest.importorskip("urlguard.classify.training.fit_tables")
+    assert describe.COMMON_STEPS == fit_tables.COMMON_STEPS
+    steps = round(numpy.log2(1 + 1000) * fit_tables.COMMON_STEPS)
     said = describe.describe(ENGLISH, "common_least", {"common_least": steps}, {})
     (count,) = re.findall(r"some ([\d,]+) harmless", said)
     assert 900 < int(count.replace(",", "")) < 1100

@@ -11,17 +11,17 @@ import pytest
 
 pytest.importorskip("sklearn", reason="the rivals need scikit-learn, of the extra train")
 
-from benchmarks import results
+from benchmarks import results as records
 from benchmarks.classify import __main__ as run
 from benchmarks.classify import card as rivals_card
 from benchmarks.classify import comparison, hybrid, linear, musts, plain
 from benchmarks.load import BenchmarkError
 from tests.classify import rows as synthetic
 from urlguard.classify import features
-from urlguard.classify.evaluation import bootstrap, measures
-from urlguard.classify.evaluation.measures import Interval
-from urlguard.classify.training import card, outcome, recipe, thresholds
-from urlguard.classify.training import rows as training
+from urlguard.classify.evaluation import bootstrap, metrics
+from urlguard.classify.evaluation.metrics import Interval
+from urlguard.classify.training import card, pipeline, results, thresholds
+from urlguard.classify.training import dataset as training
 
 COUNT = 1200
 
@@ -75,7 +75,7 @@ def test_every_rival_learns(name, task, monkeypatch):
         monkeypatch.setattr(module.Net, "FILTERS", 16)
     scores = fitted(module, task)
     assert scores.shape == (COUNT,)
-    assert measures.roc_auc(task.wanted, scores) > 0.8
+    assert metrics.roc_auc(task.wanted, scores) > 0.8
     assert np.array_equal(scores, fitted(module, task))
 
 
@@ -107,7 +107,7 @@ def test_a_blend_never_scores_owners_that_it_was_fitted_on():
     after = hybrid.blend(np.where(half, 1 - labels, labels), ours, theirs, owners)
     assert np.array_equal(before[half], after[half])
     assert not np.isclose(before[~half], after[~half]).any()
-    assert measures.roc_auc(labels, before) > measures.roc_auc(labels, ours)
+    assert metrics.roc_auc(labels, before) > metrics.roc_auc(labels, ours)
 
 
 def test_ranks_do_not_care_for_the_scale():
@@ -153,17 +153,17 @@ def test_the_comparison_is_paired(task):
     assert len(rows) == len(found) * 4 + (len(found) - 1) * 3
     assert {"value", "value_low", "value_high"} <= rows[0].keys() & rows[1].keys()
     own = {key for row in rows for key in row} - {"value", "value_low", "value_high"}
-    assert own <= set(results.COLUMNS)
+    assert own <= set(records.COLUMNS)
 
 
 def test_nothing_found_by_a_rival_is_no_error():
     """
     A ratio to nothing is infinite, of nothing to nothing unknown, and both are said.
     """
-    hit, miss = measures.Share(5, 10), measures.Share(0, 10)
-    none = measures.Share(0, 100)
-    we = measures.Point(0.01, 0.5, none, hit)
-    they = measures.Point(0.01, 0.5, none, miss)
+    hit, miss = metrics.Share(5, 10), metrics.Share(0, 10)
+    none = metrics.Share(0, 100)
+    we = metrics.Point(0.01, 0.5, none, hit)
+    they = metrics.Point(0.01, 0.5, none, miss)
     zero = np.zeros(10)
     value, interval = comparison.ratio(we, they, np.full(10, 0.5), zero)
     assert value == interval.low == interval.high == np.inf
@@ -257,9 +257,9 @@ def test_rivals_learn_from_the_rows_that_train_ours(tmp_path):
 
 def reached(name, *ratios):
     """A classifier with such ratios at 1 %, 0.1 % and 0.01 %."""
-    hit = measures.Share(5, 10)
+    hit = metrics.Share(5, 10)
     points = [
-        measures.Point(rate, 0.5, measures.Share(0, 100), hit, Interval(0.4, 0.6))
+        metrics.Point(rate, 0.5, metrics.Share(0, 100), hit, Interval(0.4, 0.6))
         for rate in comparison.RATES
     ]
     pairs = [(value, Interval(value / 2, value * 2)) for value in ratios]
@@ -328,7 +328,7 @@ def trial(tmp_path_factory):
     limits = {"block_at": 0.9, "review_at": 0.5}
     limits = {"own": limits, "hosting": limits}
     hosting = np.zeros(len(score), dtype=bool)
-    scored = outcome.Scored(rows, parts.test, score, hosting, limits, thresholds.PRIOR)
+    scored = results.Scored(rows, parts.test, score, hosting, limits, thresholds.PRIOR)
     said = {
         "format": 1,
         "name": "name-2026-11-24",
@@ -354,9 +354,9 @@ def trial(tmp_path_factory):
                 for name, part in parts._asdict().items()
             },
         },
-        "metrics": card.metrics(outcome.measure(scored, 20), {}),
+        "metrics": card.metrics(results.measure(scored, 20), {}),
     }
-    recipe.write_card(SimpleNamespace(folder=folder, card=said))
+    pipeline.write_card(SimpleNamespace(folder=folder, card=said))
     (folder / "name-2026-11-24.md").write_text(card.readable(said), "utf-8")
     return folder
 
@@ -404,10 +404,10 @@ def test_rivals_stand_in_the_card(trial, model, monkeypatch, capsys):
         bootstrap.tpr_draws(task.wanted, each, comparison.RATES, task.owners, 40, comparison.SEED)
         for each in (ours, scores)
     ]
-    assert found["linear"]["auc"] == pytest.approx(measures.roc_auc(task.wanted, scores), abs=1e-6)
+    assert found["linear"]["auc"] == pytest.approx(metrics.roc_auc(task.wanted, scores), abs=1e-6)
     assert found["linear"]["auc_drawn"][0] < found["linear"]["auc"] < 1
     for place, point in enumerate(found["linear"]["tpr"]):
-        again = measures.tpr_at_fpr(task.wanted, scores, point["fpr"])
+        again = metrics.tpr_at_fpr(task.wanted, scores, point["fpr"])
         assert (point["hits"], point["rows"]) == (again.fraud.hits, again.fraud.rows)
         drawn = bootstrap.percentiles(draws[1][:, place])
         ends = (point["drawn_low"], point["drawn_high"])
@@ -431,7 +431,7 @@ def test_rivals_stand_in_the_card(trial, model, monkeypatch, capsys):
     assert f"`{found['command']}`" in page
     beside = model.parent / "beside"
     beside.mkdir()
-    recipe.write_card(SimpleNamespace(folder=beside, card=said))
+    pipeline.write_card(SimpleNamespace(folder=beside, card=said))
     assert (beside / model.name).read_bytes() == model.read_bytes()
     assert model.stat().st_mode & 0o777 == 0o640
     assert sorted(path.suffix for path in model.parent.iterdir() if path.is_file()) == [

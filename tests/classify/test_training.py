@@ -18,10 +18,10 @@ import pytest
 pytest.importorskip("sklearn", reason="training needs the extra train")
 
 from tests.classify import rows as synthetic
-from urlguard.classify.evaluation import measures
+from urlguard.classify.evaluation import metrics
 from urlguard.classify.model import Model
-from urlguard.classify.training import card, files, job, rows
-from urlguard.classify.training.rows import DataError
+from urlguard.classify.training import card, dataset, files, job
+from urlguard.classify.training.dataset import DataError
 from urlguard.processes import lifetime
 
 SCRIPT = Path(sys.executable).with_name("urlguard")
@@ -99,9 +99,9 @@ def test_figures_of_the_card_are_those_of_the_scores(trained):
         text, label, score = file["text"], file["label"], file["score"]
     found = said["metrics"]["trial"]["all"]
     assert (found["fraud"], found["harmless"]) == ((label == 1).sum(), (label == 0).sum())
-    assert found["auc"] == pytest.approx(measures.roc_auc(label, score), abs=1e-6)
+    assert found["auc"] == pytest.approx(metrics.roc_auc(label, score), abs=1e-6)
     for point in found["tpr"]:
-        again = measures.tpr_at_fpr(label, score, point["fpr"])
+        again = metrics.tpr_at_fpr(label, score, point["fpr"])
         assert (point["hits"], point["rows"]) == (again.fraud.hits, again.fraud.rows)
     # Own domains and shared hosting have thresholds of their own.
     shared = np.array([name.endswith((".pages.dev", ".github.io")) for name in text])
@@ -120,11 +120,11 @@ def test_test_rows_are_newer_and_of_other_owners(trained):
     """
     with np.load(trained / "scores" / f"{URL}.npz") as file:
         tested = set(map(str, file["text"]))
-    found = rows.load(trained / "data", "url")
-    parts = rows.split(found)
+    found = dataset.load(trained / "data", "url")
+    parts = dataset.split(found)
     assert tested == {found.text[n] for n in parts.test}
     assert not {found.owner[n] for n in parts.test} & {found.owner[n] for n in parts.train}
-    assert min(found.first_seen[n] for n in parts.test if found.label[n]) >= rows.TEST_FROM
+    assert min(found.first_seen[n] for n in parts.test if found.label[n]) >= dataset.TEST_FROM
 
 
 def test_noncommercial_sources_never_train(trained):
@@ -133,7 +133,7 @@ def test_noncommercial_sources_never_train(trained):
     """
     said = json.loads((trained / "models" / f"{NAME}.json").read_text())
     for name, counts in said["sources"].items():
-        assert counts["trained"] == (0 if name in rows.NONCOMMERCIAL else counts["rows"])
+        assert counts["trained"] == (0 if name in dataset.NONCOMMERCIAL else counts["rows"])
     assert {"gsb-inversion", "deepurlbench-benign"} <= said["sources"].keys()
 
 
@@ -695,7 +695,7 @@ def test_evaluate_measures_what_the_model_says(trained, own):
     )
     score = [score for (_, score), _ in judged]
     label = [label for _, label in judged]
-    assert said["all"]["auc"] == pytest.approx(measures.roc_auc(label, score), abs=1e-6)
+    assert said["all"]["auc"] == pytest.approx(metrics.roc_auc(label, score), abs=1e-6)
 
 
 def test_evaluate_tells_of_contradictions(trained, tmp_path):

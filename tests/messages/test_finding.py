@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from urlguard import names, urls
-from urlguard.messages import MAX_FOUND, MAX_TEXT, disguises, find
+from urlguard.messages import MAX_FOUND, MAX_TEXT, defanging, find
 
 
 def items(text):
@@ -315,7 +315,7 @@ def test_plain_messages_are_left_after_one_search(monkeypatch):
     """
     Where nothing can be a dot, nothing is read.
     """
-    monkeypatch.setattr(disguises, "undone", lambda reading: pytest.fail("was read"))
+    monkeypatch.setattr(defanging, "refanged", lambda text: pytest.fail("was read"))
     assert find("妈，我到家了，别担心！") == []
     assert find("see you tomorrow") == []
 

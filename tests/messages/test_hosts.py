@@ -6,7 +6,7 @@ import pytest
 
 from urlguard.messages import hosts
 from urlguard.messages.hosts import Written
-from urlguard.messages.reading import COMMA, LOOSE, SPELLED, TIGHT
+from urlguard.messages.normalize import COMMA, LOOSE, SPELLED, TIGHT
 
 
 @pytest.mark.parametrize(

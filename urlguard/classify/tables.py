@@ -2,7 +2,7 @@
 What training learnt about strings, in one file: n-grams, keys, words.
 
 Knows hashes and places; knows neither what strings mean nor how features use them.  `Tables` is
-what `features` reads; `training.fit` makes it.
+what `features` reads; `training.fit_tables` makes it.
 
 How it works.  Four parts, each in fixed-size arrays, so that a look-up costs one step, and the file
 is used as it was read:

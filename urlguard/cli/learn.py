@@ -24,10 +24,10 @@ from urlguard.cli.base import warn, with_config
 from urlguard.errors import InputError, ModelError, UrlGuardError
 
 if TYPE_CHECKING:
+    from urlguard.classify.training.dataset import Rows
     from urlguard.classify.training.files import Line
     from urlguard.classify.training.job import Result
-    from urlguard.classify.training.outcome import Measured, Scored
-    from urlguard.classify.training.rows import Rows
+    from urlguard.classify.training.results import Measured, Scored
 
 Say = Callable[[str], None]
 
@@ -201,7 +201,7 @@ def evaluate(
     _need("numpy", *(["matplotlib"] if report else []))
     _writable("--report", report)
     from urlguard.classify import model as opening
-    from urlguard.classify.training import files, outcome
+    from urlguard.classify.training import files, results
 
     folder = opening.folder(models or config.classify.models)
     by_kind: dict[str, list[Path]] = {}
@@ -222,10 +222,10 @@ def evaluate(
             say(f"{len(lines):,} {kind}s to {opened.name}")
             scored = _scored(opened, folder, lines, say)
             say("measuring")
-            runs.append((opened.ident, scored, outcome.measure(scored)))
+            runs.append((opened.ident, scored, results.measure(scored)))
     for ident, scored, found in runs:
         if as_json:
-            click.echo(json.dumps({"model": ident, **outcome.plain(found)}))
+            click.echo(json.dumps({"model": ident, **results.plain(found)}))
         else:
             _show_measured(ident, scored, found)
         _warn_of_owners(scored.rows)
@@ -236,7 +236,7 @@ def evaluate(
 
     about = [("rows", ", ".join(path.name for path in paths)), ("trained on", _UNKNOWN)]
     try:
-        made = [outcome.run(scored, found, ident, about) for ident, scored, found in runs]
+        made = [results.run(scored, found, ident, about) for ident, scored, found in runs]
     except ValueError as exc:
         raise InputError(str(exc)) from exc
     pages.write(report, made)
@@ -250,12 +250,12 @@ def _scored(opened: Any, folder: Path, lines: Sequence["Line"], say: Say) -> "Sc
 
     from urlguard import urls
     from urlguard.classify.tables import Tables
-    from urlguard.classify.training import outcome, rows
+    from urlguard.classify.training import dataset, results
 
     kind, card = opened.kind, opened.card
     tables = Tables.open(folder / f"{opened.name}.tables")
     text, label, category, source, first_seen = map(list, zip(*lines, strict=True))
-    hosts = [rows.host(one) for one in text]
+    hosts = [dataset.host(one) for one in text]
     scores: list[float] = []
     for start in range(0, len(text), _CHUNK):
         part = text[start : start + _CHUNK]
@@ -263,18 +263,18 @@ def _scored(opened: Any, folder: Path, lines: Sequence["Line"], say: Say) -> "Sc
         scores += opened.scores(items)
         if start:
             say(f"{start:,} of {len(text):,} scored")
-    labelled = rows.Rows(
+    labelled = dataset.Rows(
         kind,
         text,
         np.array(label, dtype=np.int8),
         category,
         source,
         first_seen,
-        [rows.owner(name, tables.shared) for name in hosts],
+        [dataset.owner(name, tables.shared) for name in hosts],
         tables.shared,
         {},
     )
-    return outcome.Scored(
+    return results.Scored(
         labelled,
         np.arange(len(text)),
         np.array(scores),
@@ -299,9 +299,9 @@ def _warn_of_owners(rows: "Rows") -> None:
 
 
 def _show_measured(ident: str, scored: "Scored", found: "Measured") -> None:
-    from urlguard.classify.training import outcome
+    from urlguard.classify.training import results
 
-    said = outcome.plain(found)
+    said = results.plain(found)
     click.echo(ident)
     _show_ranking("all rows", said["all"])
     if found.commercial is not found.everything:
@@ -320,7 +320,7 @@ def _show_measured(ident: str, scored: "Scored", found: "Measured") -> None:
         width = max((len(line.name) for line in lines), default=0)
         for line in lines:
             # A source is text from a file of anybody's.
-            click.echo(f"    {_printable(line.name):{width}}  {outcome.percent(line.block)}")
+            click.echo(f"    {_printable(line.name):{width}}  {results.percent(line.block)}")
 
 
 def _show_ranking(words: str, found: dict[str, Any]) -> None:

@@ -1,12 +1,12 @@
 """
-Every URL and host name in an SMS or chat message, disguised ones too, as what may be looked up.
+Finds URLs and host names in SMS and chat messages, also defanged and obfuscated ones.
 
-The part's one entrance is `find`; the API's check of messages is made of it.  Knows how a URL
-stands in a text: where it begins and ends, and what is a mail address or the name of a file.  Asks
-nobody, resolves nothing and gives no verdict.
+`find` is the package's only entry point; the API's check of messages calls it.  Knows where a URL
+in a text begins and ends, and how to tell it from a mail address or a file name.  Makes no network
+requests and gives no verdict.
 
-How it works.  The message is put into plain signs (`reading`), and disguises are undone
-(`disguises`); both keep for each sign its place in the message.  One regular expression then finds
+How it works.  The message is normalized (`normalize`) and refanged (`defanging`); both keep each
+character's position in the message.  One regular expression then finds
 runs of labels, with scheme and user information if they stand there, and `hosts` says whether a run
 is a name.  Where a dot is in doubt, the parts on both sides are tried by themselves first.  Names
 in scripts that are written without spaces are looked for from their endings backwards.  A message
@@ -20,9 +20,9 @@ from typing import Final, NamedTuple
 
 from urlguard import names, urls
 from urlguard.errors import InputError
-from urlguard.messages import disguises, hosts
-from urlguard.messages.disguises import HOST
-from urlguard.messages.reading import DOUBTFUL, LOOSE, MIDDLE_DOTS, Reading, read
+from urlguard.messages import defanging, hosts
+from urlguard.messages.defanging import HOST
+from urlguard.messages.normalize import DOUBTFUL, LOOSE, MIDDLE_DOTS, Normalized, normalized
 
 MAX_TEXT: Final = 65_536  # characters that are read; what follows is not
 MAX_FOUND: Final = 100  # places that are reported for a message
@@ -44,10 +44,10 @@ _candidate = re.compile(
     rf"|(?:[0-9]{{8,10}}|0x[0-9a-f]{{7,8}})(?![{HOST}]))"
     rf"|(?<![{HOST}])[{HOST}]{{1,63}}+(?:{_dots}[{HOST}]{{1,63}}+){{1,126}}+"
 )
-_signs = rf"!-;=?-\[\]_a-z~{HOST[8:]}"  # what a URL is made of behind its host; no <>"`{{|}}^
+_chars = rf"!-;=?-\[\]_a-z~{HOST[8:]}"  # what a URL is made of behind its host; no <>"`{{|}}^
 _port = re.compile(r":[0-9]{1,5}(?![0-9])")
-_tail = re.compile(rf"[/?#\\][{_signs}\\]{{0,{urls.MAX_URL}}}")  # a longer one makes no URL
-_loose_tail = re.compile(rf"[ ]{{0,2}}/[ ]{{0,2}}[{_signs}]{{0,{urls.MAX_URL}}}")
+_tail = re.compile(rf"[/?#\\][{_chars}\\]{{0,{urls.MAX_URL}}}")  # a longer one makes no URL
+_loose_tail = re.compile(rf"[ ]{{0,2}}/[ ]{{0,2}}[{_chars}]{{0,{urls.MAX_URL}}}")
 _another = re.compile(r"(?<=[a-z0-9;,:|])https?://")
 _split = re.compile(_dots).split
 _address = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}").fullmatch
@@ -84,8 +84,8 @@ def find(text: str) -> list[Found]:
 
     A bare name must stand below a public suffix, and behind a scheme any name of two labels will
     do; an IP address must have a scheme, a path or a port.  Mail addresses, names of files,
-    versions, prices and dates are not reported.  Where both an IDN and a disguise are
-    possible, see `hosts.name`.
+    versions, prices and dates are not reported.  `hosts.name` decides between an IDN and a
+    look-alike of another name.
 
     Args:
         text: any text; `MAX_TEXT` characters of it are read.
@@ -96,21 +96,21 @@ def find(text: str) -> list[Found]:
     message = text[:MAX_TEXT]
     if not _dotted(message):
         return []
-    reading = read(message)
-    found = _in(disguises.undone(reading), message)
-    if (told := disguises.as_told(reading)) is not None:
-        # As it stands, a part of the address may look like one.  Where names were drawn together
-        # that are several, the message meant something else.
-        as_told = _in(told, message)
-        found = as_told if len(as_told) >= len(found) else found
+    plain = normalized(message)
+    found = _in(defanging.refanged(plain), message)
+    if (edited := defanging.as_instructed(plain)) is not None:
+        # Before the edit, a part of an address may look like one.  An edit that joined several
+        # names was not meant.
+        instructed = _in(edited, message)
+        found = instructed if len(instructed) >= len(found) else found
     return found
 
 
-def _in(reading: Reading, message: str) -> list[Found]:
+def _in(normal: Normalized, message: str) -> list[Found]:
     found: list[Found] = []
     if not message.isascii():
-        found += _Wide(reading, message).found()
-    found += _Plain(reading, message).found()
+        found += _Wide(normal, message).found()
+    found += _Plain(normal, message).found()
     found.sort()
     kept: list[Found] = []
     for one in found:
@@ -120,16 +120,16 @@ def _in(reading: Reading, message: str) -> list[Found]:
 
 
 class _Search:
-    """What both ways of searching need of a reading and its message."""
+    """What both searches share: the normalized text and the message."""
 
-    def __init__(self, reading: Reading, message: str) -> None:
-        self.reading = reading
-        self.text = reading.text
+    def __init__(self, normal: Normalized, message: str) -> None:
+        self.normal = normal
+        self.text = normal.text
         self.message = message
 
     def report(self, start: int, end: int, item: str) -> Found:
-        """A place of the reading as one of the message."""
-        first, last = self.reading.starts[start], self.reading.ends[end - 1]
+        """A match in the normalized text, at its position in the message."""
+        first, last = self.normal.starts[start], self.normal.ends[end - 1]
         return Found(first, last, self.message[first:last], item)
 
     def tail(self, end: int, loose: bool) -> tuple[int, str]:
@@ -143,25 +143,25 @@ class _Search:
                 end = more.start()
             end = self._trimmed(path.start(), end)
             # "….com/x.Pay now": the next sentence, without a space before it.
-            if (more := _sentence(self.reading.cased, start, end)) and _next_word(self.text, end):
+            if (more := _sentence(self.normal.cased, start, end)) and _next_word(self.text, end):
                 end = more.start()
-        return end, self.reading.cased[start:end]
+        return end, self.normal.cased[start:end]
 
     def _trimmed(self, start: int, end: int) -> int:
-        """Without the signs at the end that belong to the sentence."""
+        """The end without the punctuation that belongs to the sentence."""
         text = self.text
         opened: dict[str, int] = {}
         while end > start:
-            sign = text[end - 1]
-            if sign in _CLOSING:
-                if sign not in opened:
-                    opened[sign] = text.count(_CLOSING[sign], start, end) - (
-                        text.count(sign, start, end) if sign in ")]" else 0
+            char = text[end - 1]
+            if char in _CLOSING:
+                if char not in opened:
+                    opened[char] = text.count(_CLOSING[char], start, end) - (
+                        text.count(char, start, end) if char in ")]" else 0
                     )
-                if sign in ")]" and opened[sign] >= 0:
+                if char in ")]" and opened[char] >= 0:
                     break
-                opened[sign] += 1
-            elif sign not in ".,;:!?\\":
+                opened[char] += 1
+            elif char not in ".,;:!?\\":
                 break
             end -= 1
         return end
@@ -188,7 +188,7 @@ class _Plain(_Search):
         return found
 
     def _run(self, run: "re.Match[str]") -> Iterator[tuple[Found, int]]:
-        """What a run of labels comes to, each with its end in the reading."""
+        """The names and URLs in a run of labels, each with its end in the normalized text."""
         scheme = run["scheme"] or ""
         host = run["host"] or run[0]
         end = run.end()
@@ -229,7 +229,7 @@ class _Plain(_Search):
         for _ in range(_MAX_CUTS):
             if one := self._name(begin, start, end, scheme):
                 return one
-            doubtful = max(self.text.rfind(sign, start, end) for sign in DOUBTFUL)
+            doubtful = max(self.text.rfind(char, start, end) for char in DOUBTFUL)
             if doubtful <= start:
                 break
             end = doubtful
@@ -249,7 +249,7 @@ class _Plain(_Search):
             begin = start
             if start and text[start - 1] in "@/\\" and not self._may_follow(start, end):
                 return None
-        doubt = next((sign for sign in DOUBTFUL if sign in piece), "")
+        doubt = next((char for char in DOUBTFUL if char in piece), "")
         host = ".".join(_split(piece)) if doubt else piece
         if _address(host) or host[:1] == "[":
             return None if doubt else self._ip(begin, end, host, scheme)
@@ -265,7 +265,7 @@ class _Plain(_Search):
                 return None
         stop, tail = self.tail(end, doubt == LOOSE)
         if not scheme:
-            last = self.reading.cased[end - len(host.rpartition(".")[2]) : end]
+            last = self.normal.cased[end - len(host.rpartition(".")[2]) : end]
             titled = len(last) > 1 and last[0].isupper() and last[1:].islower()
             sentence = _next_word(text, end) is not None
             called = _called(text, end) is not None
@@ -291,7 +291,7 @@ class _Plain(_Search):
         if cuts == _MAX_CUTS or dot <= start or self.text.find(".", start, dot) < 0:
             return None
         if not (scheme or self.text.startswith("www.", start)):
-            following = self.reading.cased[dot + 1 : end]
+            following = self.normal.cased[dot + 1 : end]
             if not (following[:1].isupper() and following[1:].islower()):
                 return None
         elif scheme and self.text[end : end + 1] in ("/", ":", "?", "#"):
@@ -312,16 +312,16 @@ class _Plain(_Search):
     def _may_follow(self, start: int, end: int) -> bool:
         """Whether a bare name may begin behind an ``@`` or a slash."""
         text = self.text
-        sign = text[start - 1]
+        char = text[start - 1]
         before = text[start - 2 : start - 1]
-        if sign == "@":
+        if char == "@":
             # Where a path follows, what stands before is user information and no mailbox.
             return not self._mail(start) or bool(
                 re.match(r"(?::[0-9]+)?/[^\s]", text[end : end + 8])
             )
         if before in (":", "/", "") or text.startswith("www.", start):
             return True
-        return sign == "/" and (
+        return char == "/" and (
             before not in _LOCAL or text[start:end].rpartition(".")[2] in hosts.FIRM | hosts.SOFT
         )
 
@@ -339,7 +339,7 @@ class _Plain(_Search):
 
 @cache
 def _endings() -> "re.Pattern[str]":
-    """Endings of names in scripts without spaces, where a sign of such a script stands before."""
+    """Suffixes behind a character of a script without spaces."""
     foreign = {
         label
         for suffix in names.listed_suffixes()
@@ -353,11 +353,11 @@ def _endings() -> "re.Pattern[str]":
     )
 
 
-# What is said before an address, where no space stands between.
-_said = re.compile(
+# Words before an address, without a space between.
+_introduction = re.compile(
     r"(?:.*(?:请|登录|登陆|登入|访问|打开|点击|进入|浏览|搜索|网址|网站|官网|链接|复制|输入|为|是|在))"
 )
-_MAX_LABEL: Final = 15  # signs; longer runs of Chinese are sentences
+_MAX_LABEL: Final = 15  # characters; longer runs of Chinese are sentences
 
 
 class _Wide(_Search):
@@ -382,9 +382,9 @@ class _Wide(_Search):
         start = end - len(host)
         scheme = next((s for s in ("https://", "http://") if text.endswith(s, 0, start)), "")
         if not scheme and not host.startswith("www."):
-            if said := _said.match(host[: dot - start]):
-                start += said.end()
-                host = host[said.end() :]
+            if before := _introduction.match(host[: dot - start]):
+                start += before.end()
+                host = host[before.end() :]
             if not 0 < dot - start <= _MAX_LABEL:
                 return None
         name = hosts.name(host)

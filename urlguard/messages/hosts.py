@@ -1,14 +1,14 @@
 """
-Whether a piece of a message is a host name, and which: ``demo.top`` is, ``main.py`` is not.
+Decides whether a piece of a message is a host name: ``demo.top`` is, ``main.py`` is not.
 
-Knows names, the public suffix list and what else has dots in plain language; knows no messages and
-nothing of what stands around the piece but what it is told.
+Knows names, the public suffix list and what else contains dots in plain language; knows no
+messages, and of the context of a piece only what `Written` holds.
 
-How it works.  A name must stand below a public suffix of ICANN's, unless a scheme stands before it
-(`unlisted`).  Half the short words of English are top-level domains, and so are the endings of many
-files, so a bare name must look like a host as well: the rules are in `Written.plausible`, one line
-each.  Where the dot itself is in doubt, only endings that fraud is known for are believed, and
-those that are words only with one sign more.
+How it works.  A name must be below a public suffix of ICANN's, unless a scheme precedes it
+(`unlisted`).  Half the short words of English are top-level domains, and so are many file
+extensions, so a bare name must look like a host as well: the rules are in `Written.plausible`, one
+line each.  Where the dot itself is ambiguous, only suffixes that fraud uses often are accepted, and
+those that are also words need further evidence.
 """
 
 import re
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from urlguard import names
 from urlguard.classify import confusables
 from urlguard.errors import InputError
-from urlguard.messages.reading import COMMA, LOOSE, SPELLED, TIGHT
+from urlguard.messages.normalize import COMMA, LOOSE, SPELLED, TIGHT
 
-# Endings that are believed behind a dot in doubt: those that are no words ...
+# Suffixes that are accepted behind an ambiguous dot: those that are no words ...
 FIRM = frozenset(
     """
     com cn net org xyz cc icu biz io ru tk ml gq pw cf cyou sbs cfd hk tw uk de fr au asia
@@ -112,9 +112,9 @@ def name(host: str) -> str | None:
     """
     The canonical name that a host as written leads to, or None if there can be no such host.
 
-    A label in one script stays what it is, an IDN.  One that mixes scripts, which registries refuse
-    (ICANN's guidelines for IDNs, version 4, section 14), is what it looks like; so are all labels
-    where that alone makes a public suffix.
+    A label in one script is kept as an IDN.  A label that mixes scripts, which registries refuse
+    (ICANN's guidelines for IDNs, version 4, section 14), becomes the ASCII that it resembles; so do
+    all labels if only that makes a public suffix.
 
     Args:
         host: labels with ``.`` between them, in lower case.
@@ -124,7 +124,7 @@ def name(host: str) -> str | None:
     labels = host.split(".")
     if found := _below_suffix(".".join([_seen(label) for label in labels])):
         return found
-    if any(sign.isascii() and sign.isalnum() for sign in host):
+    if any(char.isascii() and char.isalnum() for char in host):
         looks = confusables.skeleton(host)
         return _below_suffix(looks) if looks.isascii() else None
     return None
@@ -140,7 +140,7 @@ def unlisted(host: str) -> str | None:
 
 
 def _seen(label: str) -> str:
-    """A label as it is meant: in ASCII if its spelling is a disguise."""
+    """A label; in ASCII if it mixes scripts to resemble another."""
     return confusables.skeleton(label) if confusables.mixed(label) else label
 
 
@@ -154,7 +154,7 @@ def _below_suffix(host: str) -> str | None:
     if names.is_icann("x." + found):
         return found if "." in found else None
     before, _, last = found.rpartition(".")
-    if last.isalpha() or not any(sign.isalpha() for sign in before):
+    if last.isalpha() or not any(char.isalpha() for char in before):
         return None
     for table in _AS_LETTERS:
         ending = last.translate(table)
@@ -168,10 +168,13 @@ class Written:
     """
     How a name is written in a message.
 
-    ``doubt`` is the sign of `reading` that stood for its most doubtful dot, or empty; ``path`` is
-    whether a path, query or port follows; ``titled`` whether the last label is written Like this;
-    ``sentence`` whether a word in lower case follows after a space; ``called`` whether brackets
-    follow as after a function.
+    Attributes:
+        name: canonical.
+        doubt: the placeholder of `normalize` for its most doubtful dot, or empty.
+        path: a path, query or port follows.
+        titled: the last label is written Like this.
+        sentence: a word in lower case follows after a space.
+        called: brackets follow, as after a function.
     """
 
     name: str
@@ -189,7 +192,7 @@ class Written:
         label = owner.partition(".")[0]
         ending = self.name.rpartition(".")[2]
         word = ending not in _TAKEN_FOR_WORDS
-        shaped = "-" in label or any(sign.isdigit() for sign in label)  # as words are not
+        shaped = "-" in label or any(char.isdigit() for char in label)  # as words are not
         if "_" in owner or self.name in _PRODUCTS or label in _ABBREVIATIONS:
             return False
         if self.name.startswith("www.") and self.name != owner:

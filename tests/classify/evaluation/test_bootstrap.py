@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from urlguard.classify.evaluation import bootstrap, measures
+from urlguard.classify.evaluation import bootstrap, metrics
 
 ROUNDS, SEED = 20, 9
 
@@ -45,7 +45,7 @@ def test_recall_of_draws(fpr, rows):
     labels, scores, owners = rows
     fast = bootstrap.tpr_draws(labels, scores, [fpr], owners, ROUNDS, SEED)[:, 0]
     slow = [
-        measures.tpr_at_fpr(labels[here], scores[here], fpr).tpr for here in drawn(labels, owners)
+        metrics.tpr_at_fpr(labels[here], scores[here], fpr).tpr for here in drawn(labels, owners)
     ]
     assert fast == pytest.approx(slow)
     assert fpr == 1.0 or len(set(slow)) > 3
@@ -57,7 +57,7 @@ def test_area_of_draws(rows):
     """
     labels, scores, owners = rows
     fast = bootstrap.auc_draws(labels, scores, owners, ROUNDS, SEED)
-    slow = [measures.roc_auc(labels[here], scores[here]) for here in drawn(labels, owners)]
+    slow = [metrics.roc_auc(labels[here], scores[here]) for here in drawn(labels, owners)]
     assert fast == pytest.approx(slow)
     assert len(set(slow)) == ROUNDS
 
@@ -83,7 +83,7 @@ def test_calibration_error_of_draws(prior, bins, rows):
     """
     labels, scores, owners = rows
     chance = 1 / (1 + np.exp(-scores))
-    edges = [each.low for each in measures.reliability(labels, chance, prior, bins)]
+    edges = [each.low for each in metrics.reliability(labels, chance, prior, bins)]
     place = np.searchsorted(edges, chance, side="right") - 1
     assert len(edges) == bins
     fast = bootstrap.calibration_draws(labels, chance, prior, owners, ROUNDS, SEED, bins)
@@ -110,13 +110,13 @@ def test_a_draw_of_every_owner_once_is_the_figure_itself(rows, monkeypatch):
             return np.arange(count)
 
     monkeypatch.setattr(bootstrap.np.random, "default_rng", lambda seed: Each())
-    found = measures.tpr_at_fpr(labels, scores, 0.05).tpr
+    found = metrics.tpr_at_fpr(labels, scores, 0.05).tpr
     assert bootstrap.tpr_draws(labels, scores, [0.05], owners, 1) == pytest.approx(found)
     assert bootstrap.auc_draws(labels, scores, owners, 1) == pytest.approx(
-        measures.roc_auc(labels, scores)
+        metrics.roc_auc(labels, scores)
     )
     for prior in (None, 0.05):
-        error = measures.calibration_error(measures.reliability(labels, chance, prior))
+        error = metrics.calibration_error(metrics.reliability(labels, chance, prior))
         assert bootstrap.calibration_draws(labels, chance, prior, owners, 1) == pytest.approx(error)
 
 
@@ -142,8 +142,8 @@ def test_owners_with_many_rows_widen_the_interval():
     alone, copied = intervals(1), intervals(100)
     for one, other in zip(alone, copied, strict=True):
         assert (other.low, other.high) == pytest.approx((one.low, one.high), abs=0.05)
-    assert alone[1].low < measures.roc_auc(labels, scores) < alone[1].high
-    naive = measures.tpr_at_fpr(labels.repeat(100), scores.repeat(100), 0.05).fraud.interval
+    assert alone[1].low < metrics.roc_auc(labels, scores) < alone[1].high
+    naive = metrics.tpr_at_fpr(labels.repeat(100), scores.repeat(100), 0.05).fraud.interval
     assert copied[0].high - copied[0].low > 4 * (naive.high - naive.low)
 
 
@@ -160,7 +160,7 @@ def test_draws_of_two_classifiers_belong_together():
     other = bootstrap.tpr_draws(labels, scores, [0.1, 0.01], owners, 50, seed=2)
     assert np.array_equal(first, same)
     assert not np.array_equal(first, other)
-    assert bootstrap.percentiles(first[:, 0] / first[:, 0]) == measures.Interval(1.0, 1.0)
+    assert bootstrap.percentiles(first[:, 0] / first[:, 0]) == metrics.Interval(1.0, 1.0)
     areas = bootstrap.auc_draws(labels, scores, owners, 50, seed=1)
     assert np.array_equal(areas, bootstrap.auc_draws(labels, scores * 3 + 1, owners, 50, seed=1))
 
@@ -170,8 +170,8 @@ def test_the_middle_of_draws():
     Two and a half in a hundred lie below and above; what is no number lies nowhere.
     """
     draws = np.arange(1001) / 1000
-    assert bootstrap.percentiles(draws) == measures.Interval(0.025, 0.975)
-    assert bootstrap.percentiles(np.append(draws, [math.nan] * 500)) == measures.Interval(
+    assert bootstrap.percentiles(draws) == metrics.Interval(0.025, 0.975)
+    assert bootstrap.percentiles(np.append(draws, [math.nan] * 500)) == metrics.Interval(
         0.025, 0.975
     )
 

@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="plots are drawn by matplotlib, of the extra train")
 
-from urlguard.classify.evaluation import measures, report
-from urlguard.classify.evaluation.measures import Interval, Share
+from urlguard.classify.evaluation import metrics, report
+from urlguard.classify.evaluation.metrics import Interval, Share
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
 
@@ -54,7 +54,7 @@ def made(**more):
     systems = []
     for name, distance in (("ours", 2.0), ("linear", 1.0)):
         scores = np.round(random.normal(labels * distance, 1), 3)
-        points = [measures.tpr_at_fpr(labels, scores, fpr) for fpr in (0.1, 0.01)]
+        points = [metrics.tpr_at_fpr(labels, scores, fpr) for fpr in (0.1, 0.01)]
         ratios = {} if name == "ours" else {0.1: (1.5, Interval(1.25, 1.75))}
         systems.append(report.System(name, scores, points, ratios))
     return report.Run("name-2000-01-01", labels, systems, **more)
@@ -204,7 +204,7 @@ def test_thinned_curves_keep_their_shape(log):
     """
     random = np.random.default_rng(2)
     labels = np.arange(100_000) % 2
-    curve = measures.roc_curve(labels, random.normal(labels, 1))
+    curve = metrics.roc_curve(labels, random.normal(labels, 1))
     x, y = report.thinned(curve, log)
     assert x.size < 2000 < curve.x.size
     assert (np.diff(x) >= 0).all()

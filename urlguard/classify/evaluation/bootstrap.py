@@ -1,7 +1,7 @@
 """
 How far a whole measurement could have come out otherwise: measures over draws of owners.
 
-For training, evaluation and the rivals' benchmark, as `measures`, whose definitions of thresholds,
+For training, evaluation and the rivals' benchmark, as `metrics`, whose definitions of thresholds,
 ties and bins it shares.  Knows labels, scores and who owns a row; knows no names, no models, no
 files.
 
@@ -26,8 +26,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from urlguard.classify.evaluation import measures
-from urlguard.classify.evaluation.measures import BINS, ROUNDS, Flags, Floats, Interval, Ints
+from urlguard.classify.evaluation import metrics
+from urlguard.classify.evaluation.metrics import BINS, ROUNDS, Flags, Floats, Interval, Ints
 
 Owners = Sequence[object] | NDArray[np.generic]
 
@@ -44,7 +44,7 @@ def tpr_draws(
     Recalls over draws of owners, with the threshold found anew in each draw.
 
     Args:
-        labels, scores: see `measures.tpr_at_fpr`.
+        labels, scores: see `metrics.tpr_at_fpr`.
         fprs: the rates allowed, at least one.
         owners: who owns each row.  Numbers spare memory: an array of text takes the longest name's
             room for each.
@@ -56,13 +56,13 @@ def tpr_draws(
         owners and seed belong together, so their ratio may be taken row by row.
 
     Raises:
-        ValueError: see `measures.tpr_at_fpr`; owners of another length; no rounds or no rates.
+        ValueError: see `metrics.tpr_at_fpr`; owners of another length; no rounds or no rates.
     """
-    fraud, score = measures.checked(labels, scores)
+    fraud, score = metrics.checked(labels, scores)
     if not fprs:
         raise ValueError("no rates: at least one of them")
     for fpr in fprs:
-        measures.check_rate(fpr)
+        metrics.check_rate(fpr)
     good, bad = _sides(fraud, score, owners, rounds)
     # How many fraud rows score strictly above each benign row, and so above its tie: all that a
     # threshold just above that benign row would catch.
@@ -74,7 +74,7 @@ def tpr_draws(
         for place, fpr in enumerate(fprs):
             # The first benign row with which the rate is broken; its tie goes with it, and the
             # threshold lies just above that.
-            allowed = math.floor(fpr * called[-1] + measures.SLACK)
+            allowed = math.floor(fpr * called[-1] + metrics.SLACK)
             broken = int(np.searchsorted(called, allowed, side="right"))
             hits = hit[-1] if broken == called.size else hit[above[broken]]
             row[place] = hits / hit[-1]
@@ -89,7 +89,7 @@ def auc_draws(
     seed: int = 0,
 ) -> Floats:
     """
-    Areas under the ROC curve, as `measures.roc_auc`, over draws of owners.
+    Areas under the ROC curve, as `metrics.roc_auc`, over draws of owners.
 
     Args:
         labels, scores, owners, rounds, seed: see `tpr_draws`, whose draws are the same.
@@ -98,9 +98,9 @@ def auc_draws(
         An array of `rounds` areas.
 
     Raises:
-        ValueError: see `measures.tpr_at_fpr`; owners of another length; no rounds.
+        ValueError: see `metrics.tpr_at_fpr`; owners of another length; no rounds.
     """
-    fraud, score = measures.checked(labels, scores)
+    fraud, score = metrics.checked(labels, scores)
     good, bad = _sides(fraud, score, owners, rounds)
     # For each fraud row: benign rows above it, and those with its score as well.
     above = np.searchsorted(-good.score, -bad.score, side="left")
@@ -124,9 +124,9 @@ def calibration_draws(
     bins: int = BINS,
 ) -> Floats:
     """
-    Expected calibration errors, as `measures.calibration_error`, over draws of owners.
+    Expected calibration errors, as `metrics.calibration_error`, over draws of owners.
 
-    The bins are those of `measures.reliability` for all rows, and stay; their mass is that of the
+    The bins are those of `metrics.reliability` for all rows, and stay; their mass is that of the
     draw.
 
     Args:
@@ -140,10 +140,10 @@ def calibration_draws(
         An array of `rounds` errors, from 0 to 1.
 
     Raises:
-        ValueError: see `measures.reliability`; owners of another length; no rounds.
+        ValueError: see `metrics.reliability`; owners of another length; no rounds.
     """
-    fraud, chance = measures.checked(labels, probabilities)
-    _, place = measures.binned(fraud, chance, prior, bins)
+    fraud, chance = metrics.checked(labels, probabilities)
+    _, place = metrics.binned(fraud, chance, prior, bins)
     good, bad = _sides(fraud, chance, owners, rounds)
     good_place, bad_place = place[~fraud][good.order], place[fraud][bad.order]
     out = np.empty(rounds)

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from urlguard.classify.evaluation import measures
-from urlguard.classify.evaluation.measures import Curve, Floats, Interval, Point, Share
+from urlguard.classify.evaluation import metrics
+from urlguard.classify.evaluation.metrics import Curve, Floats, Interval, Point, Share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +56,7 @@ class System:
     Attributes:
         name: as the tables show it.
         scores: one for each of the run's labels; higher is worse.
-        points: recall at the rates of interest, from `measures.tpr_at_fpr`.
+        points: recall at the rates of interest, from `metrics.tpr_at_fpr`.
         ratios: our recall divided by this one's at the same rates, with its interval, by
             `Point.target`; empty for ours.
         note: what it is, in a few words.
@@ -191,7 +191,7 @@ def write(path: Path, runs: Sequence[Run], title: str = "The classifier, measure
         title: of the page.
 
     Raises:
-        ValueError: a run that cannot be measured, see `measures.tpr_at_fpr`; no run, or a run
+        ValueError: a run that cannot be measured, see `metrics.tpr_at_fpr`; no run, or a run
             without a system; or a page of more than `MAX_OCTETS`.
         OSError: the page cannot be written.
     """
@@ -279,7 +279,7 @@ def _systems(run: Run) -> str:
         head += [f"TPR at FPR {rate * 100:g} %", f"{ours.name} ÷ it"]
     rows = []
     for system in run.systems:
-        row = [_text(system.name), f"{measures.roc_auc(run.labels, system.scores):.4f}"]
+        row = [_text(system.name), f"{metrics.roc_auc(run.labels, system.scores):.4f}"]
         found = {each.target: each for each in system.points}
         for rate in rates:
             row.append(_point(found.get(rate)))
@@ -342,8 +342,8 @@ def _families(families: Iterable[Family]) -> str:
 def _calibration(number: int, run: Run) -> str:
     if run.probabilities is None:
         return ""
-    bins = measures.reliability(run.labels, run.probabilities, run.prior)
-    error = measures.calibration_error(bins)
+    bins = metrics.reliability(run.labels, run.probabilities, run.prior)
+    error = metrics.calibration_error(bins)
     prior = "the test rows' own prior" if run.prior is None else f"a prior of {run.prior:.2%}"
     words = f"Expected calibration error {error:.4f} in {len(bins)} bins of equal mass, at "
     rows = [
@@ -433,7 +433,7 @@ def _roc(run: Run) -> str:
         axes.set_xlabel("false-positive rate")
         axes.set_ylabel("true-positive rate")
         for number, system in enumerate(run.systems):
-            curve = measures.roc_curve(run.labels, system.scores)
+            curve = metrics.roc_curve(run.labels, system.scores)
             x, y = thinned(curve, log=True)
             _line(axes, number, x, y, system.name)
         for each in run.systems[0].points:
@@ -450,7 +450,7 @@ def _recall(run: Run) -> str:
         axes.set_xlabel("recall")
         axes.set_ylabel("precision")
         for number, system in enumerate(run.systems):
-            curve, average = measures.precision_recall(run.labels, system.scores)
+            curve, average = metrics.precision_recall(run.labels, system.scores)
             x, y = thinned(curve)
             _line(axes, number, x, y, f"{system.name}, average {average:.3f}")
         axes.legend(loc="lower left", frameon=False, labelcolor=_INK)
@@ -458,7 +458,7 @@ def _recall(run: Run) -> str:
     return _svg(draw)
 
 
-def _reliability(bins: Sequence[measures.Bin]) -> str:
+def _reliability(bins: Sequence[metrics.Bin]) -> str:
     def draw(axes: "Axes") -> None:
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)

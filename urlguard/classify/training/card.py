@@ -10,11 +10,11 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from urlguard.classify import features
-from urlguard.classify.evaluation.measures import Share
-from urlguard.classify.training import outcome
-from urlguard.classify.training.rows import NONCOMMERCIAL
+from urlguard.classify.evaluation.metrics import Share
+from urlguard.classify.training import results
+from urlguard.classify.training.dataset import NONCOMMERCIAL
+from urlguard.classify.training.provenance import family, source
 from urlguard.classify.training.slices import LEAST
-from urlguard.classify.training.sources import family, source
 
 _WHAT: Final = {"name": "host names", "url": "URLs"}
 _PARTS: Final = {
@@ -94,12 +94,12 @@ def readable(card: Json) -> str:
 
 
 def metrics(
-    trial: outcome.Measured,
-    mutated: outcome.Mutated,
-    unhardened: outcome.Mutated | None = None,
-    thresholds: outcome.Thresholds | None = None,
-    undated: outcome.Measured | None = None,
-    shipped: outcome.Measured | None = None,
+    trial: results.Measured,
+    mutated: results.Mutated,
+    unhardened: results.Mutated | None = None,
+    thresholds: results.Thresholds | None = None,
+    undated: results.Measured | None = None,
+    shipped: results.Measured | None = None,
     popular: Share | None = None,
     added: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -108,29 +108,29 @@ def metrics(
 
     Args:
         trial: of the test rows, by a model that knows neither their owners nor their time.
-        mutated, unhardened: see `outcome.plain`.
+        mutated, unhardened: see `results.plain`.
         thresholds: the trial's.
         undated: of fraud without a day among the test's harmless rows, by the same model.
         shipped: of rows by trees of the recipe that ships which have not seen them; its thresholds
             were chosen on these rows.
         popular: blocked names of the most popular ones, likewise.
         added: rankings of the same rows ``without`` sources under non-commercial licences and
-            ``beside`` them, of `outcome.ranking`.
+            ``beside`` them, of `results.ranking`.
     """
     found: dict[str, Any] = {
-        "targets": [asdict(each) for each in outcome.targets(trial, mutated, popular)],
-        "trial": outcome.plain(trial, mutated, unhardened),
+        "targets": [asdict(each) for each in results.targets(trial, mutated, popular)],
+        "trial": results.plain(trial, mutated, unhardened),
     }
     found["trial"]["thresholds"] = thresholds
     if undated is not None and undated.everything.fraud:
-        said = outcome.plain(undated)
+        said = results.plain(undated)
         found["undated"] = {key: said[key] for key in ("all", "commercial", "sources")}
     if shipped is not None:
-        said = outcome.plain(shipped)
+        said = results.plain(shipped)
         kept = ("block_at", "review_at", "calibration_error", "slices", "families")
         found["shipped"] = {key: said[key] for key in kept}
         if popular is not None:
-            found["shipped"]["popular_blocked"] = outcome.share(popular)
+            found["shipped"]["popular_blocked"] = results.share(popular)
     if added is not None:
         found["added"] = dict(added)
     return found
@@ -313,7 +313,7 @@ def _families(found: Json) -> str:
         for name, one in sorted(found.items(), key=lambda item: (item[1]["made_of"], item[0]))
     ]
     words = (
-        f"Recall at a false-positive rate of {outcome.FAMILY_FPR * 100:g} %, each family held out "
+        f"Recall at a false-positive rate of {results.FAMILY_FPR * 100:g} %, each family held out "
         "whole: the model that ships, scored by tables and trees without the fifth that it is in. "
         "Random letters of one family are much like another's; words are like nothing but words."
     )

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TextIO
 
 from urlguard import names, urls
-from urlguard.classify.training.rows import DataError, host
+from urlguard.classify.training.dataset import DataError, host
 from urlguard.errors import InputError
 
 TRAINING: Final = {"name": "train_domains.csv.gz", "url": "train_urls.csv.gz"}
@@ -48,7 +48,7 @@ Say = Callable[[str], None]
 
 
 class Line(NamedTuple):
-    """One row: ``text`` as in `rows.Rows`, canonical, and what is said of it."""
+    """One row: ``text`` as in `dataset.Rows`, canonical, and what is said of it."""
 
     text: str
     label: int

@@ -1,7 +1,7 @@
 """
 One training as a whole: in a process of its own, from the data to files under their final names.
 
-Knows the order of `recipe`, `outcome` and `card`, and how a model's files are published; knows
+Knows the order of `pipeline`, `results` and `card`, and how a model's files are published; knows
 nothing of terminals.
 
 How it works.  Each model is trained in a fresh process: LightGBM's threads do not survive a fork,
@@ -30,8 +30,8 @@ from typing import Any, Final
 import numpy as np
 
 from urlguard.classify import features
-from urlguard.classify.evaluation import measures, report
-from urlguard.classify.training import card, outcome, recipe
+from urlguard.classify.evaluation import metrics, report
+from urlguard.classify.training import card, pipeline, results
 from urlguard.errors import UrlGuardError
 from urlguard.processes import lifetime
 
@@ -70,7 +70,7 @@ class Task:
     version: str
     command: str
     scores: Path | None = None
-    rounds: int = measures.ROUNDS
+    rounds: int = metrics.ROUNDS
 
     @property
     def name(self) -> str:
@@ -94,19 +94,19 @@ def make(task: Task, say: Say) -> Result:
     Raises:
         DataError: the data is not what it should be.
     """
-    made = recipe.train(task.kind, task.data, task.folder, task.version, task.command, say)
+    made = pipeline.train(task.kind, task.data, task.folder, task.version, task.command, say)
     trial, judged, added = made.trial, made.shipped.judged, made.added
     prior = made.card["prior"]
-    tested = outcome.Scored(
+    tested = results.Scored(
         trial.rows, trial.test, trial.score, trial.hosting, trial.thresholds, prior
     )
-    fitted = outcome.Scored(
+    fitted = results.Scored(
         trial.rows, judged.chosen, judged.score, judged.hosting, judged.limits, prior
     )
-    found = outcome.measure(tested, task.rounds)
-    beside = outcome.measure(_undated(trial, prior), task.rounds)
-    shipped = outcome.measure(fitted, rounds=0)
-    popular = measures.Share(*made.shipped.popular_blocked)
+    found = results.measure(tested, task.rounds)
+    beside = results.measure(_undated(trial, prior), task.rounds)
+    shipped = results.measure(fitted, rounds=0)
+    popular = metrics.Share(*made.shipped.popular_blocked)
     say("measured")
     made.card["metrics"] = card.metrics(
         found,
@@ -117,16 +117,16 @@ def make(task: Task, say: Say) -> Result:
         shipped,
         popular,
         {
-            "without": outcome.ranking(added.label, added.without),
-            "beside": outcome.ranking(added.label, added.beside),
+            "without": results.ranking(added.label, added.without),
+            "beside": results.ranking(added.label, added.beside),
         },
     )
     (task.folder / f"{task.name}.md").write_text(card.readable(made.card), "utf-8")
-    recipe.write_card(made)
+    pipeline.write_card(made)
     if task.scores is not None:
         texts = np.array([trial.rows.text[n] for n in trial.test], dtype=np.str_)
         np.savez_compressed(task.scores, text=texts, label=trial.label, score=trial.score)
-    run = outcome.run(
+    run = results.run(
         tested,
         found,
         task.name,
@@ -140,10 +140,10 @@ def make(task: Task, say: Say) -> Result:
     return Result(made.card, list(run.targets), run)
 
 
-def _undated(trial: recipe.Trial, prior: float) -> outcome.Scored:
+def _undated(trial: pipeline.Trial, prior: float) -> results.Scored:
     """Fraud of which no day is known, among the harmless rows of the test."""
     harmless = np.flatnonzero(trial.label == 0)
-    return outcome.Scored(
+    return results.Scored(
         trial.rows,
         np.concatenate([trial.test[harmless], trial.split.undated]),
         np.concatenate([trial.score[harmless], trial.undated_score]),

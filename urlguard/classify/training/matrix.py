@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from urlguard.classify.features import NAME, URL, Extractor
 from urlguard.classify.tables import Tables
-from urlguard.classify.training import fit
-from urlguard.classify.training.rows import Ints
+from urlguard.classify.training import fit_tables
+from urlguard.classify.training.dataset import Ints
 from urlguard.processes import lifetime
 
 Matrix = npt.NDArray[np.float32]
@@ -40,12 +40,13 @@ def hashed(
     texts: list[str],
     words: list[str],
     shared: frozenset[str],
-) -> fit.Hashed:
-    """`fit.hashed` in several processes."""
+) -> fit_tables.Hashed:
+    """`fit_tables.hashed` in several processes."""
     pending = [
-        workers.submit(fit.hashed, kind, part, words, shared) for part in _chunks(texts, 50_000)
+        workers.submit(fit_tables.hashed, kind, part, words, shared)
+        for part in _chunks(texts, 50_000)
     ]
-    return fit.joined([one.result() for one in pending])
+    return fit_tables.joined([one.result() for one in pending])
 
 
 def extracted(workers: ProcessPoolExecutor, kind: str, texts: list[str], tables: Path) -> Matrix:
@@ -83,4 +84,4 @@ def _rows(kind: str, texts: list[str], tables: Path) -> Matrix:
         extractor = _extractors[tables] = Extractor(Tables.open(tables))
     if kind == "name":
         return np.array([extractor.name(text) for text in texts], np.float32)
-    return np.array([extractor.url(fit.url_of(text)) for text in texts], np.float32)
+    return np.array([extractor.url(fit_tables.url_of(text)) for text in texts], np.float32)

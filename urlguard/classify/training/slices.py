@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from urlguard import names
 from urlguard.classify import strings
-from urlguard.classify.training.rows import Ints, Rows, host
+from urlguard.classify.training.dataset import Ints, Rows, host
 
 LEAST: Final = 6_000  # rows, for a slice to bind the threshold; a smaller one reports its bound
 

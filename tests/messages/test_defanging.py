@@ -1,20 +1,20 @@
-"""Disguises of several signs, undone."""
+"""Defanged and obfuscated URLs are restored."""
 
 import pytest
 
-from urlguard.messages.disguises import as_told, undone
-from urlguard.messages.reading import COMMA, LOOSE, PICTURE, SPELLED, TIGHT, read
+from urlguard.messages.defanging import as_instructed, refanged
+from urlguard.messages.normalize import COMMA, LOOSE, PICTURE, SPELLED, TIGHT, normalized
 
 SIGNS = {LOOSE: "{loose}", COMMA: "{comma}", TIGHT: "{tight}", SPELLED: "{spelled}", PICTURE: "*"}
 
 
-def shown(reading):
-    """A reading's text with the names of the signs that have no shape."""
-    return "".join(SIGNS.get(sign, sign) for sign in reading.text)
+def shown(text):
+    """A text with names for the placeholders, which have no shape."""
+    return "".join(SIGNS.get(sign, sign) for sign in text.text)
 
 
 def plain(text):
-    return shown(undone(read(text)))
+    return shown(refanged(normalized(text)))
 
 
 @pytest.mark.parametrize(
@@ -160,8 +160,8 @@ def test_what_a_message_says_itself(text, address):
     """
     What is to be taken out is taken out if the message says so, and only then.
     """
-    told = as_told(read(text))
+    edited = as_instructed(normalized(text))
     if address is None:
-        assert told is None
+        assert edited is None
     else:
-        assert address in shown(told)
+        assert address in shown(edited)

@@ -21,11 +21,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from urlguard.classify.evaluation import bootstrap, measures, report
-from urlguard.classify.evaluation.measures import Point, Share
-from urlguard.classify.training.rows import NONCOMMERCIAL, TOP, Ints, Rows, most_popular
+from urlguard.classify.evaluation import bootstrap, metrics, report
+from urlguard.classify.evaluation.metrics import Point, Share
+from urlguard.classify.training.dataset import NONCOMMERCIAL, TOP, Ints, Rows, most_popular
+from urlguard.classify.training.provenance import WORDS, family
 from urlguard.classify.training.slices import LEAST, slices
-from urlguard.classify.training.sources import WORDS, family
 
 RATES: Final = (0.01, 0.001, 0.0001)
 FAMILY_FPR: Final = 0.0001
@@ -94,7 +94,7 @@ class Measured:
     families: list[report.Family]
 
 
-def measure(scored: Scored, rounds: int = measures.ROUNDS) -> Measured:
+def measure(scored: Scored, rounds: int = metrics.ROUNDS) -> Measured:
     """
     Measure.
 
@@ -114,7 +114,7 @@ def measure(scored: Scored, rounds: int = measures.ROUNDS) -> Measured:
         commercial,
         (_share(block[fraud]), _share(block[~fraud])),
         (_share(review[fraud]), _share(review[~fraud])),
-        measures.calibration_error(measures.reliability(scored.label, scored.score, scored.prior))
+        metrics.calibration_error(metrics.reliability(scored.label, scored.score, scored.prior))
         if both
         else None,
         _slices(scored, block, review),
@@ -138,7 +138,7 @@ def _ranked(scored: Scored, here: Flags, rounds: int) -> Ranked:
     harmless = len(label) - fraud
     if not fraud or not harmless:
         return Ranked(fraud, harmless)
-    limits: list[measures.Interval | None] = [None] * len(RATES)
+    limits: list[metrics.Interval | None] = [None] * len(RATES)
     if rounds:
         # Numbers instead of names: an array of text takes the longest name's room for each.
         number: dict[str, int] = {}
@@ -147,10 +147,10 @@ def _ranked(scored: Scored, here: Flags, rounds: int) -> Ranked:
         draws = bootstrap.tpr_draws(label, score, RATES, owners, rounds)
         limits = [bootstrap.percentiles(column) for column in draws.T]
     points = [
-        measures.tpr_at_fpr(label, score, rate, limit)
+        metrics.tpr_at_fpr(label, score, rate, limit)
         for rate, limit in zip(RATES, limits, strict=True)
     ]
-    return Ranked(fraud, harmless, measures.roc_auc(label, score), points)
+    return Ranked(fraud, harmless, metrics.roc_auc(label, score), points)
 
 
 def _slices(scored: Scored, block: Flags, review: Flags) -> list[report.Line]:
@@ -168,7 +168,7 @@ def _slices(scored: Scored, block: Flags, review: Flags) -> list[report.Line]:
 def _lines(
     group: npt.NDArray[np.str_], block: Flags, review: Flags, limited: Flags | None = None
 ) -> list[report.Line]:
-    blocked, reviewed = measures.shares(group, block), measures.shares(group, review)
+    blocked, reviewed = metrics.shares(group, block), metrics.shares(group, review)
     never = set(group[limited]) if limited is not None else set()
     return [
         report.Line(name or "none", share, reviewed[name], "never trained" if name in never else "")
@@ -177,11 +177,11 @@ def _lines(
 
 
 def _families(scored: Scored, source: npt.NDArray[np.str_]) -> list[report.Family]:
-    threshold = measures.threshold_at(scored.label, scored.score, FAMILY_FPR)
+    threshold = metrics.threshold_at(scored.label, scored.score, FAMILY_FPR)
     found = []
     for name in np.unique(source[scored.label == 1]):
         if which := family(str(name)):
-            share = measures.share(scored.score[source == name], threshold)
+            share = metrics.share(scored.score[source == name], threshold)
             kind = "dictionary" if which in WORDS else "characters"
             found.append(report.Family(which, kind, share))
     return found
@@ -231,8 +231,8 @@ def _plain_mutated(mutated: Mutated | None) -> dict[str, Any]:
 def ranking(label: npt.NDArray[np.int8], score: Floats) -> dict[str, Any]:
     """How well scores part rows of both labels, as JSON values; without owners' intervals."""
     fraud = int(label.sum())
-    points = [measures.tpr_at_fpr(label, score, rate) for rate in RATES]
-    auc = measures.roc_auc(label, score)
+    points = [metrics.tpr_at_fpr(label, score, rate) for rate in RATES]
+    auc = metrics.roc_auc(label, score)
     return _plain_ranked(Ranked(fraud, len(label) - fraud, auc, points))
 
 

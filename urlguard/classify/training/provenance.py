@@ -2,7 +2,7 @@
 Where the rows come from: repositories and licences, and which DGA families are made of words.
 
 Facts and nothing else, as the data's README and the repositories state them; which sources may
-train is said by `rows.NONCOMMERCIAL`.
+train is said by `dataset.NONCOMMERCIAL`.
 """
 
 from typing import Final, NamedTuple

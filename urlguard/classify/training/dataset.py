@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from urlguard import names
-from urlguard.classify.training.sources import family
+from urlguard.classify.training.provenance import family
 from urlguard.errors import UrlGuardError
 
 CALIBRATE_FROM: Final = "2025-07-01"

@@ -1,27 +1,27 @@
 """
-Disguises of URLs that are made of several signs, undone: ``hxxp``, ``[.]``, ``dot``, ``c o m``.
+Refangs URLs: undoes ``hxxp``, ``[.]``, ``dot``, ``c o m`` and other multi-character spellings.
 
-Knows how people write a URL so that a filter does not see it, and how careful people write one so
-that nobody follows it; does not know whether what comes out is a name.  What stood for a dot by
-itself becomes a dot.  What may as well be plain language becomes one of the signs of `reading` that
-say what it was, so that `hosts` can ask for more before it believes it.
+Knows how people obfuscate a URL to get past a filter, and how careful people defang one so that
+nobody follows it; does not know whether the result is a name.  An unambiguous substitute for a dot
+becomes a dot.  An ambiguous one becomes a placeholder of `normalize` that keeps its kind, so that
+`hosts` can require more evidence.
 
-How it works.  Two passes of one regular expression each.  The first draws letters together that
-stand one by one; the second finds everything else, and the group that matched says what to put in
-its place.  All repetitions are bounded, or are of signs that cannot begin what follows, so the time
-is linear in the text.  Messages that say themselves what is to be taken out of the address are read
-a second time, without it.
+How it works.  Two passes of one regular expression each.  The first joins letters that are spaced
+out; the second finds everything else, and the group that matched selects the replacement.  All
+repetitions are bounded, or are of characters that cannot begin what follows, so the time is linear
+in the text.  A message with instructions, such as "remove the #", is searched a second time after
+they have been followed.
 """
 
 import re
 from collections.abc import Iterator
 
 from urlguard.messages.hosts import FIRM, SOFT
-from urlguard.messages.reading import COMMA, LOOSE, PICTURE, SPELLED, TIGHT, Edit, Reading
+from urlguard.messages.normalize import COMMA, LOOSE, PICTURE, SPELLED, TIGHT, Edit, Normalized
 
-# The signs of a host in a text: ASCII, and the scripts that are written with spaces between words
-# and whose letters look like Latin ones.  In other scripts a name's beginning cannot be seen; those
-# are found in another way.
+# The characters of a host in a text: ASCII, and scripts that put spaces between words and whose
+# letters look like Latin ones.  Other scripts do not show where a name begins; `finding` searches
+# those backwards from the suffix.
 HOST = (
     "a-z0-9_\\-\u00df-\u00f6\u00f8-\u02af\u0300-\u058f\u10a0-\u10ff\u13a0-\u13ff\u1c80-\u1c8f"
     "\u1d00-\u1dbf\u1e00-\u1fff\u2c00-\u2dff\ua640-\ua69f\ua720-\ua7ff\uab30-\uabbf"
@@ -41,7 +41,7 @@ _spaced = re.compile(
 )
 _gaps = re.compile(_gap)
 
-_disguised = re.compile(
+_defanged = re.compile(
     # hxxp, h**p, ht tp, http[:]//, http:\\, http//, http:/
     rf"(?P<scheme>h(?:[ ]?t[ ]?t|xx|tx|xt|\*\*)[ ]?p[ ]?(?P<s>s?)[ ]?"
     rf"(?:{_open}?[ ]?:[ ]?{_close}?)?[ ]?"
@@ -50,7 +50,7 @@ _disguised = re.compile(
     # [.] (dot) {点} <.>, and the same for "/", ":" and "@"
     rf"|(?P<dot>[ ]{{0,2}}{_open}[ ]{{0,2}}(?:\.|dot|d0t|dian|point|[点點。·])[ ]{{0,2}}{_close}"
     rf"[ ]{{0,2}}(?=[{HOST}])|(?<=[{HOST}])(?:\[\.|\.\]|[\"“'‘]\.[\"”'’])(?=[{HOST}]))"
-    rf"|(?P<sign>[ ]?{_open}(?P<what>/|:|@|at)[ ]?{_close}[ ]?)"
+    rf"|(?P<char>[ ]?{_open}(?P<what>/|:|@|at)[ ]?{_close}[ ]?)"
     # 三w., and "www demo com" or "www,demo,com"
     rf"|(?P<three>(?:三个?|3个)w(?=[.。·点點]))"
     rf"|(?P<www>(?<![{HOST}])www)(?:[ ]{{1,2}}|[,，、])(?P<middle>[{HOST}]{{2,63}})"
@@ -83,14 +83,14 @@ _PUT = {
     "loose": LOOSE,
 }
 
-_says_so = re.compile(
+_instructs = re.compile(
     r"[删刪去除](?:掉|除|去)?.{0,6}(?:中文|汉字|漢字|文字|表情|符号|符號|空格|括号|星号|图标)"
     r"|(?:中文|汉字|漢字|文字|表情|符号|符號|空格|括号|星号|图标).{0,6}(?:[删刪]|去掉|去除)"
     r"|remove .{0,12}(?:space|emoji|symbol|star|character|bracket)"
 )
-# "Take out the # and open it": a sign that the message names.
+# "Take out the # and open it": a character that the message names.
 _named = r"[ ]?[\"“'‘]?(?P<{}>[^\w\s.])[\"”'’]?"
-_names_sign = re.compile(
+_names_character = re.compile(
     rf"[把将]{_named.format('a')}号?[ ]?[都全]?[删刪去]"
     rf"|(?:去掉|删除|刪除|删掉|去除){_named.format('b')}"
     rf"|\b(?:remove|delete|without)(?:[ ]the)?{_named.format('c')}"
@@ -100,10 +100,10 @@ _in_between = re.compile(
 )
 
 
-def undone(reading: Reading) -> Reading:
-    """The reading without disguises that are made of several signs."""
-    reading = reading.edited(_drawn_together(reading.text))
-    return reading.edited(_replaced(reading.text))
+def refanged(text: Normalized) -> Normalized:
+    """The text with defanged and obfuscated URLs restored."""
+    text = text.edited(_drawn_together(text.text))
+    return text.edited(_replaced(text.text))
 
 
 def _drawn_together(text: str) -> Iterator[Edit]:
@@ -114,11 +114,11 @@ def _drawn_together(text: str) -> Iterator[Edit]:
 
 
 def _replaced(text: str) -> Iterator[Edit]:
-    for found in _disguised.finditer(text):
+    for found in _defanged.finditer(text):
         kind = found.lastgroup
         if kind == "scheme":
             yield *found.span(), f"http{found['s']}://"
-        elif kind == "sign":
+        elif kind == "char":
             yield *found.span(), "@" if found["what"] == "at" else found["what"]
         elif kind == "middle":
             yield found.end("www"), found.start("middle"), "."
@@ -127,16 +127,16 @@ def _replaced(text: str) -> Iterator[Edit]:
             yield *found.span(kind), _PUT[kind]
 
 
-def as_told(reading: Reading) -> Reading | None:
+def as_instructed(text: Normalized) -> Normalized | None:
     """
-    The reading without disguises and what stands within the address, if it says that this is to go.
+    The refanged text after the message's own instructions were followed; None if it has none.
 
-    "Remove the Chinese characters and open it", "delete the #": None for any other message.
+    Such as "remove the Chinese characters and open it", or "delete the #".
     """
-    if named := _names_sign.search(reading.text):
-        sign = re.escape(named[named.lastindex or 0])
-        within = re.compile(rf"(?<=[a-z0-9.-]){sign}{{1,3}}(?=[a-z0-9.-])")
-        return undone(reading.edited((*one.span(), "") for one in within.finditer(reading.text)))
-    if not _says_so.search(reading.text):
+    if named := _names_character.search(text.text):
+        char = re.escape(named[named.lastindex or 0])
+        within = re.compile(rf"(?<=[a-z0-9.-]){char}{{1,3}}(?=[a-z0-9.-])")
+        return refanged(text.edited((*one.span(), "") for one in within.finditer(text.text)))
+    if not _instructs.search(text.text):
         return None
-    return undone(reading.edited((*one.span(), "") for one in _in_between.finditer(reading.text)))
+    return refanged(text.edited((*one.span(), "") for one in _in_between.finditer(text.text)))

@@ -5,7 +5,7 @@ import gzip
 import pytest
 
 np = pytest.importorskip("numpy")
-from urlguard.classify.training import rows  # noqa: E402 - what the import above may skip
+from urlguard.classify.training import dataset  # noqa: E402 - what the import above may skip
 
 SHARED = frozenset(("weebly.com",))
 
@@ -13,8 +13,8 @@ SHARED = frozenset(("weebly.com",))
 def labelled(*lines, kind="name"):
     """Rows from (text, label, source, first_seen)."""
     text, label, source, day = map(list, zip(*lines, strict=True))
-    owners = [rows.owner(rows.host(one), SHARED) for one in text]
-    return rows.Rows(
+    owners = [dataset.owner(dataset.host(one), SHARED) for one in text]
+    return dataset.Rows(
         kind,
         text,
         np.array(label, np.int8),
@@ -38,7 +38,7 @@ def labelled(*lines, kind="name"):
     ],
 )
 def test_owners(name, owner):
-    assert rows.owner(name, SHARED) == owner
+    assert dataset.owner(name, SHARED) == owner
 
 
 def many(count=400):
@@ -56,16 +56,16 @@ def many(count=400):
 
 def test_parts_share_no_owner_and_fraud_of_the_test_is_newer():
     found = many()
-    parts = rows.split(found)
+    parts = dataset.split(found)
     owners = [{found.owner[n] for n in part} for part in parts[:3]]
     assert all(owners)
     assert not owners[0] & (owners[1] | owners[2])
     assert not owners[1] & owners[2]
     first = {n: found.first_seen[n - n % 6] for n in range(len(found))}
     for part, since, until in (
-        (parts.train, "", rows.CALIBRATE_FROM),
-        (parts.calibrate, rows.CALIBRATE_FROM, rows.TEST_FROM),
-        (parts.test, rows.TEST_FROM, "9"),
+        (parts.train, "", dataset.CALIBRATE_FROM),
+        (parts.calibrate, dataset.CALIBRATE_FROM, dataset.TEST_FROM),
+        (parts.test, dataset.TEST_FROM, "9"),
     ):
         days = {first[n] for n in part if found.label[n]}
         assert days
@@ -74,12 +74,12 @@ def test_parts_share_no_owner_and_fraud_of_the_test_is_newer():
 
 def test_noncommercial_rows_never_train_and_are_measured_on():
     found = many()
-    parts = rows.split(found)
+    parts = dataset.split(found)
     limited = set(np.flatnonzero(found.noncommercial).tolist())
     assert not limited & set(parts.train.tolist())
     assert limited & set(parts.calibrate.tolist())
     assert {found.label[n] for n in limited & set(parts.test.tolist())} == {0, 1}
-    beside = rows.split(found, limited=True)
+    beside = dataset.split(found, limited=True)
     assert limited & set(beside.train.tolist())
 
 
@@ -87,8 +87,8 @@ def test_fraud_of_a_day_of_import_tests_nothing_that_must_be_newer():
     """
     The day bounds from above: before the training ends it proves enough, later nothing.
     """
-    old, late = sorted(rows.IMPORT_DAYS)[0], sorted(rows.IMPORT_DAYS)[-1]
-    assert old < rows.CALIBRATE_FROM < rows.TEST_FROM < late
+    old, late = sorted(dataset.IMPORT_DAYS)[0], sorted(dataset.IMPORT_DAYS)[-1]
+    assert old < dataset.CALIBRATE_FROM < dataset.TEST_FROM < late
     found = labelled(
         ("old.example", 1, "vn-badsite", old),
         ("late.example", 1, "phishing.database-new", late),
@@ -101,7 +101,7 @@ def test_fraud_of_a_day_of_import_tests_nothing_that_must_be_newer():
         ("new.example", 1, "openphish", "2025-10-01"),
     )
     parts = {
-        name: [found.text[n] for n in part] for name, part in rows.split(found)._asdict().items()
+        name: [found.text[n] for n in part] for name, part in dataset.split(found)._asdict().items()
     }
     assert parts == {
         "train": ["old.example", "m.early.example", "early.example"],
@@ -119,7 +119,7 @@ def test_families_are_held_out_whole():
         *((f"x{n}.example", 1, f"dga-f{n % 40}", "2025-09-28") for n in range(400)),
         *((f"y{n}.example", 1, "openphish", f"2024-{n % 12 + 1:02}-01") for n in range(400)),
     )
-    parts = rows.split(found)
+    parts = dataset.split(found)
     trains, held = (
         {found.source[n] for n in part if found.source[n].startswith("dga")}
         for part in (parts.train, parts.undated)
@@ -127,13 +127,13 @@ def test_families_are_held_out_whole():
     assert len(trains | held) == 40
     assert not trains & held
     assert 12 < len(held) < 28
-    fold = rows.folds(found, np.arange(len(found)))
+    fold = dataset.folds(found, np.arange(len(found)))
     of = {}
     for source, number in zip(found.source, fold.tolist(), strict=True):
         if source.startswith("dga"):
             of.setdefault(source, set()).add(number)
     assert all(len(kept) == 1 for kept in of.values())
-    assert len(set.union(*of.values())) == rows.FOLDS
+    assert len(set.union(*of.values())) == dataset.FOLDS
 
 
 def test_an_owner_with_both_labels_is_in_one_part():
@@ -142,21 +142,21 @@ def test_an_owner_with_both_labels_is_in_one_part():
         ("b.mixed.example", 0, "smallweb", "2026-01-01"),
         ("c.mixed.example", 0, "cloudflare-radar", "2026-01-01"),
     )
-    assert [part.tolist() for part in rows.split(found)] == [[], [], [0], []]
-    assert len(set(rows.folds(found, np.arange(3)).tolist())) == 1
+    assert [part.tolist() for part in dataset.split(found)] == [[], [], [0], []]
+    assert len(set(dataset.folds(found, np.arange(3)).tolist())) == 1
 
 
 def test_shared_hosting_is_told_by_fraud_of_several_customers():
     fraud = [f"{who}.{domain}" for domain in ("host.example", "a.co.uk") for who in "xyz"]
     fraud += ["x.few.example", "y.few.example", "a.pages.dev", "b.pages.dev", "c.pages.dev"]
-    assert rows.shared_hosting(fraud) == {"host.example", "a.co.uk"}
+    assert dataset.shared_hosting(fraud) == {"host.example", "a.co.uk"}
 
 
 def test_a_month_of_fraud_is_in_one_fold():
     found = many()
     chosen = np.arange(len(found))
-    fold = rows.folds(found, chosen)
-    assert set(fold.tolist()) == set(range(rows.FOLDS))
+    fold = dataset.folds(found, chosen)
+    assert set(fold.tolist()) == set(range(dataset.FOLDS))
     by_month, by_owner = {}, {}
     for n in chosen:
         by_owner.setdefault(found.owner[n], set()).add(fold[n])
@@ -167,13 +167,13 @@ def test_a_month_of_fraud_is_in_one_fold():
 
 
 def test_bad_files_are_told_with_their_place(tmp_path):
-    with pytest.raises(rows.DataError, match=r"train_domains\.csv\.gz: No such file"):
-        rows.load(tmp_path, "name")
+    with pytest.raises(dataset.DataError, match=r"train_domains\.csv\.gz: No such file"):
+        dataset.load(tmp_path, "name")
     path = tmp_path / "train_domains.csv.gz"
     path.write_bytes(gzip.compress(b"name,label\n"))
-    with pytest.raises(rows.DataError, match="no column 'domain'"):
-        rows.load(tmp_path, "name")
+    with pytest.raises(dataset.DataError, match="no column 'domain'"):
+        dataset.load(tmp_path, "name")
     head = b"domain,label,category,source,first_seen\n"
     path.write_bytes(gzip.compress(head + b"a.example,2,x,y,2025-01-01\n"))
-    with pytest.raises(rows.DataError, match="line 2: label '2'; must be 0 or 1"):
-        rows.load(tmp_path, "name")
+    with pytest.raises(dataset.DataError, match="line 2: label '2'; must be 0 or 1"):
+        dataset.load(tmp_path, "name")

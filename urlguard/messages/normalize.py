@@ -1,15 +1,14 @@
 """
-A message as it is read: its signs in plain form, and where in the message each of them stands.
+Normalizes a message character by character, and keeps the position of each in the message.
 
-Knows Unicode; knows no names and no disguises made of several signs, which are the business of
-`disguises`.
+Knows Unicode; knows no names, and no obfuscation that takes several characters: see `defanging`.
 
-How it works.  Each sign is folded by itself: compatibility forms (NFKC) of letters, digits and of
-the punctuation of URLs become ASCII, and so do circled and squared letters that have no such form;
-signs that nobody sees go; every kind of dot, hyphen and picture becomes one sign of its kind.
-Chinese punctuation stays what it is, since it ends a URL where its ASCII form would not.  A table
-that fills itself makes this one look-up a sign.  While nothing was left out or added, positions are
-those of the message and cost nothing; otherwise two lists are carried along.
+How it works.  Each character is folded by itself: compatibility forms (NFKC) of letters, digits and
+URL punctuation become ASCII, and so do circled and squared letters that have no such form;
+invisible characters are dropped; each kind of dot, hyphen and picture becomes one character.
+Chinese punctuation is kept, since it ends a URL where its ASCII form would not.  A table that fills
+itself makes this one look-up per character.  As long as nothing was dropped or added, positions are
+those of the message and cost nothing; otherwise two lists carry them.
 """
 
 import re
@@ -17,22 +16,22 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-# Signs for private use (U+E000 to U+F8FF) never come out of a message, so that these are free.
-TIGHT: Final = "\ue000"  # stood for a dot: an ideographic full stop or a middle dot, without spaces
+# Placeholders.  No character for private use (U+E000 to U+F8FF) is left in a normalized message.
+TIGHT: Final = "\ue000"  # replaced a dot: an ideographic full stop or a middle dot, without spaces
 SPELLED: Final = "\ue001"  # the same: 点, or ``dot`` without spaces
 LOOSE: Final = "\ue002"  # the same: a dot, or the word, with spaces or pictures about it
 COMMA: Final = "\ue003"  # the same: a comma
 DOUBTFUL: Final = (LOOSE, COMMA, TIGHT, SPELLED)  # the most doubtful first
 PICTURE: Final = "\ue004"  # any symbol: emoji, arrows, stars
 
-_URL_SIGNS: Final = frozenset("./:@-_?=&%# ")
+_URL_CHARS: Final = frozenset("./:@-_?=&%# ")
 MIDDLE_DOTS: Final = (  # with the stroke of Chinese writing that looks like one
     "\u00b7\u0387\u2022\u2027\u2219\u22c5\u25cf\u30fb\uff65\u318d\u4e36"
 )
 _HYPHENS: Final = frozenset("\u2010\u2011\u2012\u2013\u2212")
 _SLASHES: Final = {"\u2044": "/", "\u2215": "/", "\u29f8": "/", "\u2236": ":", "\ua789": ":"}
 
-# Seen as nothing, or as a line through or round the sign before, besides the category Cf.
+# Seen as nothing, or as a line through or round the character before, besides the category Cf.
 _UNSEEN: Final = frozenset(
     [
         *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0),
@@ -44,7 +43,7 @@ _UNSEEN: Final = frozenset(
     ]
 )
 
-_MAX_TABLE = 20_000  # signs; a message of a hundred thousand different ones must not stay in memory
+_MAX_TABLE = 20_000  # characters; bounds the memory that unusual messages can fill
 
 
 def _letters(first: int, start: str = "a", count: int = 26) -> dict[str, str]:
@@ -69,24 +68,24 @@ _ENCLOSED: Final = {
 _small_capital = re.compile("LATIN LETTER SMALL CAPITAL ([A-Z])").fullmatch
 
 
-def _folded(sign: str) -> str:
-    """One sign in plain form; ``""`` if nobody sees it."""
-    if sign.isascii():
-        return sign
-    category = unicodedata.category(sign)
+def _folded(char: str) -> str:
+    """One character, folded; ``""`` if it is invisible."""
+    if char.isascii():
+        return char
+    category = unicodedata.category(char)
     if category in ("Co", "Cs"):
         return "\ufffd"
-    if category == "Cf" or ord(sign) in _UNSEEN:
+    if category == "Cf" or ord(char) in _UNSEEN:
         return ""
-    if enclosed := _ENCLOSED.get(sign) or _SLASHES.get(sign):
+    if enclosed := _ENCLOSED.get(char) or _SLASHES.get(char):
         return enclosed
-    if sign in MIDDLE_DOTS:
+    if char in MIDDLE_DOTS:
         return "·"
-    if sign in _HYPHENS:
+    if char in _HYPHENS:
         return "-"
-    if found := _small_capital(unicodedata.name(sign, "")):
+    if found := _small_capital(unicodedata.name(char, "")):
         return found[1].lower()
-    plain = unicodedata.normalize("NFKC", sign)
+    plain = unicodedata.normalize("NFKC", char)
     if plain == "\u3002":
         return plain
     if plain[:1] == "(" and plain[-1:] == ")" and plain[1:-1].isalnum():  # ⑴ ⒜
@@ -94,20 +93,20 @@ def _folded(sign: str) -> str:
     if plain.isascii():
         if category == "So" and len(plain) > 1 and not plain[0].isdigit():
             return PICTURE  # such as ™
-        return plain if all(s.isalnum() or s in _URL_SIGNS for s in plain) else sign
-    if category in ("So", "Sk") or "\u2190" <= sign <= "\u21ff":
+        return plain if all(s.isalnum() or s in _URL_CHARS for s in plain) else char
+    if category in ("So", "Sk") or "\u2190" <= char <= "\u21ff":
         return PICTURE
-    # Lower case must be as long as the sign itself, for both are read side by side.
+    # Lower case must be as long as the character itself, for both are read side by side.
     if len(plain) == len(plain.lower()) == 1:
         return plain
-    return sign if len(sign.lower()) == 1 else unicodedata.normalize("NFD", sign)[0]
+    return char if len(char.lower()) == 1 else unicodedata.normalize("NFD", char)[0]
 
 
 class _Folds(dict[str, str]):
-    def __missing__(self, sign: str) -> str:
-        plain = _folded(sign)
+    def __missing__(self, char: str) -> str:
+        plain = _folded(char)
         if len(self) < _MAX_TABLE:
-            self[sign] = plain
+            self[char] = plain
         return plain
 
 
@@ -116,11 +115,11 @@ _fold = _Folds().__getitem__
 Edit = tuple[int, int, str]  # from, to, and what stands there instead
 
 
-class Reading:
+class Normalized:
     """
-    The text that is read, in upper and lower case (``cased``) and in lower case alone (``text``).
+    A normalized text, with its case (``cased``) and in lower case (``text``).
 
-    ``starts`` and ``ends`` give for each sign where it begins and ends in the message.
+    ``starts`` and ``ends`` have the position in the message where each character begins and ends.
     """
 
     __slots__ = ("cased", "ends", "starts", "text")
@@ -131,12 +130,13 @@ class Reading:
         self.starts = starts
         self.ends = ends
 
-    def edited(self, edits: Iterable[Edit]) -> "Reading":
+    def edited(self, edits: Iterable[Edit]) -> "Normalized":
         """
-        The reading with parts put in place of others.
+        The text after replacements.
 
         Args:
-            edits: in order and without overlaps; each new sign stands for the whole old part.
+            edits: in order and without overlaps; each new character gets the position of the whole
+                part that it replaces.
         """
         cased: list[str] = []
         starts: list[int] = []
@@ -154,17 +154,17 @@ class Reading:
         cased.append(self.cased[at:])
         starts += self.starts[at:]
         ends += self.ends[at:]
-        return Reading("".join(cased), starts, ends)
+        return Normalized("".join(cased), starts, ends)
 
 
-def read(message: str) -> Reading:
-    """The message with every sign in plain form; never raises."""
+def normalized(message: str) -> Normalized:
+    """The message with every character folded; never raises."""
     size = len(message)
     if message.isascii():
-        return Reading(message, range(size), range(1, size + 1))
-    signs = list(map(_fold, message))
-    cased = "".join(signs)
-    if len(cased) == size and "" not in signs:
-        return Reading(cased, range(size), range(1, size + 1))
-    places = [i for i, sign in enumerate(signs) for _ in sign]
-    return Reading(cased, places, [i + 1 for i in places])
+        return Normalized(message, range(size), range(1, size + 1))
+    chars = list(map(_fold, message))
+    cased = "".join(chars)
+    if len(cased) == size and "" not in chars:
+        return Normalized(cased, range(size), range(1, size + 1))
+    places = [i for i, char in enumerate(chars) for _ in char]
+    return Normalized(cased, places, [i + 1 for i in places])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from urlguard.classify.evaluation import measures
+from urlguard.classify.evaluation import metrics
 
 FEW = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=2, max_size=40).filter(
     lambda rows: len({label for label, _ in rows}) == 2
@@ -31,7 +31,7 @@ def test_the_threshold_is_the_smallest_score_that_keeps_the_rate(rows, fpr):
     With few distinct scores, so with many ties, it is what the definition says.
     """
     labels, scores = zip(*rows, strict=True)
-    assert measures.threshold_at(labels, scores, fpr) == naive_threshold(labels, scores, fpr)
+    assert metrics.threshold_at(labels, scores, fpr) == naive_threshold(labels, scores, fpr)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_recall_at_a_rate(benign, fraud, fpr, threshold, caught):
     Rows of one score are called fraud together or not at all, and the rate is kept.
     """
     labels = [0] * len(benign) + [1] * len(fraud)
-    found = measures.tpr_at_fpr(labels, benign + fraud, fpr)
+    found = metrics.tpr_at_fpr(labels, benign + fraud, fpr)
     assert (found.threshold, found.fraud.hits) == (threshold, caught)
     assert found.benign.value <= fpr + 1e-9
     assert found.bootstrap is None
@@ -66,7 +66,7 @@ def test_more_allowed_never_catches_less():
     labels = random.integers(0, 2, 2000)
     for scores in (random.normal(labels, 1), np.round(random.normal(labels, 1), 1)):
         rates = [0.0, 0.0001, 0.001, 0.01, 0.1, 0.5, 1.0]
-        found = [measures.tpr_at_fpr(labels, scores, rate).tpr for rate in rates]
+        found = [metrics.tpr_at_fpr(labels, scores, rate).tpr for rate in rates]
         assert found == sorted(found)
         assert found[-1] == 1.0
 
@@ -81,8 +81,8 @@ def test_auc_counts_pairs(rows):
     bad = [s for label, s in rows if label]
     good = [s for label, s in rows if not label]
     pairs = sum((b > g) + (b == g) / 2 for b in bad for g in good) / (len(bad) * len(good))
-    assert measures.roc_auc(labels, scores) == pytest.approx(pairs)
-    curve = measures.roc_curve(labels, scores)
+    assert metrics.roc_auc(labels, scores) == pytest.approx(pairs)
+    curve = metrics.roc_curve(labels, scores)
     x, y = np.concatenate([[0], curve.x]), np.concatenate([[0], curve.y])
     assert np.trapezoid(y, x) == pytest.approx(pairs)
 
@@ -92,11 +92,11 @@ def test_precision_depends_on_the_prior():
     At the data's own prior it is the plain share; at another it is Bayes's.
     """
     labels, scores = [1, 0, 1, 0, 0], [5, 4, 3, 2, 1]
-    own, average = measures.precision_recall(labels, scores)
+    own, average = metrics.precision_recall(labels, scores)
     assert own.x.tolist() == [0.5, 0.5, 1, 1, 1]
     assert own.y == pytest.approx([1, 1 / 2, 2 / 3, 2 / 4, 2 / 5])
     assert average == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
-    rare, _ = measures.precision_recall(labels, scores, prior=0.01)
+    rare, _ = metrics.precision_recall(labels, scores, prior=0.01)
     assert rare.y[2] == pytest.approx(0.01 / (0.01 + 0.99 / 3))
 
 
@@ -106,21 +106,21 @@ def test_intervals_agree_with_scipy(hits, rows):
     Wilson's and Clopper and Pearson's are those of another implementation.
     """
     there = stats.binomtest(hits, rows).proportion_ci(method="wilson")
-    ours = measures.wilson(hits, rows)
+    ours = metrics.wilson(hits, rows)
     assert (ours.low, ours.high) == pytest.approx((there.low, there.high), abs=1e-12)
     exact = stats.binomtest(hits, rows, alternative="less").proportion_ci(method="exact")
-    assert measures.upper_bound(hits, rows) == pytest.approx(exact.high, abs=1e-9)
+    assert metrics.upper_bound(hits, rows) == pytest.approx(exact.high, abs=1e-9)
 
 
 def test_no_hit_is_no_proof():
     """
     The bound of a slice without a hit falls with its rows, as three in n; of no rows it is 1.
     """
-    assert measures.Share(0, 6000).upper == pytest.approx(3 / 6000, rel=0.01)
-    assert measures.Share(0, 0).upper == 1.0
-    assert math.isnan(measures.Share(0, 0).value)
-    assert measures.Share(0, 0).interval == measures.Interval(0.0, 1.0)
-    assert measures.Share(0, 50).interval.low == 0.0
+    assert metrics.Share(0, 6000).upper == pytest.approx(3 / 6000, rel=0.01)
+    assert metrics.Share(0, 0).upper == 1.0
+    assert math.isnan(metrics.Share(0, 0).value)
+    assert metrics.Share(0, 0).interval == metrics.Interval(0.0, 1.0)
+    assert metrics.Share(0, 50).interval.low == 0.0
 
 
 def test_calibrated_probabilities_have_no_error():
@@ -130,13 +130,13 @@ def test_calibrated_probabilities_have_no_error():
     random = np.random.default_rng(7)
     chance = random.uniform(0, 0.8, 200_000)
     labels = random.uniform(size=chance.size) < chance
-    bins = measures.reliability(labels, chance)
-    assert len(bins) == measures.BINS
-    assert measures.calibration_error(bins) < 0.01
+    bins = metrics.reliability(labels, chance)
+    assert len(bins) == metrics.BINS
+    assert metrics.calibration_error(bins) < 0.01
     assert sum(each.mass for each in bins) == pytest.approx(1)
     assert sum(each.rows for each in bins) == chance.size
-    off = measures.reliability(labels, chance + 0.2)
-    assert measures.calibration_error(off) == pytest.approx(0.2, abs=0.01)
+    off = metrics.reliability(labels, chance + 0.2)
+    assert metrics.calibration_error(off) == pytest.approx(0.2, abs=0.01)
 
 
 def test_calibration_is_measured_at_the_prior():
@@ -148,17 +148,17 @@ def test_calibration_is_measured_at_the_prior():
     margin = random.normal(np.where(labels, 1.0, -1.0), 1.0)
     # Two normal distributions at ±1: the log of their ratio is 2 · margin.
     chance = 1 / (1 + np.exp(-(2 * margin + math.log(0.05 / 0.95))))
-    there = measures.reliability(labels, chance, prior=0.05)
-    assert measures.calibration_error(there) < 0.005
-    assert measures.calibration_error(measures.reliability(labels, chance)) > 0.1
-    assert max(each.mass for each in there) < 1.2 / measures.BINS
+    there = metrics.reliability(labels, chance, prior=0.05)
+    assert metrics.calibration_error(there) < 0.005
+    assert metrics.calibration_error(metrics.reliability(labels, chance)) > 0.1
+    assert max(each.mass for each in there) < 1.2 / metrics.BINS
 
 
 def test_a_tie_stays_in_one_bin():
     """
     Equal probabilities are one promise.
     """
-    bins = measures.reliability([0, 1] * 50, [0.3] * 90 + [0.7] * 10)
+    bins = metrics.reliability([0, 1] * 50, [0.3] * 90 + [0.7] * 10)
     assert [(each.low, each.high, each.rows) for each in bins] == [(0.3, 0.3, 90), (0.7, 0.7, 10)]
 
 
@@ -166,26 +166,26 @@ def test_shares_by_group():
     """
     Each group has its own hits and rows.
     """
-    found = measures.shares(["b", "a", "b", "c"], [True, False, False, True])
+    found = metrics.shares(["b", "a", "b", "c"], [True, False, False, True])
     assert found == {
-        "a": measures.Share(0, 1),
-        "b": measures.Share(1, 2),
-        "c": measures.Share(1, 1),
+        "a": metrics.Share(0, 1),
+        "b": metrics.Share(1, 2),
+        "c": metrics.Share(1, 1),
     }
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: measures.roc_auc([1, 1], [1, 2]), "both kinds"),
-        (lambda: measures.roc_auc([1, 0], [1, 2, 3]), "shape"),
-        (lambda: measures.roc_auc([1, 0], [1, math.nan]), "finite"),
-        (lambda: measures.threshold_at([1, 0], [1, 2], 1.5), "rate of 1.5"),
-        (lambda: measures.reliability([1, 0], [1.5, 0]), "probabilities"),
-        (lambda: measures.reliability([1, 0], [0.5, 0], prior=0.0), "prior of 0.0"),
-        (lambda: measures.reliability([1, 0], [0.5, 0], bins=0), "0 bins"),
-        (lambda: measures.wilson(3, 2), "3 hits in 2 rows"),
-        (lambda: measures.shares(["a"], [True, False]), "1 groups for 2 rows"),
+        (lambda: metrics.roc_auc([1, 1], [1, 2]), "both kinds"),
+        (lambda: metrics.roc_auc([1, 0], [1, 2, 3]), "shape"),
+        (lambda: metrics.roc_auc([1, 0], [1, math.nan]), "finite"),
+        (lambda: metrics.threshold_at([1, 0], [1, 2], 1.5), "rate of 1.5"),
+        (lambda: metrics.reliability([1, 0], [1.5, 0]), "probabilities"),
+        (lambda: metrics.reliability([1, 0], [0.5, 0], prior=0.0), "prior of 0.0"),
+        (lambda: metrics.reliability([1, 0], [0.5, 0], bins=0), "0 bins"),
+        (lambda: metrics.wilson(3, 2), "3 hits in 2 rows"),
+        (lambda: metrics.shares(["a"], [True, False]), "1 groups for 2 rows"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(call, words):

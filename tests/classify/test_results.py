@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from urlguard.classify.evaluation import measures
-from urlguard.classify.training import outcome, rows, slices, sources
-from urlguard.classify.training.rows import Rows
+from urlguard.classify.evaluation import metrics
+from urlguard.classify.training import dataset, provenance, results, slices
+from urlguard.classify.training.dataset import Rows
 
 
 def labelled(*found):
@@ -67,7 +67,7 @@ def scored(score, hosting=None):
         "hosting": {"block_at": 0.99, "review_at": 0.95},
     }
     found = labelled(*names)
-    return outcome.Scored(found, np.arange(14), np.array(score), flags, limits, 0.05)
+    return results.Scored(found, np.arange(14), np.array(score), flags, limits, 0.05)
 
 
 def test_measures_by_hand():
@@ -75,7 +75,7 @@ def test_measures_by_hand():
     Two of four found, one of ten harmless blocked; another is up for review.
     """
     score = [0.95, 0.6, *[0.1] * 8, 0.99, 0.7, 0.92, 0.2]
-    found = outcome.measure(scored(score), rounds=20)
+    found = results.measure(scored(score), rounds=20)
     assert [(s.hits, s.rows) for s in found.block] == [(2, 4), (1, 10)]
     assert [(s.hits, s.rows) for s in found.review] == [(3, 4), (2, 10)]
     assert found.everything.auc == pytest.approx(1 - (0 + 1 + 1 + 2) / 40)
@@ -98,7 +98,7 @@ def test_shared_hosting_is_judged_by_its_own_thresholds():
     """
     score = [0.95, *[0.1] * 9, 0.95, 0.95, 0.95, 0.999]
     hosting = np.array([True, *[False] * 9, True, False, True, True])
-    found = outcome.measure(scored(score, hosting), rounds=0)
+    found = results.measure(scored(score, hosting), rounds=0)
     assert (found.block[0].hits, found.block[1].hits) == (2, 0)
     assert (found.review[0].hits, found.review[1].hits) == (4, 1)
     assert found.everything.points[0].bootstrap is None
@@ -114,29 +114,29 @@ def test_rows_of_one_label_are_measured_all_the_same():
         every.score[:10],
         every.hosting[:10],
     )
-    found = outcome.measure(every)
+    found = results.measure(every)
     assert found.everything.auc is None
     assert found.block[1].hits == 1
-    said = outcome.plain(found)
+    said = results.plain(found)
     assert said["block_at"]["recall"]["value"] is None
     json.dumps(said, allow_nan=False)
     with pytest.raises(ValueError, match="fraud and harmless"):
-        outcome.run(every, found, "x")
+        results.run(every, found, "x")
 
 
 def test_targets_that_are_missed_are_said_to_be():
     """
     A slice beyond its bound, popular names blocked, mutations that hide half of the fraud.
     """
-    found = outcome.measure(scored([0.5] * 10 + [0.9] * 4), rounds=0)
-    share = measures.Share
+    found = results.measure(scored([0.5] * 10 + [0.9] * 4), rounds=0)
+    share = metrics.Share
     found.slices = [
-        outcome.report.Line("small web", share(4, 6000)),
-        outcome.report.Line("Chinese", share(100, 5999)),  # too few rows to bind
-        outcome.report.Line(outcome.POPULAR, share(0, 10_000)),
+        results.report.Line("small web", share(4, 6000)),
+        results.report.Line("Chinese", share(100, 5999)),  # too few rows to bind
+        results.report.Line(results.POPULAR, share(0, 10_000)),
     ]
     mutated = {"hyphen": (100, 40, 10), "digit": (100, 40, 60)}
-    targets = outcome.targets(found, mutated, share(4, 10_000))
+    targets = results.targets(found, mutated, share(4, 10_000))
     state = {each.what.partition(":")[0]: (each.met, each.measured) for each in targets}
     slice_, top, shipped, _, hyphen, digit = state.values()
     assert not slice_[0]
@@ -151,8 +151,8 @@ def test_licences_agree_with_what_may_train():
     """
     Exactly the sources with a non-commercial licence must not train.
     """
-    limited = {name for name, source in sources.SOURCES.items() if "NC" in source.licence}
-    assert limited == rows.NONCOMMERCIAL
-    assert sources.source("dga-matsnu") == sources.SOURCES["dga"]
-    assert sources.source("somebody") == sources.UNKNOWN
-    assert [sources.family(name) for name in ("dga-goz", "openphish")] == ["goz", ""]
+    limited = {name for name, source in provenance.SOURCES.items() if "NC" in source.licence}
+    assert limited == dataset.NONCOMMERCIAL
+    assert provenance.source("dga-matsnu") == provenance.SOURCES["dga"]
+    assert provenance.source("somebody") == provenance.UNKNOWN
+    assert [provenance.family(name) for name in ("dga-goz", "openphish")] == ["goz", ""]

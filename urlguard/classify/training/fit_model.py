@@ -23,10 +23,10 @@ import numpy.typing as npt
 
 from urlguard.classify import features
 from urlguard.classify.evaluation.mutations import MUTATIONS, URL_MUTATIONS
-from urlguard.classify.training import boost, fit, matrix, rows
+from urlguard.classify.training import boost, dataset, fit_tables, matrix
 from urlguard.classify.training.boost import Floats
+from urlguard.classify.training.dataset import FOLDS, DataError, Ints, Rows
 from urlguard.classify.training.matrix import Matrix
-from urlguard.classify.training.rows import FOLDS, DataError, Ints, Rows
 
 Say = Callable[[str], None]
 Flags = npt.NDArray[np.bool_]
@@ -113,7 +113,7 @@ def fitted(
         say: gets a line for each step.
     """
     kind, label = found.kind, found.label[chosen]
-    fold = rows.folds(found, chosen)
+    fold = dataset.folds(found, chosen)
     if len(np.unique(fold[label == 1])) < 2:
         raise DataError(f"{kind}: fraud of one month; must have been first seen in two at least")
     weight = weights(found, chosen)
@@ -123,7 +123,9 @@ def fitted(
 
     def one(number: int) -> Path:
         path = folder / f"{number}.tables"
-        fit.fit(hashed, label, np.flatnonzero(fold != number), weight, found.shared).write(path)
+        fit_tables.fit(hashed, label, np.flatnonzero(fold != number), weight, found.shared).write(
+            path
+        )
         say(f"tables {number + 1} of {FOLDS + 1}")
         return path
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from urlguard.messages import reading
-from urlguard.messages.reading import DOUBTFUL, PICTURE, read
+from urlguard.messages import normalize
+from urlguard.messages.normalize import DOUBTFUL, PICTURE, normalized
 
 
 @pytest.mark.parametrize(
@@ -41,14 +41,14 @@ def test_signs_in_plain_form(text, plain):
     """
     Whatever looks like a letter, a digit or a sign of URLs is that; unseen signs go.
     """
-    assert read(text).text == plain
+    assert normalized(text).text == plain
 
 
 def test_places_are_of_the_message():
     """
     Signs that go or become several leave the places of the others right.
     """
-    found = read("a\u200bb⒑c")
+    found = normalized("a\u200bb⒑c")
     assert found.text == "ab10.c"
     assert list(found.starts) == [0, 2, 3, 3, 3, 4]
     assert list(found.ends) == [1, 3, 4, 4, 4, 5]
@@ -56,9 +56,9 @@ def test_places_are_of_the_message():
 
 def test_edits():
     """
-    A new part stands for the whole of the old one; without edits the reading is the same.
+    A new part stands for the whole of the old one; without edits the text is the same.
     """
-    first = read("xxABCyy")
+    first = normalized("xxABCyy")
     assert first.edited([]) is first
     second = first.edited([(0, 2, ""), (3, 5, "--"), (6, 7, "!")])
     assert (second.cased, second.text) == ("A--y!", "a--y!")
@@ -73,7 +73,7 @@ def test_every_sign_keeps_both_cases_side_by_side():
     Of all signs there are, none becomes one of the parts' own signs, and lower case is as long.
     """
     for code in range(sys.maxunicode + 1):
-        found = read(chr(code))
+        found = normalized(chr(code))
         assert len(found.text) == len(found.cased), hex(code)
         assert not set(found.text) & set(DOUBTFUL), hex(code)
 
@@ -82,7 +82,7 @@ def test_unseen_signs_are_unseen():
     """
     Each range that is left out holds marks, fillers and selectors, and no letters of any script.
     """
-    for code in reading._UNSEEN:
+    for code in normalize._UNSEEN:
         assert unicodedata.category(chr(code)) in ("Mn", "Me", "Lo", "Cf", "Cn"), hex(code)
         assert not unicodedata.name(chr(code), "").endswith("LETTER"), hex(code)
 
@@ -93,7 +93,7 @@ def test_places_rise(text):
     """
     For any text, places stand in it and in order, and ASCII is only put in lower case.
     """
-    found = read(text)
+    found = normalized(text)
     assert len(found.text) == len(found.cased) == len(found.starts) == len(found.ends)
     assert list(found.starts) == sorted(found.starts)
     assert all(0 <= a < b <= len(text) for a, b in zip(found.starts, found.ends, strict=True))
@@ -105,7 +105,7 @@ def test_the_table_of_signs_stays_small(monkeypatch):
     """
     A message of ever new signs does not fill the memory.
     """
-    monkeypatch.setattr(reading, "_MAX_TABLE", 3)
-    table = reading._Folds()
+    monkeypatch.setattr(normalize, "_MAX_TABLE", 3)
+    table = normalize._Folds()
     assert [table[sign] for sign in "ａｂｃｄｅ"] == list("abcde")
     assert len(table) == 3

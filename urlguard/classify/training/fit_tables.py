@@ -26,7 +26,7 @@ from urlguard import urls
 from urlguard.classify import strings
 from urlguard.classify.brands import Brands
 from urlguard.classify.tables import ODDS_UNIT, WEIGHT_UNIT, Tables
-from urlguard.classify.training.rows import Ints
+from urlguard.classify.training.dataset import Ints
 
 WEIGHT_BITS: Final = 20  # places for n-grams
 KEY_BITS: Final = 21

@@ -3,10 +3,10 @@ The recipe: from a folder of labelled rows to a model that ships, and to what is
 
 Knows every step and their order; prints nothing itself.
 
-How it works.  Thrice the same steps, see `grow.fitted`:
+How it works.  Thrice the same steps, see `fit_model.fitted`:
 
-    trial   on the rows that train (`rows.split`), measured on those that test, which are newer and
-            of other owners
+    trial   on the rows that train (`dataset.split`), measured on those that test, which are newer
+            and of other owners
     added   the same with the rows that may not train, to say what they would add; thrown away
     final   on every row that may train: this ships
 
@@ -39,10 +39,10 @@ from urlguard.classify import features
 from urlguard.classify.evaluation.mutations import MUTATIONS, URL_MUTATIONS
 from urlguard.classify.model import FORMAT
 from urlguard.classify.tables import Tables
-from urlguard.classify.training import boost, fit, grow, matrix, rows, thresholds
-from urlguard.classify.training.grow import Fitted, Say
+from urlguard.classify.training import boost, dataset, fit_model, fit_tables, matrix, thresholds
+from urlguard.classify.training.dataset import FOLDS, DataError, Ints, Rows, Split
+from urlguard.classify.training.fit_model import Fitted, Say
 from urlguard.classify.training.matrix import Matrix
-from urlguard.classify.training.rows import FOLDS, DataError, Ints, Rows, Split
 from urlguard.classify.training.slices import slices
 
 Floats = npt.NDArray[np.float64]
@@ -122,7 +122,7 @@ def train(kind: str, data: Path, folder: Path, version: str, command: str, say: 
 
     Args:
         kind: ``name`` or ``url``.
-        data: folder of the CSV files; see `rows.load`.
+        data: folder of the CSV files; see `dataset.load`.
         folder: where the model's tables, booster and JSON card are written.
         version: a date.
         command: what the card says makes it again.
@@ -131,15 +131,15 @@ def train(kind: str, data: Path, folder: Path, version: str, command: str, say: 
     Raises:
         DataError: the data is not what it should be.
     """
-    found = rows.load(data, kind)
-    other = rows.load(data, "url" if kind == "name" else "name")
+    found = dataset.load(data, kind)
+    other = dataset.load(data, "url" if kind == "name" else "name")
     say(f"{len(found):,} rows, {int(found.label.sum()):,} of them fraud")
     with (
         tempfile.TemporaryDirectory(dir=folder) as work,
         matrix.pool() as workers,
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # see `fit.STEPS`
+        warnings.simplefilter("ignore", ConvergenceWarning)  # see `fit_tables.STEPS`
         folders = [Path(work, name) for name in ("trial", "added", "final")]
         for one in folders:
             one.mkdir()
@@ -157,7 +157,7 @@ def train(kind: str, data: Path, folder: Path, version: str, command: str, say: 
         "kind": kind,
         "made": version,
         "command": command,
-        "features": grow.feature_names(kind),
+        "features": fit_model.feature_names(kind),
         "features_digest": features.digest(kind),
         "booster_sha256": _sha256(folder / f"{name}.txt"),
         "tables_sha256": _sha256(folder / f"{name}.tables"),
@@ -182,7 +182,7 @@ def write_card(made: Made) -> Path:
 
 
 def _trial(found: Rows, other: Rows, folder: Path, workers: ProcessPoolExecutor, say: Say) -> Trial:
-    parts = rows.split(found)
+    parts = dataset.split(found)
     _check(found, parts)
     fitted = _tried(found, parts, other, limited=False, folder=folder, workers=workers, say=say)
     judged = _judged(found, fitted, parts.calibrate, workers, say, harmless=False)
@@ -193,7 +193,7 @@ def _trial(found: Rows, other: Rows, folder: Path, workers: ProcessPoolExecutor,
     )
     say("tested")
     every = np.ones(len(fitted.chosen), bool)
-    plain = grow.grown(found, fitted, every, np.zeros(len(fitted.copied), bool))
+    plain = fit_model.grown(found, fitted, every, np.zeros(len(fitted.copied), bool))
     mutated, unhardened = _mutated(found, parts.test, fitted, [fitted.booster, plain], workers)
     say("mutated")
     return Trial(
@@ -225,12 +225,12 @@ def _tried(
 ) -> Fitted:
     """Fit on the rows that train, and on words that these know or the other kind's of the time."""
     hidden = {found.owner[n] for part in parts[1:] for n in part}
-    beside = rows.split(other, limited=limited).train
-    words = fit.vocabulary(
+    beside = dataset.split(other, limited=limited).train
+    words = fit_tables.vocabulary(
         [found.text[n] for n in parts.train]
         + [other.text[n] for n in beside if other.owner[n] not in hidden]
     )
-    return grow.fitted(found, parts.train, words, folder, workers, say)
+    return fit_model.fitted(found, parts.train, words, folder, workers, say)
 
 
 def _judged(
@@ -272,8 +272,8 @@ def _check(found: Rows, parts: Split) -> None:
             if not (found.label[part] == label).any():
                 raise DataError(
                     f"{found.kind}: no {what} to {name}: fraud first seen before "
-                    f"{rows.CALIBRATE_FROM} trains, from {rows.TEST_FROM} on it tests, and what "
-                    "lies between calibrates; harmless rows are parted by their owners"
+                    f"{dataset.CALIBRATE_FROM} trains, from {dataset.TEST_FROM} on it tests, and "
+                    "what lies between calibrates; harmless rows are parted by their owners"
                 )
 
 
@@ -286,7 +286,7 @@ def _added(
     say: Say,
 ) -> Added:
     """Train once more, with the rows that may not, and throw the model away."""
-    parts = rows.split(found, limited=True)
+    parts = dataset.split(found, limited=True)
     fitted = _tried(found, parts, other, limited=True, folder=folder, workers=workers, say=say)
     both, here, _ = np.intersect1d(trial.test, parts.test, return_indices=True)
     raw = boost.raw(fitted.booster, _whole(found, both, fitted, workers))
@@ -326,13 +326,13 @@ def _final(
     limited = found.noncommercial
     learnt = np.flatnonzero(~limited)
     beside = np.flatnonzero(~other.noncommercial)
-    words = fit.vocabulary([found.text[n] for n in learnt] + [other.text[n] for n in beside])
-    fitted = grow.fitted(found, learnt, words, folder, workers, say)
+    words = fit_tables.vocabulary([found.text[n] for n in learnt] + [other.text[n] for n in beside])
+    fitted = fit_model.fitted(found, learnt, words, folder, workers, say)
     # Harmless rows that may not train are new to the model as they are, unless it knows the owner.
     owners = {found.owner[n] for n in learnt}
     new = [n for n in np.flatnonzero(limited & (found.label == 0)) if found.owner[n] not in owners]
     judged = _judged(found, fitted, np.array(new, dtype=np.int64), workers, say, harmless=True)
-    popular = rows.most_popular(found, judged.chosen)
+    popular = dataset.most_popular(found, judged.chosen)
     block_at = [judged.limits[where]["block_at"] for where in ("own", "hosting")]
     blocked = judged.score >= np.where(judged.hosting, block_at[1], block_at[0])
     counts = (int(blocked[popular].sum()), len(popular))
@@ -345,7 +345,7 @@ def _whole(found: Rows, part: Ints, fitted: Fitted, workers: ProcessPoolExecutor
 
 
 def _hosting(tables: Tables, found: Rows, part: Ints) -> npt.NDArray[np.bool_]:
-    return np.array([tables.hosting(rows.host(found.text[n])) for n in part], dtype=bool)
+    return np.array([tables.hosting(dataset.host(found.text[n])) for n in part], dtype=bool)
 
 
 def _sources(found: Rows) -> dict[str, dict[str, int]]:
@@ -359,8 +359,8 @@ def _sources(found: Rows) -> dict[str, dict[str, int]]:
 
 def _said(found: Rows, parts: Split) -> dict[str, Any]:
     return {
-        "calibrate_from": rows.CALIBRATE_FROM,
-        "test_from": rows.TEST_FROM,
+        "calibrate_from": dataset.CALIBRATE_FROM,
+        "test_from": dataset.TEST_FROM,
         "rows": {
             name: {"fraud": int(found.label[part].sum()), "harmless": _harmless(found, part)}
             for name, part in parts._asdict().items()
