@@ -19,7 +19,7 @@ from urlguard.api.services import Decided, Family, Services
 from urlguard.cases import ndjson
 from urlguard.cases.casework import Casework
 from urlguard.config import Api, Config, Endpoint
-from urlguard.control.previews import Previews
+from urlguard.control.dry_runs import DryRuns
 from urlguard.errors import UrlGuardError
 from urlguard.impact import approval
 from urlguard.impact.sample import Sampled
@@ -146,7 +146,7 @@ class World:
 
     async def weigh(self, changes):
         """Why a second person is needed: by names alone, for nobody asks for any here."""
-        return approval.reasons_to_hold(changes)
+        return approval.reasons_for_approval(changes)
 
     async def sample(self, rules, source):
         """What the workers would count."""
@@ -183,7 +183,7 @@ class World:
             attempts=self.attempts,
             log=LogReader(self.config),
             casework=self.casework,
-            previewing=Previews(self.config, self.sample),
+            previewing=DryRuns(self.config, self.sample),
             state_dir=self.folder,
         )
 

@@ -3,7 +3,12 @@
 import pytest
 
 from urlguard import wellknown
-from urlguard.impact.approval import blocking, reasons_to_hold, share_reason, touched
+from urlguard.impact.approval import (
+    blocked_rules,
+    protected_names,
+    reasons_for_approval,
+    share_reason,
+)
 from urlguard.impact.sample import Count, Sampled
 from urlguard.policy.model import Change
 from urlguard.rules import Rule, planned
@@ -38,17 +43,17 @@ def test_names_that_a_rule_touches(rule, words):
     """
     Suffixes, popular and protected names, banks and governments are named, whatever the kind.
     """
-    assert touched(Rule.from_key(rule)) == ([] if words is None else [words])
+    assert protected_names(Rule.from_key(rule)) == ([] if words is None else [words])
 
 
 def test_a_pattern_is_tried_on_what_is_well_known():
     """
     A pattern says no name, so it is held against all that must not be blocked.
     """
-    (words,) = touched(Rule("pattern", "*google*"))
+    (words,) = protected_names(Rule("pattern", "*google*"))
     assert words.startswith("fits ")
     assert "google.com (" in words or " more" in words
-    (words,) = touched(Rule("pattern", "icbc.com.cn"))
+    (words,) = protected_names(Rule("pattern", "icbc.com.cn"))
     assert "icbc.com.cn (bank)" in words
 
 
@@ -58,10 +63,10 @@ def test_only_what_blocks_is_weighed():
     """
     name = next(iter(wellknown.popular()))
     harmless = [Change(f"subtree {name}", action) for action in ("allow", "review", "shadow", None)]
-    assert reasons_to_hold(harmless) == []
+    assert reasons_for_approval(harmless) == []
     later = Change(planned(2_000_000_000, "subtree icbc.com.cn"), "block")
-    assert blocking([later, later]) == [Rule("subtree", "icbc.com.cn")]
-    assert reasons_to_hold([later]) == ["subtree icbc.com.cn: bank"]
+    assert blocked_rules([later, later]) == [Rule("subtree", "icbc.com.cn")]
+    assert reasons_for_approval([later]) == ["subtree icbc.com.cn: bank"]
 
 
 def sampled(hits, of, clients=5, weight=1.0):
@@ -91,7 +96,7 @@ def test_the_share_that_one_person_may_block(sample, held):
     More than a thousandth of the live queries waits, seen at least ten times in a sample.
     """
     assert (share_reason(sample) is not None) is held
-    reasons = reasons_to_hold([Change("subtree evil.example", "block")], sample)
+    reasons = reasons_for_approval([Change("subtree evil.example", "block")], sample)
     assert len(reasons) == held
 
 
@@ -142,10 +147,10 @@ def test_what_lets_others_names_through(key, words):
     All below a public suffix is many owners'; a popular name by itself is one's.
     """
     for action in ("allow", "review"):
-        found = reasons_to_hold([Change(key, action)])
+        found = reasons_for_approval([Change(key, action)])
         assert found == [f"{key}: {reason}" for reason in words]
     name = next(iter(wellknown.popular()))
-    assert reasons_to_hold([Change(f"subtree {name}", "allow")]) == []
+    assert reasons_for_approval([Change(f"subtree {name}", "allow")]) == []
 
 
 def test_what_lets_much_through_waits():
@@ -153,13 +158,17 @@ def test_what_lets_much_through_waits():
     As what blocks much does, and the words say which of the two.
     """
     change = [Change("subtree shop.la", "allow")]
-    (words,) = reasons_to_hold(change, None, sampled(100, 16_000))
+    (words,) = reasons_for_approval(change, None, sampled(100, 16_000))
     assert words.startswith("would let through 0.6")
-    assert reasons_to_hold(change, None, sampled(16, 16_000)) == []
+    assert reasons_for_approval(change, None, sampled(16, 16_000)) == []
 
 
 def test_an_address_is_nobodys():
     """
     All URLs of an address, of either version, may be blocked by one person.
     """
-    assert touched(Rule("url", "192.0.2.7/")) == touched(Rule("url", "[2001:db8::1]/")) == []
+    assert (
+        protected_names(Rule("url", "192.0.2.7/"))
+        == protected_names(Rule("url", "[2001:db8::1]/"))
+        == []
+    )

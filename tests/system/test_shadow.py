@@ -35,11 +35,11 @@ def test_a_list_in_shadow_is_counted_until_it_is_let_loose(running):
     found = preview(running)
     assert (found["action"], found["rules"], found["new"], found["covered"]) == ("shadow", 2, 1, 1)
     assert found["exact"]
-    assert found["held"] == [{"rule": "subtree google.com", "reason": "protected name"}]
+    assert found["quarantined"] == [{"rule": "subtree google.com", "reason": "protected name"}]
     assert found["shadow"]["clients"] == 1
     assert found["shadow"]["complete"]
     live = found["sample"]
-    assert (live["queries"], live["newly_blocked"], live["judged"]) == (18, 6, False)
+    assert (live["queries"], live["newly_blocked"], live["sufficient"]) == (18, 6, False)
     assert live["share"] == pytest.approx(1 / 3)
     assert [(one["rule"], one["queries"]) for one in live["rules"]] == [("subtree far.example", 6)]
     assert Api(running).ask("GET", "/v1/preview?feed=new") == (200, found)
@@ -82,7 +82,7 @@ def test_what_rules_would_change(running):
     assert status == 200
     assert (found["rules"], found["new"], found["feed"]) == (4, 3, None)
     assert found["sample"]["newly_blocked"] == 5
-    assert found["reasons"] == ["subtree icbc.com.cn: bank"]
+    assert found["needs_approval"] == ["subtree icbc.com.cn: bank"]
     assert running.addresses("busy.example") == [UPSTREAM_ADDRESS]
 
 
@@ -93,7 +93,7 @@ def test_without_a_server(running):
     running.stop()
     found = preview(running)
     assert (found["rules"], found["new"], found["sample"]) == (2, 1, None)
-    assert "no server runs here" in running.run("feed", "preview", "new").stdout
+    assert "no server is running" in running.run("feed", "preview", "new").stdout
     failed = running.run("feed", "preview", "other", check=False)
     assert failed.returncode == 2
     assert "feed 'other': not configured; known: new, list" in failed.stderr

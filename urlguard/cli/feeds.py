@@ -79,7 +79,7 @@ def feed_preview(config: configuration.Config, name: str, as_json: bool) -> None
     """Show what would change if a list, such as one in shadow, were enforced."""
     from urlguard.cli import terminal
     from urlguard.feeds import schedule
-    from urlguard.impact import preview
+    from urlguard.impact import dry_run
     from urlguard.impact.sample import Sampled
     from urlguard.processes import channel
     from urlguard.verdict import FEED
@@ -88,7 +88,7 @@ def feed_preview(config: configuration.Config, name: str, as_json: bool) -> None
     asked = {"op": "sample", "rules": None, "source": FEED + name}
     reply = channel.ask(config.state_dir, asked) or {}
     sample = Sampled.read(reply["sample"]) if "sample" in reply else None
-    found = preview.of_feed(config, name, sample).as_json()
+    found = dry_run.of_feed(config, name, sample).as_json()
     if as_json:
         click.echo(json.dumps(found))
     else:

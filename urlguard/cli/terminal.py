@@ -116,16 +116,16 @@ def show_feeds(rows: list[dict[str, Any]], show_all: bool) -> None:
 
 
 def show_preview(found: dict[str, Any]) -> None:
-    """Print what would change if rules were enforced; see `preview.Preview`."""
+    """Print what would change if rules were enforced; see `impact.dry_run.DryRun`."""
     about = "" if found["exact"] else "about "
     new, covered = f"{about}{found['new']:,}", f"{about}{found['covered']:,}"
     lines = [f"rules     {found['rules']:,}: {new} new, {covered} blocked already"]
     if found["action"] == "block":
         lines.append("in force  nothing would change")
     if (sample := found["sample"]) is None:
-        lines.append("live      no server runs here, so nobody knows")
+        lines.append("live      unknown: no server is running")
     else:
-        few = "" if sample["judged"] else "; too few to judge by"
+        few = "" if sample["sufficient"] else "; too few to count"
         lines.append(
             f"live      would newly block {sample['share']:.2%} of queries: "
             f"{sample['newly_blocked']:,} of {sample['queries']:,} sampled, by up to "
@@ -138,8 +138,9 @@ def show_preview(found: dict[str, Any]) -> None:
             f"counted   {least}{shadow['queries']:,} queries of {shadow['clients']:,} clients "
             f"since {moment(shadow['since'])}"
         )
-    held = [f"{row['rule']}: {row['reason']}" for row in found["held"]]
-    for what, rows in (("held", held), ("a second person is needed", found["reasons"])):
+    quarantined = [f"{row['rule']}: {row['reason']}" for row in found["quarantined"]]
+    approval = found["needs_approval"]
+    for what, rows in (("quarantined", quarantined), ("needs approval", approval)):
         if rows:
             lines.append(f"{what}")
             lines += [f"    {row}" for row in rows[:_SHOWN_REASONS]]

@@ -30,12 +30,12 @@ from urlguard.config import Config
 from urlguard.control.case_addresses import CaseAddresses
 from urlguard.control.checkpoints import Checkpoints
 from urlguard.control.command_socket import CommandSocket
+from urlguard.control.dry_runs import DryRuns
 from urlguard.control.feed_refresher import FeedRefresher
 from urlguard.control.fetch_pool import FetchPool
 from urlguard.control.log_thread import LogThread
 from urlguard.control.monitor import ControlState, Monitor
 from urlguard.control.policy_push import PolicyPush
-from urlguard.control.previews import Previews
 from urlguard.control.suspect_intake import SuspectIntake
 from urlguard.control.verdict_pool import BusyError, VerdictPool
 from urlguard.control.worker_queries import WorkerQueries
@@ -214,7 +214,7 @@ class Control:
                 deciding=self._commit,
                 judging=self._verdicts,
                 casework=self._casework,
-                previewing=Previews(self._config, self._queries.sample),
+                previewing=DryRuns(self._config, self._queries.sample),
                 proving=self._fetches,
             )
             await api.run()

@@ -68,12 +68,12 @@ class WorkerQueries:
         """Why a change that people make must wait for a second person."""
         found = []
         for rules, action in (
-            (approval.blocking(changes), "block"),
-            (approval.passing(changes), "allow"),
+            (approval.blocked_rules(changes), "block"),
+            (approval.allowed_rules(changes), "allow"),
         ):
             keys = [rule.key for rule in rules]
             found.append(await self.sample(keys, action=action) if keys else None)
-        return await asyncio.to_thread(approval.reasons_to_hold, changes, *found)
+        return await asyncio.to_thread(approval.reasons_for_approval, changes, *found)
 
     async def sample(
         self, rules: Sequence[str] | None, source: str = OPERATOR, action: str = "block"

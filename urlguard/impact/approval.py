@@ -1,16 +1,15 @@
 """
-How heavy a change is: whether it may be made by one person, or waits for a second.
+Whether a change needs the approval of a second person.
 
-A change waits if a rule that it would newly block covers a public suffix, a popular or protected
-name, a bank or a government, or if more than `MAX_SHARE` of the live queries would newly be
-blocked.  A rule that lets through waits if it covers others' names: all below a public suffix, or
-what many owners have; or if more than `MAX_SHARE` of the live queries would no longer be blocked.
-Pure: the changes and samples of the queries come in, reasons in words go out.
+A block needs approval if it covers a public suffix, a popular or protected name, a bank or a
+government, or if more than `MAX_SHARE` of the live queries would newly be blocked.  An allow needs
+it if it covers names of several owners (all below a public suffix, or below a name under which many
+have theirs), or if more than `MAX_SHARE` of the live queries would no longer be blocked.  Pure:
+changes and samples of queries come in, reasons as text go out.
 
-A decision is judged by its sample of the last minutes, so it says what happens to people, not what
-a rule looks like.  A sample of fewer than `MIN_SAMPLE` queries says nothing and is not asked; in
-one of fewer than `GOOD_SAMPLE` the same share counts, and `MIN_HITS` make sure that it takes more
-than one visitor of one page.
+Impact is measured on sampled live queries of the last minutes, not on the rule's shape.  Samples of
+fewer than `MIN_SAMPLE` queries are ignored; in one of fewer than `GOOD_SAMPLE` the same share
+counts.  `MIN_HITS` excludes a share that a single visitor of a page would make.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,43 +24,49 @@ from urlguard.rules import PLANNED, Rule, from_planned
 if TYPE_CHECKING:  # workers count without knowing the log
     from urlguard.policy.model import Change
 
-MAX_SHARE: Final = 0.001  # of live queries that one person may have blocked, or let through
-MIN_HITS: Final = 10  # sampled queries that make a share
-MIN_SAMPLE: Final = 1_000  # queries; fewer are no sample
-GOOD_SAMPLE: Final = 10_000  # fewer are a small one, and the words say so
-SHOWN: Final = 3  # names that a pattern covers, in words
+MAX_SHARE: Final = 0.001  # of live queries that one person may block, or allow
+MIN_HITS: Final = 10  # sampled queries; with fewer the share is ignored
+MIN_SAMPLE: Final = 1_000  # queries; a smaller sample is ignored
+GOOD_SAMPLE: Final = 10_000  # queries; the reason says that a smaller sample is small
+SHOWN: Final = 3  # names that a pattern covers, in a reason
 
 
-def reasons_to_hold(
+def reasons_for_approval(
     changes: Iterable["Change"],
     sample: Sampled | None = None,
     passed: Sampled | None = None,
 ) -> list[str]:
     """
-    Why a change must wait for a second person, each reason in words; empty if it need not.
+    Why a change needs approval, a text for each reason; empty if it does not.
 
     Args:
-        changes: what would be said; what ends a claim has no reason.
-        sample: of the live queries, with what of them the changes would block; None if nobody
-            could be asked: then names alone are judged.
-        passed: the same for what they would let through.
+        changes: to the policy; one that ends a claim never needs approval.
+        sample: of the live queries, with those that the changes would block; None without a
+            sample: then names alone count.
+        passed: the same for what they would allow.
     """
     changes = list(changes)
-    found = [f"{rule.key}: {reason}" for rule in blocking(changes) for reason in touched(rule)]
-    found += [f"{rule.key}: {reason}" for rule in passing(changes) for reason in wide(rule)]
+    found = [
+        f"{rule.key}: {reason}"
+        for rule in blocked_rules(changes)
+        for reason in protected_names(rule)
+    ]
+    found += [
+        f"{rule.key}: {reason}" for rule in allowed_rules(changes) for reason in too_broad(rule)
+    ]
     for part, verb in ((sample, "block"), (passed, "let through")):
         if part is not None and (reason := share_reason(part, verb)):
             found.append(reason)
     return found
 
 
-def blocking(changes: Iterable["Change"]) -> list[Rule]:
-    """The rules that changes would have block, at once or from later on; each once."""
+def blocked_rules(changes: Iterable["Change"]) -> list[Rule]:
+    """The rules that changes block, at once or as scheduled; each once."""
     return _rules(changes, ("block",))
 
 
-def passing(changes: Iterable["Change"]) -> list[Rule]:
-    """The rules that changes would have pass what lists or models block; each once."""
+def allowed_rules(changes: Iterable["Change"]) -> list[Rule]:
+    """The rules by which changes allow what feeds or models block; each once."""
     return _rules(changes, ("allow", "review"))
 
 
@@ -71,34 +76,34 @@ def _rules(changes: Iterable["Change"], actions: Sequence[str]) -> list[Rule]:
     return [Rule.from_key(key) for key in dict.fromkeys(now)]
 
 
-def touched(rule: Rule) -> list[str]:
-    """The popular, protected, bank's or government's names that a rule covers, in words."""
+def protected_names(rule: Rule) -> list[str]:
+    """The popular, protected, bank's or government's names that a rule covers, as texts."""
     kind, value = rule
     if kind == "pattern":
-        return _touched_by_pattern(value)
+        return _protected_by_pattern(value)
     if kind == "url":
         if not value.endswith("/") or value.count("/") > 1 or value.startswith("["):
-            return []  # a page on a popular site is what URL rules are for; an address is nobody's
+            return []  # URL rules are for pages on popular sites; addresses are not protected
         kind, value = "subtree", value[:-1]
     reason = wellknown.hold_reason(kind, value) or wellknown.government(value)
     return [reason] if reason else []
 
 
-def wide(rule: Rule) -> list[str]:
-    """Why a rule that lets through covers more than one owner's names, in words."""
+def too_broad(rule: Rule) -> list[str]:
+    """Why an allow rule covers more than one owner's names, as texts; empty if it does not."""
     kind, value = rule
     if kind == "pattern":
-        return _touched_by_pattern(value)
+        return _protected_by_pattern(value)
     if kind not in ("subtree", "below"):
         return []
     if names.is_public_suffix(value):
         return ["public suffix"]
-    # Popular by itself is no reason: one owner's names, which nobody should block.
+    # A popular name with one owner is no reason.
     above = None if wellknown.hold_reason("domain", value) else wellknown.hold_reason(kind, value)
     return [above] if above else []
 
 
-def _touched_by_pattern(text: str) -> list[str]:
+def _protected_by_pattern(text: str) -> list[str]:
     matching = PatternSet([text]).matching
     fit = [name for name in _known() if matching(f".{name}.")]
     if not fit:
@@ -110,25 +115,25 @@ def _touched_by_pattern(text: str) -> list[str]:
 
 @cache
 def _known() -> tuple[str, ...]:
-    """The names that a pattern is tried on."""
+    """The names against which a pattern is matched."""
     return tuple(sorted(n for n in wellknown.held_values() if wellknown.hold_reason("domain", n)))
 
 
-def is_judged(sample: Sampled) -> bool:
-    """True if the sample is large enough for its shares to mean anything."""
+def is_sufficient(sample: Sampled) -> bool:
+    """True if the sample is large enough for its shares to count."""
     return sample.total.queries >= MIN_SAMPLE
 
 
 def share_reason(sample: Sampled, verb: str = "block") -> str | None:
     """
-    The reason why what the sample says is too much for one person; None if it is not.
+    The reason for approval if the change affects more than `MAX_SHARE` of queries; else None.
 
     Args:
-        sample: of the queries.
-        verb: what the change does to them, in words.
+        sample: of the live queries.
+        verb: what the change does to them, for the text.
     """
     total, newly = sample.total, sample.newly
-    if not is_judged(sample) or newly.queries < MIN_HITS or sample.share <= MAX_SHARE:
+    if not is_sufficient(sample) or newly.queries < MIN_HITS or sample.share <= MAX_SHARE:
         return None
     small = "a small sample of " if total.queries < GOOD_SAMPLE else ""
     return (

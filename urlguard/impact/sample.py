@@ -1,6 +1,4 @@
-"""
-Impact as counted on the workers' samples of live queries.
-"""
+"""Impact of rules, counted by the workers on their samples of live queries."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -9,38 +7,38 @@ from urlguard.processes.channel import Message
 
 
 class Count(NamedTuple):
-    """Some of the sampled queries."""
+    """A number of sampled queries."""
 
     queries: int = 0  # in the sample
-    weight: float = 0.0  # live queries that they stand for
-    clients: int = 0  # at most: one that several workers answer is counted by each
+    weight: float = 0.0  # live queries that they represent
+    clients: int = 0  # an upper bound: a client is counted by each worker that answers it
 
 
 class Sampled(NamedTuple):
     """
-    A sample of the live queries, and what of it a change would concern.
+    A sample of the live queries, and the part of it that a change affects.
 
-    ``newly``: what would be blocked and is not, or, for a change that lets through, the other way.
+    ``newly``: queries that would be blocked and are not; for an allow, the other way round.
     """
 
     total: Count = Count()
     newly: Count = Count()
-    rules: Mapping[str, Count] = {}  # of `newly`, by the key of the rule that would decide
+    rules: Mapping[str, Count] = {}  # of `newly`, by the key of the deciding rule
 
     @classmethod
     def read(cls, parts: Sequence[Any]) -> "Sampled":
-        """What became JSON."""
+        """A sample from the list that it is as JSON."""
         total, newly, rules = parts
         return cls(Count(*total), Count(*newly), {key: Count(*one) for key, one in rules.items()})
 
     @property
     def share(self) -> float:
-        """The share of the live queries that it would concern; 0 without a sample."""
+        """The share of the live queries that is affected, 0 to 1; 0 without a sample."""
         return self.newly.weight / self.total.weight if self.total.weight else 0.0
 
 
 def merged(replies: Sequence[Message]) -> Sampled:
-    """What all workers say together."""
+    """The sum of all workers' samples."""
     rules: dict[str, Count] = {}
     for reply in replies:
         for key, count in reply["rules"].items():

@@ -1,4 +1,4 @@
-"""Previews and lists over HTTP."""
+"""Dry runs and lists over HTTP."""
 
 import dataclasses
 
@@ -54,12 +54,12 @@ async def test_a_list_in_shadow(http, world, lists):
             "newly_blocked": 30,
             "newly_blocked_clients": 7,
             "share": 0.0025,
-            "judged": True,
+            "sufficient": True,
             "rules": [{"rule": "subtree far.example", "queries": 30, "clients": 7}],
         },
-        "touched": [{"rule": "subtree x.council.gov.cn", "reason": "government, gov.cn"}],
-        "held": [{"rule": "subtree icbc.com.cn", "reason": "bank"}],
-        "reasons": [
+        "protected": [{"rule": "subtree x.council.gov.cn", "reason": "government, gov.cn"}],
+        "quarantined": [{"rule": "subtree icbc.com.cn", "reason": "bank"}],
+        "needs_approval": [
             "subtree x.council.gov.cn: government, gov.cn",
             "would block 0.25% of live queries (30 of 12,000), of up to 7 clients; "
             "one person may block 0.1%",
@@ -102,8 +102,8 @@ async def test_rules_that_nobody_has_said(http, world, role, source):
     assert (found["rules"], found["new"]) == (4, 2)
     rules = ["subtree evil.example", "subtree www.evil.example", "subtree a.example"]
     assert world.sampled == [([*rules, "url a.example/b"], source)]
-    assert found["sample"]["judged"] is False
-    assert found["reasons"] == []
+    assert found["sample"]["sufficient"] is False
+    assert found["needs_approval"] == []
     assert world.log.serial == 1
 
 

@@ -64,8 +64,8 @@ class LiveSample(msgspec.Struct):
     share: Annotated[
         float, msgspec.Meta(ge=0, le=1, description="Of all live queries, 0 without a sample.")
     ]
-    judged: Annotated[
-        bool, msgspec.Meta(description="Whether the sample is large enough to say anything.")
+    sufficient: Annotated[
+        bool, msgspec.Meta(description="False: the sample is too small for its share to count.")
     ]
     rules: Annotated[
         list[RuleCount], msgspec.Meta(description="Those that would block most, at most 20.")
@@ -99,17 +99,17 @@ class PreviewAnswer(msgspec.Struct):
         bool, msgspec.Meta(description="False: both were worked out from some of the rules.")
     ]
     sample: LiveSample | None
-    touched: Annotated[
+    protected: Annotated[
         list[RuleReason],
         msgspec.Meta(
             description="Rules that cover a popular, protected, bank's or government's name."
         ),
     ]
-    held: Annotated[
-        list[RuleReason], msgspec.Meta(description="Rules of the list that are held back.")
+    quarantined: Annotated[
+        list[RuleReason], msgspec.Meta(description="Rules of the feed that are quarantined.")
     ]
-    reasons: Annotated[
-        list[str], msgspec.Meta(description="Why the change would wait for a second person.")
+    needs_approval: Annotated[
+        list[str], msgspec.Meta(description="Why the change would need a second person.")
     ]
     shadow: ShadowHits | None
 

@@ -1,12 +1,12 @@
 """
-What would change if rules were enforced: those of a list, or those that somebody thinks of.
+Dry run: what would change if the rules of a feed, or proposed rules, were enforced.
 
-Reads the policy and the hit log on disk, and is given a sample of the live queries; changes
-nothing.  Whether the change would have to wait for a second person, `weight` says.
+Reads the policy and the hit log on disk, and takes a sample of the live queries; changes nothing.
+`approval` says whether the change would need a second person.
 
-How it works.  Each rule is held against what is in force at its own name: blocked there already,
-or new.  Of a list with more than `MAX_LOOKED` rules every nth is looked at, and the figures say so;
-but each of its rules is looked at for names that it should not touch.
+How it works.  A rule is new if its own name is not blocked yet.  Of a feed with more than
+`MAX_COMPARED` rules every nth is compared, and ``exact`` is False; but all rules are checked for
+protected names.
 """
 
 import itertools
@@ -26,24 +26,24 @@ from urlguard.policy.log import PolicyLog
 from urlguard.rules import SHADOW, Rule
 from urlguard.verdict import FEED
 
-MAX_LOOKED: Final = 50_000  # rules that are held against the policy
-MAX_TOUCHED: Final = 1_000  # rules with a reason that are told
-TOP: Final = 20  # rules that are told with the queries that they would block
+MAX_COMPARED: Final = 50_000  # rules that are compared with the policy
+MAX_PROTECTED: Final = 1_000  # rules over protected names that are listed
+TOP: Final = 20  # rules that are listed with their sampled queries
 
 
-class Preview(NamedTuple):
+class DryRun(NamedTuple):
     """What would change."""
 
-    feed: str | None  # the list's name; None for rules that nobody has said yet
+    feed: str | None  # its name; None for proposed rules
     action: str  # what the rules do now: ``shadow``, ``review``, ``block`` or ``none``
     rules: int
     new: int  # of them, those whose own name is not blocked yet
-    exact: bool  # False: ``new`` was worked out from some of the rules
-    sample: Sampled | None  # None: no server was there to ask
-    touched: list[tuple[str, str]]  # rules that cover a name they should not, and which
-    held: list[tuple[str, str]]  # rules of the list that are held back whatever it does
-    reasons: list[str]  # why a second person would be needed
-    since: int | None = None  # seconds since 1970: when the oldest rule in shadow began
+    exact: bool  # False: ``new`` is an estimate from some of the rules
+    sample: Sampled | None  # None: no server is running
+    protected: list[tuple[str, str]]  # rules that cover a protected name, and the reason
+    quarantined: list[tuple[str, str]]  # rules of the feed that are quarantined, and the reason
+    needs_approval: list[str]  # why the change would need a second person
+    since: int | None = None  # seconds since 1970: start of the oldest rule in shadow
     hits: Hits | None = None  # what the rules in shadow would have blocked since then
 
     def as_json(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Preview(NamedTuple):
                 "newly_blocked": live.newly.queries,
                 "newly_blocked_clients": live.newly.clients,
                 "share": live.share,
-                "judged": approval.is_judged(live),
+                "sufficient": approval.is_sufficient(live),
                 "rules": [
                     {"rule": key, "queries": one.queries, "clients": one.clients}
                     for key, one in itertools.islice(live.rules.items(), TOP)
@@ -73,42 +73,42 @@ class Preview(NamedTuple):
             "covered": self.rules - self.new,
             "exact": self.exact,
             "sample": sample,
-            "touched": _reasons(self.touched),
-            "held": _reasons(self.held),
-            "reasons": self.reasons,
+            "protected": _reasons(self.protected),
+            "quarantined": _reasons(self.quarantined),
+            "needs_approval": self.needs_approval,
             "shadow": shadow,
         }
 
 
-def of_rules(config: Config, rules: Sequence[Rule], sample: Sampled | None) -> Preview:
+def of_rules(config: Config, rules: Sequence[Rule], sample: Sampled | None) -> DryRun:
     """
-    What would change if people blocked these.
+    What would change if these rules were blocked.
 
     Args:
-        config: which server.
+        config: of the server.
         rules: at least one.
-        sample: counted for them.
+        sample: of the live queries, counted for the rules.
 
     Raises:
         PolicyError: the log cannot be read.
     """
     new, exact = _new(open_engine(config), rules)
-    touched = _touched(rules)
-    reasons = _why(touched, sample)
-    return Preview(None, "none", len(rules), new, exact, sample, touched, [], reasons)
+    protected = _protected(rules)
+    reasons = _why(protected, sample)
+    return DryRun(None, "none", len(rules), new, exact, sample, protected, [], reasons)
 
 
-def of_feed(config: Config, name: str, sample: Sampled | None) -> Preview:
+def of_feed(config: Config, name: str, sample: Sampled | None) -> DryRun:
     """
-    What would change if a configured list were enforced.
+    What would change if a configured feed were enforced.
 
     Args:
-        config: which server.
-        name: the list's.
-        sample: counted for what it has in shadow.
+        config: of the server.
+        name: of the feed.
+        sample: of the live queries, counted for the feed's rules in shadow.
 
     Raises:
-        InputError: there is no such list.
+        InputError: there is no such feed.
         PolicyError: the log cannot be read.
     """
     feed = schedule.named(config, name)
@@ -122,39 +122,39 @@ def of_feed(config: Config, name: str, sample: Sampled | None) -> Preview:
             since = _time(log, begun)
         rules = [Rule.from_key(key) for key, action, *_ in claims if action != "except"]
     new, exact = _new(open_engine(config), rules)
-    touched = _touched(rules)
+    protected = _protected(rules)
     seen = None if since is None else hits.of(config.state_dir / "hits", source, since)
-    return Preview(
+    return DryRun(
         feed=name,
         action=SHADOW if feed.shadow else feed.action,
         rules=len(rules),
         new=new,
         exact=exact,
         sample=sample,
-        touched=touched[:MAX_TOUCHED],
-        held=held,
-        reasons=_why(touched, sample),
+        protected=protected[:MAX_PROTECTED],
+        quarantined=held,
+        needs_approval=_why(protected, sample),
         since=since,
         hits=seen,
     )
 
 
 def _time(log: PolicyLog, serial: int) -> int | None:
-    """When a batch was made; None if it is none."""
+    """The time of a batch in seconds since 1970; None if there is no such batch."""
     batch = next(log.store.batches(serial - 1, 1), None) if serial else None
     return batch.time // 1000 if batch else None
 
 
 def _new(engine: Engine, rules: Sequence[Rule]) -> tuple[int, bool]:
-    """How many of the rules are about a name that is not blocked, and whether all were asked."""
-    every = -(-len(rules) // MAX_LOOKED) or 1
-    looked = rules[::every]
-    new = sum(not _blocked(engine, rule) for rule in looked)
-    return (new if every == 1 else round(new * len(rules) / len(looked))), every == 1
+    """How many rules are new, and whether all were compared."""
+    every = -(-len(rules) // MAX_COMPARED) or 1
+    compared = rules[::every]
+    new = sum(not _blocked(engine, rule) for rule in compared)
+    return (new if every == 1 else round(new * len(rules) / len(compared))), every == 1
 
 
 def _blocked(engine: Engine, rule: Rule) -> bool:
-    """Whether what a rule is about is blocked already, by whatever rule."""
+    """Whether the rule's own name is blocked already, by any rule."""
     if rule.kind in ("pattern", "url"):
         there = engine.at(rule)
     else:
@@ -163,12 +163,12 @@ def _blocked(engine: Engine, rule: Rule) -> bool:
     return there is not None and there.action == "block"
 
 
-def _touched(rules: Iterable[Rule]) -> list[tuple[str, str]]:
-    return [(rule.key, reason) for rule in rules for reason in approval.touched(rule)]
+def _protected(rules: Iterable[Rule]) -> list[tuple[str, str]]:
+    return [(rule.key, reason) for rule in rules for reason in approval.protected_names(rule)]
 
 
-def _why(touched: Sequence[tuple[str, str]], sample: Sampled | None) -> list[str]:
-    found = [f"{key}: {reason}" for key, reason in touched[:MAX_TOUCHED]]
+def _why(protected: Sequence[tuple[str, str]], sample: Sampled | None) -> list[str]:
+    found = [f"{key}: {reason}" for key, reason in protected[:MAX_PROTECTED]]
     if sample is not None and (reason := approval.share_reason(sample)):
         found.append(reason)
     return found

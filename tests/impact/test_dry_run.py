@@ -1,4 +1,4 @@
-"""Previews: what is new, and what was counted in shadow."""
+"""Dry runs: what is new, and what was counted in shadow."""
 
 import gzip
 import json
@@ -10,7 +10,7 @@ from urlguard.config import Config, Feed
 from urlguard.feeds.refresh import refresh
 from urlguard.hitlog import counts
 from urlguard.hitlog.counts import Hits
-from urlguard.impact import preview
+from urlguard.impact import dry_run
 from urlguard.policy.location import open_log
 from urlguard.policy.model import Change
 from urlguard.rules import Rule
@@ -103,14 +103,14 @@ def test_what_is_new(config):
         ("url site.example/a", False),
         ("url site.example/b", True),
     ):
-        assert preview.of_rules(config, [Rule.from_key(key)], None).new == new, key
+        assert dry_run.of_rules(config, [Rule.from_key(key)], None).new == new, key
 
 
 def test_a_large_list_is_looked_at_in_part(config, monkeypatch):
     """
     The figures say that they were worked out; every rule is looked at for what it touches.
     """
-    monkeypatch.setattr(preview, "MAX_LOOKED", 100)
+    monkeypatch.setattr(dry_run, "MAX_COMPARED", 100)
     lines = [f"n{i}.evil.example" if i % 2 else f"n{i}.far.example" for i in range(1000)]
     lines.insert(501, "x.council.gov.cn")
     config.feed[0].path.write_text("\n".join(lines))
@@ -118,10 +118,10 @@ def test_a_large_list_is_looked_at_in_part(config, monkeypatch):
     log = open_log(config)
     refresh(log, config.feed[0], config.state_dir)
     log.close()
-    found = preview.of_feed(config, "a", None)
+    found = dry_run.of_feed(config, "a", None)
     assert (found.rules, found.exact) == (1001, False)
     assert 300 < found.new < 700
-    assert found.touched == [("subtree x.council.gov.cn", "government, gov.cn")]
+    assert found.protected == [("subtree x.council.gov.cn", "government, gov.cn")]
     assert found.as_json()["covered"] == found.rules - found.new
 
 
@@ -129,6 +129,6 @@ def test_before_there_is_a_log(config):
     """
     There is nothing to say yet, and no file is made.
     """
-    found = preview.of_feed(config, "a", None)
+    found = dry_run.of_feed(config, "a", None)
     assert (found.rules, found.since, found.hits) == (0, None, None)
     assert not log_file(config).exists()
