@@ -11,7 +11,7 @@ Knows keys; which keys cover a name, and which of them decides, others say.
 from collections.abc import Iterable, Iterator
 
 from urlguard.policy.model import BatchRow, ClaimRow
-from urlguard.policy.precedence import Standing, effective
+from urlguard.policy.precedence import ActiveClaim, effective
 from urlguard.policy.store import LogStore
 from urlguard.verdict import Ruling
 
@@ -63,9 +63,9 @@ class History:
 
         The keys must be all that cover something, since an exception looks at those above it.
         """
-        stood: dict[str, list[Standing]] = {}
+        stood: dict[str, list[ActiveClaim]] = {}
         for c in self.standing(serial):
-            said = Standing(c.source, c.action, c.category, c.from_serial)
+            said = ActiveClaim(c.source, c.action, c.category, c.from_serial)
             stood.setdefault(c.rule, []).append(said)
         for key in stood:
             ruling = effective(key, lambda at: stood.get(at, []))

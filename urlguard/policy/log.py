@@ -16,17 +16,17 @@ from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
 from itertools import groupby, islice
 from operator import itemgetter
-from typing import Any
 
-from urlguard import names, rules
+from urlguard import rules
 from urlguard.errors import InputError, PolicyError
 from urlguard.policy import chain
 from urlguard.policy.chain import GENESIS, RESTORE, Damage
-from urlguard.policy.model import Batch, Change, ClaimRow, EffectRow
-from urlguard.policy.precedence import Standing, effective, plain, same_world, shadowed
+from urlguard.policy.effects import Before, Changes, Encoder, effects, exception_keys
+from urlguard.policy.model import Batch, BatchRow, Change, ClaimRow
+from urlguard.policy.precedence import ActiveClaim, effective, plain, shadowed
 from urlguard.policy.store import LogStore
 from urlguard.rules import ACTIONS, OPERATOR, PLANNED, SHADOW, SHADOWED, SWITCH
-from urlguard.verdict import FEED, Ruling, encode
+from urlguard.verdict import FEED, Ruling
 
 EXPIRY_BATCH = 10_000  # claims that one expiry batch ends, so that none takes long
 _BULK = 100_000  # keys from which reading a whole source beats looking keys up
@@ -90,87 +90,43 @@ class PolicyLog:
         """
         wanted = sorted(changes, key=itemgetter(0))
         _check(source, actor, reason, wanted)
-        step = progress or (lambda words: None)
+        phase = progress or (lambda name: None)
         store = self.store
         with store.writing():
-            step("comparing")
-            standing = self._standing(source, wanted)
-            starts, ends = _difference(wanted, standing)
-            if not starts and not ends:
-                if within:
-                    within(None)
-                return None
-            head = store.head()
-            serial = head.serial + 1 if head else 1
-            started = {c.rule: c for c in starts}
-            touched = sorted(started.keys() | set(ends))
-            others = self._others(source, touched)
-            depending = self._depending(touched, starts)
-            before = {key: effective(key, self._claims_at) for key in depending}
-            step("writing claims")
-            store.add_source(source)
-            store.end_claims(serial, ((source, rule) for rule in ends))
-            store.add_claims(
-                (c.rule, source, c.category, c.action, c.evidence, serial, None, c.expires_at)
-                for c in starts
-            )
-            step("writing effects")
-            effects = []
-            weighed = sorted(depending.union(touched)) if depending else touched
-            if not source.startswith(FEED):
-                # A rule that begins later is none yet.
-                weighed = [key for key in weighed if not key.startswith(PLANNED)]
-            alone: dict[tuple[Any, ...], str | None] = {}  # by action and category
-            encoded: dict[tuple[Any, ...], str | None] = {}
-            for key in weighed:
-                new = started.get(key)
-                if (
-                    new
-                    and new.action != "except"
-                    and not (key in others or key in standing or key in depending)
-                ):
-                    # Nobody said anything about it: all that a list of millions mostly is.
-                    text = alone.get(new[1:3])
-                    if text is None:
-                        own = _own_after(source, new, serial)
-                        text = alone[new[1:3]] = encode(shadowed(key, own) or plain(key, own))
-                    at = SHADOWED + key if new.action == SHADOW else key
-                    effects.append(EffectRow(serial, at, None, text))
-                    continue
-                rest = others.get(key, [])
-                then = [*rest, *_own_before(standing.get(key))]
-                own = [*rest, *_own_after(source, new, serial)]
-                if key in depending:
-                    was, now = before[key], effective(key, self._claims_at)
-                else:
-                    was, now = plain(key, then), plain(key, own)
-                if not same_world(was, now):
-                    texts = (_encoded(was, encoded), _encoded(now, encoded))
-                    effects.append(EffectRow(serial, key, *texts))
-                was, now = shadowed(key, then), shadowed(key, own)
-                # Each source is counted, so another one is news.
-                if was != now:
-                    texts = (_encoded(was, encoded), _encoded(now, encoded))
-                    effects.append(EffectRow(serial, SHADOWED + key, *texts))
-            effects.sort(key=itemgetter(1))  # as they are read; sorted already without shadows
-            store.add_effects(effects)
-            step("sealing")
-            digests = (
-                chain.sha256(chain.payload(source, starts, ends)),
-                chain.sha256(map(chain.effect_line, effects)),
-            )
-            row = chain.sealed(
-                serial,
-                int(time.time() * 1000),
-                (actor, source, reason),
-                digests,
-                head.hash if head else GENESIS,
-            )
-            store.add_batch(row)
-            batch = Batch(serial, len(touched), effects)
+            phase("comparing")
+            own = self._own(source, wanted)
+            starts, ends = _difference(wanted, own)
+            batch = None
+            if starts or ends:
+                head = store.head()
+                serial = head.serial + 1 if head else 1
+                made = Changes(serial, source, {c.rule: c for c in starts}, set(ends))
+                phase("weighing")
+                rows = effects(made, self._before(source, made.rules, own))
+                phase("writing claims")
+                store.add_source(source)
+                store.end_claims(serial, ((source, rule) for rule in ends))
+                store.add_claims(
+                    (c.rule, source, c.category, c.action, c.evidence, serial, None, c.expires_at)
+                    for c in starts
+                )
+                phase("writing effects")
+                store.add_effects(rows)
+                phase("sealing")
+                payload = chain.sha256(chain.payload(source, starts, ends))
+                digests = payload, chain.sha256(map(chain.effect_line, rows))
+                self._seal(head, serial, (actor, source, reason), digests)
+                batch = Batch(serial, len(made.rules), rows)
             if within:
                 within(batch)
         return batch
+
+    def _seal(
+        self, head: BatchRow | None, serial: int, who: tuple[str, ...], digests: tuple[str, ...]
+    ) -> None:
+        """Add the row of a batch; see `chain.sealed`."""
+        previous = head.hash if head else GENESIS
+        self.store.add_batch(chain.sealed(serial, int(time.time() * 1000), who, digests, previous))
 
     def expire(self, now: float | None = None) -> list[Batch]:
         """
@@ -222,14 +178,8 @@ class PolicyLog:
             head = self.store.head()
             serial = 1 + max(above, head.serial if head else 0)
             self.store.add_source(RESTORE)
-            row = chain.sealed(
-                serial,
-                int(time.time() * 1000),
-                (actor, RESTORE, reason),
-                (chain.sha256([]), chain.sha256([])),
-                head.hash if head else GENESIS,
-            )
-            self.store.add_batch(row)
+            nothing = chain.sha256([])
+            self._seal(head, serial, (actor, RESTORE, reason), (nothing, nothing))
         return serial
 
     def ruling(self, key: str) -> Ruling | None:
@@ -243,91 +193,70 @@ class PolicyLog:
 
         Streams: call it inside ``store.reading()``, so that all of it is of one serial.
         """
-        keys = _exception_keys(self.store.exceptions())
-        streams = [self._standing_of(source) for source in self.store.sources()]
-        encoded: dict[tuple[Any, ...], str | None] = {}
+        keys = exception_keys(self.store.exceptions())
+        streams = [self._active_of(source) for source in self.store.sources()]
+        encoded = Encoder()
         for key, group in groupby(merge(*streams, key=itemgetter(0)), key=itemgetter(0)):
             claims = [claim for _, claim in group]
             ruling = effective(key, self._claims_at) if key in keys else plain(key, claims)
             if ruling is not None:
-                yield key, _encoded(ruling, encoded) or ""
+                yield key, encoded(ruling) or ""
             if aside := shadowed(key, claims):
-                yield SHADOWED + key, _encoded(aside, encoded) or ""
+                yield SHADOWED + key, encoded(aside) or ""
 
-    def _standing_of(self, source: str) -> Iterator[tuple[str, Standing]]:
+    def _active_of(self, source: str) -> Iterator[tuple[str, ActiveClaim]]:
         feed = source.startswith(FEED)
         for rule, action, category, serial in self.store.active_of(source):
             if feed or not rule.startswith(PLANNED):
-                yield rule, Standing(source, action, category, serial)
+                yield rule, ActiveClaim(source, action, category, serial)
 
     def verify(self, progress: Callable[[int], None] | None = None) -> Damage | None:
         """The first batch that does not fit its hash, or None; see `chain.verify`."""
         return chain.verify(self.store, progress)
 
-    def _standing(self, source: str, changes: list[Change]) -> dict[str, ClaimRow]:
-        """What `source` says now about the rules that it wants to change."""
+    def _own(self, source: str, changes: list[Change]) -> dict[str, ClaimRow]:
+        """The active claims of `source` about the rules that it wants to change."""
         if source not in self.store.sources():
             return {}
         rows = (self.store.active(source, change.rule) for change in changes)
         return {row.rule: row for row in rows if row}
 
-    def _claims_at(self, key: str) -> list[Standing]:
-        rows = (self.store.active(source, key) for source in self.store.sources())
-        return [_as_standing(row) for row in rows if row]
+    def _before(self, source: str, rules: list[str], own: dict[str, ClaimRow]) -> Before:
+        """The active claims that decide about the effects of changes to `rules`."""
+        return Before(
+            own={rule: _as_active(row) for rule, row in own.items()},
+            others=self._others(source, rules),
+            at=self._claims_at,
+            exceptions=self.store.exceptions(),
+        )
 
-    def _others(self, source: str, keys: list[str]) -> dict[str, list[Standing]]:
+    def _claims_at(self, key: str) -> list[ActiveClaim]:
+        rows = (self.store.active(source, key) for source in self.store.sources())
+        return [_as_active(row) for row in rows if row]
+
+    def _others(self, source: str, keys: list[str]) -> dict[str, list[ActiveClaim]]:
         """What all other sources say about `keys`."""
-        found: dict[str, list[Standing]] = {}
+        found: dict[str, list[ActiveClaim]] = {}
         names = [name for name in self.store.sources() if name != source]
         if len(keys) < _BULK:
             for key in keys:
                 rows = (self.store.active(name, key) for name in names)
-                if claims := [_as_standing(row) for row in rows if row]:
+                if claims := [_as_active(row) for row in rows if row]:
                     found[key] = claims
             return found
         wanted = set(keys)
         for name in names:
             for rule, action, category, serial in self.store.active_of(name):
                 if rule in wanted:
-                    found.setdefault(rule, []).append(Standing(name, action, category, serial))
+                    found.setdefault(rule, []).append(ActiveClaim(name, action, category, serial))
         return found
 
-    def _depending(self, touched: list[str], starts: list[Change]) -> set[str]:
-        """The keys whose ruling depends on exceptions and may change with `touched`."""
-        rules = set(self.store.exceptions())
-        rules.update(change.rule for change in starts if change.action == "except")
-        if not rules:
-            return set()
-        values = {key.partition(" ")[2] for key in touched}
-        return {
-            key
-            for key in _exception_keys(rules)
-            if any(at in values for at in _upwards(key.partition(" ")[2]))
-        }
 
-
-def _upwards(value: str) -> Iterator[str]:
-    yield value
-    yield from names.parents(value)
-
-
-def _exception_keys(rules: Iterable[str]) -> set[str]:
-    """The keys whose ruling depends on other keys: see `precedence.effective`."""
-    keys = set(rules)
-    for rule in list(keys):
-        kind, _, value = rule.partition(" ")
-        if kind == "subtree":
-            keys.add(f"below {value}")
-    return keys
-
-
-def _difference(
-    wanted: list[Change], standing: dict[str, ClaimRow]
-) -> tuple[list[Change], list[str]]:
+def _difference(wanted: list[Change], own: dict[str, ClaimRow]) -> tuple[list[Change], list[str]]:
     """What of `wanted` is not so already: claims to make, and rules whose claim ends."""
     starts, ends = [], []
     for change in wanted:
-        now = standing.get(change.rule)
+        now = own.get(change.rule)
         if now is not None:
             if change[1:] == (now.action, now.category, now.evidence, now.expires_at):
                 continue
@@ -337,28 +266,8 @@ def _difference(
     return starts, ends
 
 
-def _as_standing(row: ClaimRow) -> Standing:
-    return Standing(row.source, row.action, row.category, row.from_serial)
-
-
-def _own_before(row: ClaimRow | None) -> list[Standing]:
-    return [] if row is None else [_as_standing(row)]
-
-
-def _own_after(source: str, change: Change | None, serial: int) -> list[Standing]:
-    if change is None or change.action is None:
-        return []
-    return [Standing(source, change.action, change.category, serial)]
-
-
-def _encoded(ruling: Ruling | None, known: dict[tuple[Any, ...], str | None]) -> str | None:
-    """`encode`, remembering: a million names of one feed have one text."""
-    if ruling is None or ruling.resolved:
-        return encode(ruling)
-    text = known.get(ruling[:4])
-    if text is None:
-        text = known[ruling[:4]] = encode(ruling)
-    return text
+def _as_active(row: ClaimRow) -> ActiveClaim:
+    return ActiveClaim(row.source, row.action, row.category, row.from_serial)
 
 
 def _check(source: str, actor: str, reason: str, changes: list[Change]) -> None:

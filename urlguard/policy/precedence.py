@@ -23,7 +23,7 @@ _ASIDE = ("except", SHADOW)
 _STRENGTH = {"review": 0, "block": 1, "allow": 2}
 
 
-class Standing(NamedTuple):
+class ActiveClaim(NamedTuple):
     """A claim in force, as the weighing needs it."""
 
     source: str
@@ -32,10 +32,10 @@ class Standing(NamedTuple):
     serial: int
 
 
-ClaimsAt = Callable[[str], Iterable[Standing]]
+ClaimsAt = Callable[[str], Iterable[ActiveClaim]]
 
 
-def plain(key: str, claims: Iterable[Standing]) -> Ruling | None:
+def plain(key: str, claims: Iterable[ActiveClaim]) -> Ruling | None:
     """What stands at `key` by the claims at the key alone, exceptions left out."""
     tier = [c for c in claims if c.action not in _ASIDE]
     if decided := [c for c in tier if not c.source.startswith(FEED)]:
@@ -68,7 +68,7 @@ def effective(key: str, claims_at: ClaimsAt) -> Ruling | None:
     return _resolved(kind, value, claims_at)
 
 
-def shadowed(key: str, claims: Iterable[Standing]) -> Ruling | None:
+def shadowed(key: str, claims: Iterable[ActiveClaim]) -> Ruling | None:
     """What is counted at `key` by the claims in shadow there, of all sources together."""
     own = [c for c in claims if c.action == SHADOW]
     if not own:
@@ -78,11 +78,11 @@ def shadowed(key: str, claims: Iterable[Standing]) -> Ruling | None:
     return Ruling(SHADOW, first.category, sources, first.serial, *_split(key))
 
 
-def _weighed(claims: Iterable[Standing]) -> list[Standing]:
+def _weighed(claims: Iterable[ActiveClaim]) -> list[ActiveClaim]:
     return [c for c in claims if c.action != SHADOW]
 
 
-def _of_feed(claim: Standing) -> bool:
+def _of_feed(claim: ActiveClaim) -> bool:
     return claim.source.startswith(FEED)
 
 
@@ -121,7 +121,7 @@ def _levels(kind: str, value: str) -> Iterable[list[str]]:
         yield [f"below {parent}", f"subtree {parent}"]
 
 
-def _merged(key: str, claims: list[Standing]) -> Ruling:
+def _merged(key: str, claims: list[ActiveClaim]) -> Ruling:
     """One ruling from claims of one tier at one key."""
     action = max((c.action for c in claims if c.action != "except"), key=_STRENGTH.__getitem__)
     same = [c for c in claims if c.action == action]
