@@ -88,51 +88,49 @@ class _Weighed:
     """The effects at single keys, where several claims meet."""
 
     def __init__(self, changes: Changes, before: Before) -> None:
-        self._changes = changes
-        self._before = before
+        self._source, self._serial = changes.source, changes.serial
+        self._starts, self._ends = changes.starts, changes.ends
+        self._own, self._others, self._at = before.own, before.others, before.at
         self._encode = Encoder()
         self._found: dict[str, list[ActiveClaim]] = {}
 
-    def at(self, key: str, *, exceptions: bool) -> Iterator[EffectRow]:
+    def at(self, key: str, *, exceptions: bool) -> list[EffectRow]:
         """The effects at one key; with `exceptions` the keys above it are looked at too."""
-        rest = self._before.others.get(key, _NONE)
-        own = self._before.own.get(key)
-        then = [*rest, own] if own else list(rest)
-        now = [*rest, *self._own_after(key)]
+        rest = self._others.get(key, _NONE)
+        own = self._own.get(key)
+        then = [*rest, own] if own else rest
+        now = self._after(key, rest)
         if exceptions:
-            yield from self._row(key, effective(key, self._then_at), effective(key, self._now_at))
+            was, is_now = effective(key, self._then_at), effective(key, self._now_at)
         else:
-            yield from self._row(key, plain(key, then), plain(key, now))
-        was, counted = shadowed(key, then), shadowed(key, now)
-        if was != counted:  # each source is counted, so another one is an effect
-            yield self._effect(SHADOWED + key, was, counted)
-
-    def _row(self, key: str, was: Ruling | None, now: Ruling | None) -> Iterator[EffectRow]:
-        if not same_world(was, now):
-            yield self._effect(key, was, now)
-
-    def _effect(self, key: str, was: Ruling | None, now: Ruling | None) -> EffectRow:
-        return EffectRow(self._changes.serial, key, self._encode(was), self._encode(now))
+            was, is_now = plain(key, then), plain(key, now)
+        rows = []
+        encode = self._encode
+        if not same_world(was, is_now):
+            rows.append(EffectRow(self._serial, key, encode(was), encode(is_now)))
+        was, is_now = shadowed(key, then), shadowed(key, now)
+        if was != is_now:  # each source is counted, so another one is an effect
+            rows.append(EffectRow(self._serial, SHADOWED + key, encode(was), encode(is_now)))
+        return rows
 
     def _then_at(self, key: str) -> list[ActiveClaim]:
         found = self._found.get(key)
         if found is None:
-            found = self._found[key] = list(self._before.at(key))
+            found = self._found[key] = list(self._at(key))
         return found
 
-    def _now_at(self, key: str) -> list[ActiveClaim]:
-        then, changes = self._then_at(key), self._changes
-        if key not in changes.starts and key not in changes.ends:
+    def _now_at(self, key: str) -> Sequence[ActiveClaim]:
+        then = self._then_at(key)
+        if key not in self._starts and key not in self._ends:
             return then
-        rest = [claim for claim in then if claim.source != changes.source]
-        return [*rest, *self._own_after(key)]
+        return self._after(key, [claim for claim in then if claim.source != self._source])
 
-    def _own_after(self, key: str) -> list[ActiveClaim]:
-        """What the batch's source claims about a rule that the batch changes, afterwards."""
-        new = self._changes.starts.get(key)
+    def _after(self, key: str, rest: Sequence[ActiveClaim]) -> Sequence[ActiveClaim]:
+        """The claims of other sources at a changed key, and the one that the batch makes."""
+        new = self._starts.get(key)
         if new is None or new.action is None:
-            return []
-        return [ActiveClaim(self._changes.source, new.action, new.category, self._changes.serial)]
+            return rest
+        return [*rest, ActiveClaim(self._source, new.action, new.category, self._serial)]
 
 
 class Encoder:

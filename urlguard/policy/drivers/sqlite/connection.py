@@ -187,8 +187,10 @@ class Connection:
         return None if row is None or row[0] == "ok" else str(row[0])
 
     def _run(self, sql: str, *arguments: Any) -> None:
-        with self.errors():
+        try:
             self._db.execute(sql, arguments)
+        except sqlite3.Error as exc:
+            raise self._error(exc) from exc
 
     def _run_each(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
         try:
