@@ -158,12 +158,12 @@ def test_ready_answers_are_the_same_as_fresh_ones():
         first = world.datagram(data)
         again = world.datagram(data)
         other = fresh.datagram(data)
-        fresh.edge.ready.clear()
+        fresh.frontend.packets.clear()
         flat = [list(map(flattened, sent)) for sent in (first, again, other)]
         assert flat[0] == flat[1] == flat[2], broken(data, "another answer", number)
         world.loop.pass_s(0.05)
         fresh.loop.pass_s(0.05)
-    assert world.udp.counters["ready"] > 100
+    assert world.udp.counters["packet_cache"] > 100
 
 
 def flattened(wire: bytes) -> bytes:
@@ -218,8 +218,8 @@ async def test_broken_streams_get_framed_answers_to_what_they_asked():
         assert transport.closed, broken(stream, "never closed", number)
         check_stream(stream, taken, number)
     assert world.chain.failures == 0
-    assert not world.tcp.open
-    assert not world.tcp.by_client
+    assert not len(world.tcp.connections)
+    assert not world.tcp.connections.by_client
 
 
 def frames(taken: bytes) -> list[bytes]:

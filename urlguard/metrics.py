@@ -54,7 +54,7 @@ METRICS: Final[dict[str, Metric]] = {
     "urlguard_queries_total": Metric("counter", "queries read", ("transport",)),
     "urlguard_answers_total": Metric(
         "counter",
-        "answers sent, by who gave them (a plugin, or ready: given again from memory) and verdict",
+        "answers sent, by source (a plugin or packet_cache) and verdict",
         ("source", "verdict"),
     ),
     "urlguard_hits_total": Metric(
@@ -77,7 +77,7 @@ METRICS: Final[dict[str, Metric]] = {
         "gauge", "queries in the sample by which a change is weighed, one of each worker"
     ),
     "urlguard_answer_seconds": Metric(
-        "histogram", "from query to answer, by path: at_once or waited", ("path",)
+        "histogram", "from query to answer, by path: inline or forwarded", ("path",)
     ),
     "urlguard_unanswered_total": Metric(
         "counter", "queries without a proper answer, and answers that could not be sent", ("why",)
@@ -94,7 +94,7 @@ METRICS: Final[dict[str, Metric]] = {
     "urlguard_plugin_failures_total": Metric(
         "counter", "queries that got SERVFAIL because a plugin raised"
     ),
-    "urlguard_ready_answers": Metric("gauge", "answers kept to be given again without parsing"),
+    "urlguard_packet_cache_entries": Metric("gauge", "answers in the packet cache"),
     # Upstreams
     "urlguard_upstream_queries_total": Metric("counter", "queries sent", ("upstream",)),
     "urlguard_upstream_answers_total": Metric("counter", "replies accepted", ("upstream",)),

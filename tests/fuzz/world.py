@@ -6,6 +6,7 @@ thousand messages go through all of it in a minute, and one that breaks somethin
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import heapq
 import ipaddress
@@ -25,7 +26,8 @@ from urlguard.verdict import Ruling
 from urlguard.wire.cookie import Cookies
 from urlguard.wire.query import SERVFAIL, Query
 from urlguard.wire.reply import failure, read_reply
-from urlguard.worker.frontend import Edge
+from urlguard.worker.frontend import Frontend
+from urlguard.worker.listeners.connections import Connections
 from urlguard.worker.listeners.tcp import TcpListener
 from urlguard.worker.listeners.udp import UdpListener
 
@@ -253,13 +255,14 @@ class World:
         mine = [BUILTIN[n].from_config(getattr(config, n), parts) for n in config.plugins[:-1]]
         self.chain = Chain([*mine, self.upstream], loop)
         [self.cache] = [p for p in mine if p.name == "cache"]
-        self.edge = Edge(
+        self.frontend = Frontend(
             self.chain, self.clients, loop, cookies=Cookies(bytes(16)), clock=self.loop.time
         )
         self.sock = Socket()
-        self.udp = UdpListener(self.sock, self.edge, loop)  # type: ignore[arg-type]
-        self.udp.start()
-        self.tcp = TcpListener(self.sock, self.edge, loop)  # type: ignore[arg-type]
+        self.udp = UdpListener(self.sock, self.frontend, loop)  # type: ignore[arg-type]
+        with contextlib.suppress(StopIteration):
+            self.udp.start().send(None)  # which waits for nothing
+        self.tcp = TcpListener(self.sock, self.frontend, loop, Connections())  # type: ignore[arg-type]
 
     async def start(self) -> None:
         """Begin to accept connections."""

@@ -154,22 +154,6 @@ def test_without_an_acl_everybody_is_allowed():
     assert not Clients(Config(plugins=("acl", "forward"))).find("203.0.113.5").allowed
 
 
-def test_ready_answers_are_shared_within_a_segment_only():
-    """
-    Clients of one segment have one table; who may have none has one that nobody shares.
-    """
-    table = Clients(WHOLE)
-    one, two = table.find("10.0.0.1"), table.find("10.0.0.2")
-    school, lab = table.find("10.1.0.1"), table.find("10.1.2.3")
-    assert one.ready is two.ready is table.ready[""]
-    assert school.ready is table.find("2001:db8:1::1").ready is table.ready["school"]
-    assert lab.ready is table.ready["lab"]
-    tables = [*table.ready.values()]
-    assert len(tables) == 3
-    for host in ("203.0.113.5", "192.0.2.1", "10.9.0.1", "10.9.0.2"):
-        assert not any(table.find(host).ready is known for known in tables)
-
-
 def test_a_known_client_is_found_again():
     """
     The same object, at the cost of one dictionary look-up.
@@ -198,7 +182,6 @@ def test_clients_are_bounded(monkeypatch):
         assert len(table.known) <= 100
         assert len(table._prefixes) <= 100
     assert table.find("10.1.2.3").segment.name == "lab"
-    assert table.find("10.1.2.3").ready is table.ready["lab"]
 
 
 # ---- limits
@@ -210,7 +193,7 @@ def test_limits_follow_the_configuration():
     """
     table = Clients(WHOLE)
     plain, shared = table.find("10.0.0.1"), table.find("10.5.0.1")
-    assert (plain.bucket.rate, plain.bucket.burst, plain.left) == (10, 20, 0)
+    assert (plain.bucket.rate, plain.bucket.burst, plain.grant.left) == (10, 20, 0)
     assert (plain.misses.rate, plain.misses.burst) == (5, 10)
     assert (shared.bucket.rate, shared.bucket.burst) == (1000, 2000)
     assert (shared.misses.rate, shared.misses.burst) == (500, 1000)
@@ -257,14 +240,14 @@ def test_some_have_no_limits(host):
     The exempt, front ends (whose clients have their own), and what has no address.
     """
     who = Clients(WHOLE).find(host)
-    assert (who.bucket, who.prefix, who.misses, who.left) == (None, None, None, PLENTY)
+    assert (who.bucket, who.prefix, who.misses, who.grant.left) == (None, None, None, PLENTY)
 
 
 def test_without_the_plugin_nobody_has_limits():
     """
     Nor with limits of 0.
     """
-    assert Clients(Config(plugins=("acl", "forward"))).find("192.0.2.1").left == PLENTY
+    assert Clients(Config(plugins=("acl", "forward"))).find("192.0.2.1").grant.left == PLENTY
     none = config.Limit(client_qps=0, prefix_qps=0, client_misses=0)
     who = Clients(Config(limit=none)).find("192.0.2.1")
     assert (who.bucket, who.prefix, who.misses) == (None, None, None)

@@ -131,9 +131,9 @@ def test_the_listener_counts_down_what_is_granted(server):
     who = s.clients.find("192.0.2.1")
     answered = 0
     while s.ask() == "answer":
-        answered += 1 + who.left
-        assert who.left <= limit.GRANT - 1
-        who.left = 0  # the listener has used them for ready answers
+        answered += 1 + who.grant.left
+        assert who.grant.left <= limit.GRANT - 1
+        who.grant.left = 0  # the packet cache has used them
     assert answered == 1000
 
 
@@ -224,7 +224,7 @@ def test_no_limits(server):
     """
     s = server(client_qps=0, prefix_qps=0)
     assert s.many(5000) == {"answer": 5000}
-    assert s.clients.find("192.0.2.1").left > PLENTY - 6000
+    assert s.clients.find("192.0.2.1").grant.left > PLENTY - 6000
     assert s.plugin.on_query(s.query()) is None
 
 
@@ -233,7 +233,7 @@ def test_plenty_may_run_out(server):
     An exempt client that has asked a thousand million times goes on.
     """
     s = server()
-    s.clients.find("127.0.0.1").left = 1
+    s.clients.find("127.0.0.1").grant.left = 1
     assert s.many(3, "127.0.0.1") == {"answer": 3}
 
 
@@ -371,10 +371,10 @@ def test_watching_ends(server):
     s = server(identical_qps=100)
     s.many(300)
     who = s.clients.find("192.0.2.1")
-    assert who.left == 0
+    assert who.grant.left == 0
     s.clock.now += limit.WATCH_S + 0.1
     assert s.ask() == "answer"
-    assert who.left == s.plugin._grant - 1
+    assert who.grant.left == s.plugin._grant - 1
 
 
 def test_answers_that_were_dropped_stay_dropped(server):

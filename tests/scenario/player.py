@@ -90,7 +90,7 @@ class _Player:
         table = step.table
         self._pass_time(table)
         self._asked = Counter({n: u.asked for n, u in self.world.upstreams.items()})
-        self._ready = self.world.udp.counters["ready"]
+        self._ready = self.world.udp.counters["packet_cache"]
         wrong = self._act(table)
         several: list[tuple[Asked, str]] = []
         if "ask" in table:
@@ -246,12 +246,12 @@ class _Player:
             "rcode": dns.rcode.to_text(message.rcode()),
             "flags": " ".join(f for f in ("AA", "TC", "AD") if message.flags & dns.flags.Flag[f]),
             "ede": sorted(o.code for o in message.options if isinstance(o, dns.edns.EDEOption)),
-            "source": self.world.edge.source,
+            "source": self.world.frontend.packets.source,
             "opt": message.edns >= 0,
             "cookie": "none" if not cookie else "same" if cookie == asked.cookie else "new",
             "subnet": next((_subnet(o) for o in message.options if o.otype == 8), "none"),
         }
-        if self.world.udp.counters["ready"] > self._ready:
+        if self.world.udp.counters["packet_cache"] > self._ready:
             got["source"] = "ready"  # the listener did not ask the chain
         wrong = []
         for key in ("rcode", "flags", "ede", "source", "opt", "cookie", "subnet"):
@@ -300,7 +300,7 @@ class _Player:
                 wrong.append(f"events: expected none, got {heard}")
         for key, number in (
             ("cached", lambda: len(made.plugin("cache"))),
-            ("connections", lambda: len(made.tcp.open)),
+            ("connections", lambda: len(made.tcp.connections)),
         ):
             if key in table and table[key] != number():
                 wrong.append(f"{key}: expected {table[key]}, got {number()}")

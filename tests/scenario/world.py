@@ -42,23 +42,25 @@ from urlguard.policy.location import log_location, open_log
 from urlguard.verdict import decode
 from urlguard.wire.cookie import Cookies
 from urlguard.worker.cookie_secret import cookie_secrets
-from urlguard.worker.frontend import Edge
+from urlguard.worker.frontend import Frontend
+from urlguard.worker.listeners.connections import Connections
 from urlguard.worker.listeners.tcp import TcpListener
 from urlguard.worker.listeners.udp import UdpListener
+from urlguard.worker.packet_cache import PacketCache
 
 _START = 10_000.0  # of the loop's time: an ordinary number, and exact with fractions of a second
 _DRAIN_S = 5.0  # after a reload, for queries under way in the old chain
 _TIDY_S = 900.0  # after midnight, to look after the hit log's files
 
 
-class _Watched(Edge):
-    """An edge that remembers which plugin gave the last answer."""
+class _Packets(PacketCache):
+    """A packet cache that remembers which plugin gave the last answer of the chain."""
 
     source = ""
 
-    def book(self, x: Exchange, found: Answer) -> None:
+    def account(self, x: Exchange, found: Answer) -> None:
         self.source = found.source
-        super().book(x, found)
+        super().account(x, found)
 
 
 class World:
@@ -160,7 +162,7 @@ class World:
         cache = self.plugin("cache")
         assert isinstance(cache, Cache)
         removed: int = self.loop.finish(cache.flush(names, everything))
-        self.edge.ready.clear()
+        self.frontend.packets.clear()
         return removed
 
     def compile(self) -> None:
@@ -174,9 +176,9 @@ class World:
         if text is not None:
             self.config = self._configured(text)
         chain, clients = self._chain()
-        old = self.edge.chain
+        old = self.frontend.chain
         chain.adopt(old)
-        self.edge.replace(chain, clients)
+        self.frontend.replace(chain, clients)
         self._equip()
         retired = contextlib.ExitStack()
         retired.callback(old.close)
@@ -204,7 +206,7 @@ class World:
         Raises:
             PlayError: there is none of that name.
         """
-        for plugin in self.edge.chain.plugins:
+        for plugin in self.frontend.chain.plugins:
             if plugin.name == name:
                 return plugin
         raise PlayError(f"no plugin {name!r} in the chain")
@@ -217,15 +219,15 @@ class World:
         if name == "tcp":
             return self.tcp.counters[counter]
         if name == "shadow":
-            return self.edge.shadowed[counter]
+            return self.frontend.packets.shadowed[counter]
         found: int = self.plugin(name).counters[counter]
         return found
 
     def write_hits(self) -> list[list[Any]]:
         """Bring the hits of the worker to the files; the rows that were brought."""
-        if self.edge.hits is None:
+        if self.frontend.hits is None:
             return []
-        rows = [r for line in self.edge.hits.lines() for r in json.loads(line)["rows"]]
+        rows = [r for line in self.frontend.hits.lines() for r in json.loads(line)["rows"]]
         self._files.write(rows)
         return rows
 
@@ -256,41 +258,44 @@ class World:
         self._key = hitlog.DayKey(self.hits_folder, clock)
         self._files = hitlog.HitFiles(self.hits_folder, self.config.hits, clock)
         self.pseudonyms = Pseudonyms(clock)
-        self.edge = _Watched(chain, clients, self.loop, clock=clock)
+        self.frontend = Frontend(chain, clients, self.loop, clock=clock)
+        self.frontend.packets = _Packets(clients, self.loop)
         ends(self._files.close)
-        ends(lambda: self.edge.ready.close())
-        ends(lambda: self.edge.chain.close())
+        ends(lambda: self.frontend.packets.close())
+        ends(lambda: self.frontend.chain.close())
         ends(lambda: [timer.cancel() for timer in self._timers.values()])
         self._midnight()
         self._equip()
-        self.live.subscribe(lambda names: self.edge.ready.changed(names))
+        self.live.subscribe(self.frontend.packets.changed)
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         ends(udp.close)
         udp.bind(("127.0.0.1", 0))
         tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         ends(tcp.close)
         tcp.bind(("127.0.0.1", 0))
-        self.udp = UdpListener(udp, self.edge, self.loop)
-        self.tcp = TcpListener(tcp, self.edge, self.loop, idle_s=self.config.server.tcp_idle_s)
+        self.udp = UdpListener(udp, self.frontend, self.loop)
+        self.tcp = TcpListener(tcp, self.frontend, self.loop, Connections())
+        self.tcp.configure(self.config.server)
         ends(self.udp.close)
         ends(self.tcp.close)
         self.udp_address = udp.getsockname()
         self.tcp_address = tcp.getsockname()
-        self.udp.start()
-        self.loop.finish(self.tcp.start())
+        for listener in (self.udp, self.tcp):
+            self.loop.finish(listener.start())
 
     def _chain(self) -> tuple[Chain, Clients]:
         clients = Clients(self.config)
         return Chain.build(self.config, Parts(self.config, self.live, self.loop, clients)), clients
 
     def _equip(self) -> None:
-        edge = self.edge
-        edge.cookies = None
+        frontend = self.frontend
+        cookies, hits = None, frontend.hits
         if self.config.server.cookies:
-            edge.cookies = Cookies(*cookie_secrets(self.config.state_dir, self.now))
+            cookies = Cookies(*cookie_secrets(self.config.state_dir, self.now))
             self._date(self.config.state_dir / "cookie.secret")
-        if self.config.hits.enabled and edge.hits is None:
-            edge.hits = HitBuffer(self.pseudonyms, self._wall)
+        if self.config.hits.enabled and hits is None:
+            hits = HitBuffer(self.pseudonyms, self._wall)
+        frontend.equip(cookies, hits, None)
 
     def _date(self, path: Path) -> None:
         """Have a file that was written just now be of the simulated time."""

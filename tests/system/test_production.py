@@ -32,7 +32,7 @@ from urlguard.plugins.clients import Clients
 from urlguard.plugins.forward.udp import spare
 from urlguard.server import sockets, systemd
 from urlguard.worker.listeners import tcp
-from urlguard.worker.packet_cache import MAX_READY
+from urlguard.worker.packet_cache import MAX_ENTRIES
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = Path("/etc/urlguard/urlguard.toml")
@@ -629,7 +629,7 @@ def test_bounds_of_memory_are_those_of_the_page():
     """
     Ready answers and unread answers are bounded by the figures of the page.
     """
-    assert number(r"up to ([\d,]+) in each worker") == MAX_READY
+    assert number(r"up to ([\d,]+) in each worker") == MAX_ENTRIES
     assert number(r"reading pauses at (\d+) KiB") << 10 == tcp._WRITE_LIMIT
     assert number(r"of them, or (\d+) open queries") == tcp.MAX_PIPELINED
 
@@ -647,9 +647,8 @@ def test_the_receive_buffer_is_the_one_asked_for(monkeypatch):
             return super().setsockopt(level, option, *value)
 
     monkeypatch.setattr(sockets.socket, "socket", Recording)
-    for pair in sockets.open_sockets(config.endpoint("127.0.0.1:0"), 1):
-        for sock in pair:
-            sock.close()
+    for _, sock in sockets.open_sockets(config.endpoint("127.0.0.1:0"), 1)[0]:
+        sock.close()
     assert asked == [number(r"-w net\.core\.rmem_max=(\d+)")]
 
 

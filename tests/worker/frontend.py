@@ -19,7 +19,8 @@ from urlguard.plugins import Chain, Parts
 from urlguard.plugins.clients import Clients
 from urlguard.server.sockets import open_sockets
 from urlguard.verdict import Ruling
-from urlguard.worker.frontend import Edge
+from urlguard.worker.frontend import Frontend
+from urlguard.worker.listeners.connections import Connections
 from urlguard.worker.listeners.tcp import TcpListener
 from urlguard.worker.listeners.udp import UdpListener
 
@@ -131,22 +132,22 @@ class Servers:
         host="127.0.0.1",
         plugins=("acl", "guard", "forward"),
         extra=None,
-        edge=None,
+        frontend=None,
         sections=None,
-        **tcp,
+        **limits,
     ):
         """
         Both listeners on one address.
 
-        `edge` are further arguments of the Edge, `sections` sections of the configuration, and
-        the rest options of the TCP listener.
+        `frontend` are further arguments of the Frontend, `sections` sections of the configuration,
+        and `limits` keys of ``[server]`` for the listeners.
         """
         loop = asyncio.get_running_loop()
         transport, upstream = await loop.create_datagram_endpoint(
             Upstream, local_addr=("127.0.0.1", 0)
         )
         where = "{}:{}".format(*transport.get_extra_info("sockname"))
-        # Retries stay below the patience of the clients in these tests.
+        # Retries stay below the timeout of the clients in these tests.
         forward = config.Forward((where,), timeout_ms=200, ports=16)
         made = dataclasses.replace(
             Config(), plugins=plugins, **{"forward": forward, **(sections or {})}
@@ -155,19 +156,20 @@ class Servers:
         chain = Chain.build(made, Parts(made, live, loop, clients))
         if extra is not None:
             chain = Chain([extra, *chain.plugins], loop)
-        shared = Edge(chain, clients, loop, **(edge or {}))
-        live.subscribe(shared.ready.changed)
-        [(udp_sock, tcp_sock)] = open_sockets(Endpoint(host, 0), 1)
+        shared = Frontend(chain, clients, loop, **(frontend or {}))
+        live.subscribe(shared.packets.changed)
+        [[(_, udp_sock), (_, tcp_sock)]] = open_sockets(Endpoint(host, 0), 1)
         port = udp_sock.getsockname()[1]
         udp = UdpListener(udp_sock, shared, loop)
-        tcp = TcpListener(tcp_sock, shared, loop, **tcp)
-        udp.start()
-        await tcp.start()
-        self._stack += [udp.close, tcp.close, shared.ready.close, chain.close, transport.close]
+        tcp = TcpListener(tcp_sock, shared, loop, Connections())
+        for listener in (udp, tcp):
+            listener.configure(dataclasses.replace(made.server, **limits))
+            await listener.start()
+        self._stack += [udp.close, tcp.close, shared.packets.close, chain.close, transport.close]
         return SimpleNamespace(
             udp=udp,
             tcp=tcp,
-            edge=shared,
+            frontend=shared,
             live=live,
             config=made,
             upstream=upstream,
@@ -182,8 +184,8 @@ def reload(server, **sections):
     loop = asyncio.get_running_loop()
     clients = Clients(made)
     chain = Chain.build(made, Parts(made, server.live, loop, clients))
-    chain.adopt(server.edge.chain)
-    server.edge.replace(chain, clients)
+    chain.adopt(server.frontend.chain)
+    server.frontend.replace(chain, clients)
     server.config = made
     return chain
 

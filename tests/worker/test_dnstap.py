@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from tests.system.test_peers import needs
 from urlguard.config import Dnstap
+from urlguard.wire.query import TCP, UDP
 from urlguard.worker import dnstap
 from urlguard.worker.dnstap import (
     ACCEPT,
@@ -127,7 +128,7 @@ def test_a_query_frame():
     A query is a CLIENT_QUERY with family, transport, pseudonym, time and message.
     """
     tap = make_tap(identity="ns1")
-    tap.query(CLIENT, query(), tcp=False)
+    tap.query(CLIENT, query(), transport=UDP)
     ((outer, message),) = frames(tap)
     assert outer[1] == b"ns1"
     assert outer[2].startswith(b"urlguard ")
@@ -141,7 +142,7 @@ def test_an_answer_frame():
     An answer is a CLIENT_RESPONSE with both times, over TCP and from IPv6 too.
     """
     tap = make_tap()
-    tap.answer("2001:db8::1", answer(), tcp=True, asked_ns=7 * 10**9)
+    tap.answer("2001:db8::1", answer(), transport=TCP, asked_ns=7 * 10**9)
     ((_, message),) = frames(tap)
     assert (message[1], message[2], message[3]) == (6, 2, 2)
     assert (message[8], message[9], message[12], message[13]) == (7, 0, 10**9, 5)
@@ -163,8 +164,8 @@ def test_the_address_is_as_configured_in_both_frames(addresses, client, shown):
     Queries and answers show the same, and no frame shows the client's address or port.
     """
     tap = make_tap(addresses=addresses)
-    tap.query(client, query(), tcp=False)
-    tap.answer(client, answer(), tcp=False)
+    tap.query(client, query(), transport=UDP)
+    tap.answer(client, answer(), transport=UDP)
     packed = ipaddress.ip_address(client.partition("%")[0]).packed
     for _, message in frames(tap):
         found = message.get(4)
@@ -178,7 +179,7 @@ def test_without_a_key_there_is_no_address():
     Until control has told the day's key, frames go without an address.
     """
     tap = DnsTap(Dnstap(socket="/nowhere"), lambda client: b"")
-    tap.query(CLIENT, query(), tcp=False)
+    tap.query(CLIENT, query(), transport=UDP)
     ((_, message),) = frames(tap)
     assert 4 not in message
 
@@ -257,7 +258,7 @@ def test_what_cannot_be_masked_is_left_out(wire):
     The frame tells that something was asked, and is counted, without the message.
     """
     tap = make_tap()
-    tap.query(CLIENT, wire, tcp=False)
+    tap.query(CLIENT, wire, transport=UDP)
     ((_, message),) = frames(tap)
     assert 10 not in message
     assert tap.counters["left_out"] == 1
@@ -302,8 +303,8 @@ def test_the_buffer_is_bounded(monkeypatch):
     monkeypatch.setattr(dnstap, "MAX_BUFFER", 1000)
     tap = make_tap()
     for _ in range(50):
-        tap.query(CLIENT, query(), tcp=False)
-        tap.answer(CLIENT, answer(), tcp=False)
+        tap.query(CLIENT, query(), transport=UDP)
+        tap.answer(CLIENT, answer(), transport=UDP)
     assert sum(map(len, tap._frames)) < 1300
     assert tap.counters["dropped"] == 100 - tap.counters["queued"] > 80
 
@@ -386,10 +387,10 @@ async def test_a_whole_conversation(tmp_path):
     """
     async with Collector(tmp_path / "tap.sock") as collector:
         tap = make_tap(collector.path)
-        tap.query(CLIENT, query("first.example"), tcp=False)
+        tap.query(CLIENT, query("first.example"), transport=UDP)
         tap.start()
         await until(lambda: tap.connected)
-        tap.query(CLIENT, query("second.example"), tcp=False)
+        tap.query(CLIENT, query("second.example"), transport=UDP)
         await tap.close()
         assert collector.said == [(READY, [CONTENT_TYPE]), (START, [CONTENT_TYPE]), (STOP, [])]
         assert [b"first" in f for f in collector.frames] == [True, False]
@@ -407,7 +408,7 @@ async def test_the_collector_may_come_later_and_go_and_come(tmp_path, capsys):
     for number in (1, 2):
         async with Collector(path) as collector:
             await until(lambda: tap.connected)
-            tap.query(CLIENT, query(f"n{number}.example"), tcp=False)
+            tap.query(CLIENT, query(f"n{number}.example"), transport=UDP)
             await until(lambda: collector.frames)
             collector.hang_up()
             await until(lambda: not tap.connected)
@@ -423,7 +424,7 @@ async def test_a_collector_for_something_else_is_left(tmp_path, capsys):
     """
     async with Collector(tmp_path / "tap.sock", accept=False) as collector:
         tap = make_tap(collector.path)
-        tap.query(CLIENT, query(), tcp=False)
+        tap.query(CLIENT, query(), transport=UDP)
         tap.start()
         await until(lambda: collector.connections > 1)
         await tap.close()
@@ -447,7 +448,7 @@ async def test_a_collector_that_does_not_read_costs_frames_only(tmp_path, monkey
             while not tap.counters["dropped"]:
                 started = time.process_time()  # of the processor: others may need it too
                 for _ in range(50):
-                    tap.answer(CLIENT, answer(), tcp=False)
+                    tap.answer(CLIENT, answer(), transport=UDP)
                 longest = max(longest, time.process_time() - started)
                 await asyncio.sleep(0.001)
         assert longest < 0.2
@@ -503,8 +504,8 @@ async def test_fstrm_capture_and_dnstap_read(tmp_path):
         tap.start()
         await until(lambda: tap.connected)
         for _ in range(200):
-            tap.query(CLIENT, query(options=SECRETS), tcp=False)
-            tap.answer(CLIENT, answer(options=SECRETS), tcp=True, asked_ns=10**18)
+            tap.query(CLIENT, query(options=SECRETS), transport=UDP)
+            tap.answer(CLIENT, answer(options=SECRETS), transport=TCP, asked_ns=10**18)
         await tap.close()
         await asyncio.sleep(0.2)
     finally:

@@ -17,7 +17,7 @@ from urlguard.impact.sample import MAX_RULES, Count, Sampled, merged
 from urlguard.rules import SHADOWED
 from urlguard.verdict import Ruling
 from urlguard.worker import query_sample
-from urlguard.worker.query_sample import Asked, Sample, answer
+from urlguard.worker.query_sample import Sample, SampleQueries, answer
 
 
 class Clock:
@@ -69,7 +69,7 @@ def read(sample, batches, names):
             asked = [next(names) for _ in range(count)]
             if sample.left <= 0:
                 taken[asked[-1]] += sample.gap
-                sample.turn()
+                sample.draw()
     return taken
 
 
@@ -123,7 +123,7 @@ def test_the_gap_follows_the_load():
                 sample.left -= step
                 if not sample.left:
                     counts[-1] += 1
-                    sample.turn()
+                    sample.draw()
         # In the first half it may get used to the load.
         assert sum(counts[1000:]) / 1000 == pytest.approx(taken, rel=0.3), per_second
 
@@ -278,7 +278,7 @@ async def test_only_counts_leave():
     """
     written = []
     writer = SimpleNamespace(write=written.append, is_closing=lambda: False)
-    asked = Asked(holding(*QUERIES), Live(engine()))
+    asked = SampleQueries(holding(*QUERIES), Live(engine()))
     await asked({"op": "sample", "id": 7, "rules": ["subtree evil.example"]}, writer)
     while not written:
         await asyncio.sleep(0)
@@ -290,7 +290,8 @@ async def test_only_counts_leave():
 
 async def test_the_listener_samples():
     """
-    Ready answers and waited ones are taken alike, behind a PROXY header too; strangers' are not.
+    Those from the packet cache and forwarded ones are taken alike, behind a PROXY header too; those
+    of clients that may not ask are not.
     """
     sections = {
         "acl": config.Acl(networks("127.0.0.0/8", "192.0.2.0/24")),
@@ -304,11 +305,11 @@ async def test_the_listener_samples():
         for host in ("192.0.2.7", "198.51.100.7"):
             await raw(server, proxied(host) + front, source="127.0.0.9")
         await raw(server, b"no query at all", b"\0" * 12)
-        entries = server.edge.sample.entries()
+        entries = server.frontend.packets.queries.entries()
         names = [entry.name for entry in entries]
         assert names == ["evil.example"] * 3 + ["far.example", "behind.example"]
         assert len({entry.client for entry in entries}) == 2
-        assert server.udp.counters["ready"] == 1
+        assert server.udp.counters["packet_cache"] == 1
         assert server.udp.counters["queries"] == 8
 
 
@@ -318,9 +319,9 @@ async def test_the_listener_reads_on_whatever_is_in_the_sample():
     """
     async with Servers() as start:
         server = await start()
-        server.edge.sample.left = 40
+        server.frontend.packets.queries.left = 40
         datagrams = [make("evil.example", id=i).to_wire() for i in range(100)]
         assert await raw(server, *datagrams)
         await asyncio.sleep(0.05)
         assert server.udp.counters["queries"] == 100
-        assert len(server.edge.sample) > 16  # the 40th, and more after it
+        assert len(server.frontend.packets.queries) > 16  # the 40th, and more after it

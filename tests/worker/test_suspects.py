@@ -65,18 +65,18 @@ def test_each_is_handed_over_once_until_it_is_asked_for_again():
     """
     With the queries since the last time; and again as long as nobody has said that he has it.
     """
-    world = World(suspects.MAX_UNTOLD + 50)
-    first = world.ask("untold", {"id": 1})["names"]
-    assert len(first) == suspects.MAX_UNTOLD
-    assert world.ask("untold", {"id": 2})["names"] == first
-    world.ask("told", {"names": [(row[0], row[2]) for row in first]})
-    rest = world.ask("untold", {"id": 3})["names"]
+    world = World(suspects.MAX_UNREPORTED + 50)
+    first = world.ask("unreported", {"id": 1})["names"]
+    assert len(first) == suspects.MAX_UNREPORTED
+    assert world.ask("unreported", {"id": 2})["names"] == first
+    world.ask("acknowledged", {"names": [(row[0], row[2]) for row in first]})
+    rest = world.ask("unreported", {"id": 3})["names"]
     assert len(rest) == 50
-    world.ask("told", {"names": [(row[0], row[2]) for row in rest]})
-    assert world.ask("untold", {"id": 4})["names"] == []
+    world.ask("acknowledged", {"names": [(row[0], row[2]) for row in rest]})
+    assert world.ask("unreported", {"id": 4})["names"] == []
     for _ in range(3):
         world.grey.note("suspect-7.com", 0.6, "review", "m")
-    (row,) = world.ask("untold", {"id": 5})["names"]
+    (row,) = world.ask("unreported", {"id": 5})["names"]
     assert (row[0], row[2], row[-1]) == ("suspect-7.com", 4, 3)
 
 
@@ -84,10 +84,10 @@ def test_what_people_have_decided_is_not_handed_over():
     """
     And does not stand in the way of the others.
     """
-    world = World(suspects.MAX_UNTOLD + 50)
-    world.decided = {f"suspect-{n}.com" for n in range(suspects.MAX_UNTOLD)}
-    assert world.ask("untold", {"id": 1})["names"] == []
-    assert len(world.ask("untold", {"id": 2})["names"]) == 50
+    world = World(suspects.MAX_UNREPORTED + 50)
+    world.decided = {f"suspect-{n}.com" for n in range(suspects.MAX_UNREPORTED)}
+    assert world.ask("unreported", {"id": 1})["names"] == []
+    assert len(world.ask("unreported", {"id": 2})["names"]) == 50
 
 
 def test_marks_of_names_that_are_gone():
@@ -95,7 +95,7 @@ def test_marks_of_names_that_are_gone():
     A mark for a name that was forgotten, or beyond what was asked, does no harm.
     """
     world = World(1)
-    world.ask("told", {"names": [("gone.example", 5), ("suspect-0.com", 10**12)]})
+    world.ask("acknowledged", {"names": [("gone.example", 5), ("suspect-0.com", 10**12)]})
     world.grey.note("suspect-0.com", 0.6, "review", "m")
-    (row,) = world.ask("untold", {"id": 1})["names"]
+    (row,) = world.ask("unreported", {"id": 1})["names"]
     assert row[-1] == 1

@@ -67,7 +67,7 @@ class SuspectIntake:
         """
         if not self._casework.ready:
             raise StoreError("cases: not ready yet")
-        replies = await self._workers.ask({"op": "untold"}, WAIT_S)
+        replies = await self._workers.ask({"op": "unreported"}, WAIT_S)
         rows = [(Suspect(*row[:-1]), int(row[-1])) for r in replies.values() for row in r["names"]]
         if not rows:
             return 0
@@ -85,7 +85,7 @@ class SuspectIntake:
         }
         for worker in self._workers:
             if worker.number in marks:
-                worker.send({"op": "told", "names": marks[worker.number]})
+                worker.send({"op": "acknowledged", "names": marks[worker.number]})
         return len(found)
 
 

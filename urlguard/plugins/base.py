@@ -49,11 +49,9 @@ class Exchange:
         "ruling",
         "shadows",
         "transport",
-        "via",
         "when",
     )
 
-    via: Any
     done: "Done"
     key: Any
     ruling: Ruling | None
@@ -73,7 +71,7 @@ class Exchange:
         self.transport = transport
         self.proven = transport != UDP
         self.reply_options = b""
-        self.ruling = self.shadows = self.key = self.via = None
+        self.ruling = self.shadows = self.key = None
 
     def anonymous(self) -> "Exchange":
         """The same question, asked for no client: how a plugin asks the plugins behind it."""

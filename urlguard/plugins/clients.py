@@ -1,5 +1,5 @@
 """
-Who asks: what policy knows of a client address, worked out once and remembered.
+The clients: what policy knows of each address, worked out once and remembered.
 
 Networks of all sections that name any (who is allowed, segments, limits, front ends) are looked up
 here and nowhere else, by longest prefix; the packet path finds a known client in one dictionary
@@ -8,7 +8,7 @@ look-up.  Knows addresses; knows no names, no rules and no packets.
 
 import ipaddress
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from urlguard.config import Config, Limit, Network, Segment
@@ -18,6 +18,8 @@ T = TypeVar("T")
 MAX_CLIENTS: Final = 65_536  # remembered; then the oldest is forgotten, to be worked out again
 MAX_PREFIXES: Final = 65_536  # the same for networks with limits
 PLENTY: Final = 1 << 30  # queries that a client without limits may ask before anybody looks
+
+NO_ANSWERS: Final[Mapping[bytes, Any]] = {}
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -75,17 +77,33 @@ class Bucket:
         return True
 
 
+class Grant:
+    """
+    What the packet cache may do for a client without asking a plugin.
+
+    ``left``: queries that the client may ask before its limits are looked at again; the packet
+    cache and the ``limit`` plugin count it down.  ``answers``: the stored answers of its segment,
+    by the query's octets after the ID; the packet cache puts its table here with the first answer
+    that it stores for the client, and never does for one that may have none.
+    """
+
+    __slots__ = ("answers", "left")
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.answers: Mapping[bytes, Any] = NO_ANSWERS
+
+
 class Client:
     """
-    A client address.
+    What policy knows of a client address.
 
     ``host``: the address as text.  ``address``: the same, IPv4 also where an IPv6 socket saw it, or
     None for what is none.  ``allowed``: it is in ``[acl] allow``.  ``segment``: the segment that it
     is in, if any.  ``front``: ``proxy`` or ``ecs`` for a front end that speaks for others.
 
-    ``ready``: the ready answers that it may be given; nothing is ever put in there for clients that
-    may have none.  ``left``: queries it may ask before the limits are looked at again.  ``bucket``,
-    ``prefix`` and ``misses`` are its limits, None for none.
+    ``bucket``, ``prefix`` and ``misses`` are its limits, None for none.  ``grant`` belongs to the
+    packet cache.
     """
 
     __slots__ = (
@@ -93,11 +111,10 @@ class Client:
         "allowed",
         "bucket",
         "front",
+        "grant",
         "host",
-        "left",
         "misses",
         "prefix",
-        "ready",
         "segment",
     )
 
@@ -107,8 +124,7 @@ class Client:
         self.allowed = False
         self.segment: Segment | None = None
         self.front: str | None = None
-        self.ready: dict[bytes, Any] = {}
-        self.left = PLENTY
+        self.grant = Grant(PLENTY)
         self.bucket: Bucket | None = None
         self.prefix: Bucket | None = None
         self.misses: Bucket | None = None
@@ -126,9 +142,8 @@ class Clients:
 
     def __init__(self, config: Config) -> None:
         self.known: OrderedDict[str, Client] = OrderedDict()
-        self.ready: dict[str, dict[bytes, Any]] = {}  # ready answers, by the segment's name
         self._acl = "acl" in config.plugins
-        # Strangers are not answered at all, whatever they send.
+        # Clients that are not allowed get no answer at all, whatever they send.
         self.silent = self._acl and config.acl.otherwise == "drop"
         self.limited = "limit" in config.plugins
         self._limit: Limit | None = config.limit if self.limited else None
@@ -162,9 +177,6 @@ class Clients:
         client.allowed = not self._acl or self._allowed.find(address) is not None
         client.segment = self._segments.find(address)
         self._give_limits(client)
-        if client.allowed and client.front is None:
-            name = client.segment.name if client.segment else ""
-            client.ready = self.ready.setdefault(name, {})
         return client
 
     def _give_limits(self, client: Client) -> None:
@@ -180,7 +192,7 @@ class Clients:
         else:
             client.bucket = _bucket(limit.client_qps * factor, limit.burst_s)
             client.misses = _bucket(limit.client_misses * factor, limit.burst_s)
-        client.left = 0
+        client.grant.left = 0
 
     def _of_prefix(self, limit: Limit, address: Address, factor: int) -> "_Limits":
         """What the addresses of one network have in common."""

@@ -5,9 +5,9 @@ Stands behind the acl and above all that costs something.  Sees the wire format 
 buckets that each client has; knows no names, no rules and no sockets.
 
 How it works
-    Asking a bucket costs more than a ready answer.  So a client is *granted* some queries at once,
-    in ``Client.left``, and the listener counts these down itself; only when they are used up does a
-    query come here.
+    Asking a bucket costs more than an answer from the packet cache.  So a client is *granted* some
+    queries at once, in ``Client.grant``, and the packet cache counts these down itself; only when
+    they are used up does a query come here.
 
     An address on a UDP datagram proves nothing.  What is over a limit gets TC for an answer: an
     honest client asks again over TCP, and is answered; whose address was forged gets a packet that
@@ -117,11 +117,12 @@ class Limit(Local):
         who: Client | None = x.client
         if who is None:
             return None
-        if who.left > 0:
-            who.left -= 1
+        grant = who.grant
+        if grant.left > 0:
+            grant.left -= 1
             return None
         if not self._limited(who):
-            who.left = PLENTY
+            grant.left = PLENTY
             return None
         now = self._loop.time()
         want = self._grant
@@ -155,7 +156,7 @@ class Limit(Local):
             prefix.left = max(0.0, prefix.left - want)
         if bucket is not None:
             bucket.left -= want
-        who.left = want - 1
+        who.grant.left = want - 1
         return None
 
     def _over(self, x: Exchange, what: str) -> Answer:
@@ -179,7 +180,7 @@ class Limit(Local):
             return a
         who: Client | None = x.client
         # Who has more left than any grant gives has no limits.
-        if who is None or who.left > GRANT or who.address is None or a.wire == b"":
+        if who is None or who.grant.left > GRANT or who.address is None or a.wire == b"":
             return a
         now = self._loop.time()
         network = self._network(who)

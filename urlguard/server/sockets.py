@@ -1,5 +1,5 @@
 """
-Binding the addresses that are listened on: one UDP and one TCP socket for each worker.
+Binding the addresses that are listened on: one socket of each transport for each worker.
 
 Knows sockets; knows neither queries nor processes.
 """
@@ -7,19 +7,24 @@ Knows sockets; knows neither queries nor processes.
 import contextlib
 import errno
 import socket
+from typing import Final
 
 from urlguard.config import Config, Endpoint
 from urlguard.errors import ConfigError
 from urlguard.plugins.forward import Forward
+from urlguard.wire.query import TCP, UDP, Transport
 
 _OTHER_DESCRIPTORS = 512
 
 
-def open_sockets(
-    where: Endpoint, count: int, *, exclusive: bool = True
-) -> list[tuple[socket.socket, socket.socket]]:
+_KINDS: Final[dict[Transport, int]] = {UDP: socket.SOCK_DGRAM, TCP: socket.SOCK_STREAM}
+
+Bound = tuple[Transport, socket.socket]
+
+
+def open_sockets(where: Endpoint, count: int, *, exclusive: bool = True) -> list[list[Bound]]:
     """
-    Bind a UDP and a TCP socket for each of `count` workers to one address.
+    Bind a socket of each transport for each of `count` workers to one address.
 
     The kernel spreads clients over sockets bound with SO_REUSEPORT.  With port 0 it chooses a port,
     the same for all of them.  The TCP sockets listen once a `TcpListener` starts.
@@ -33,27 +38,27 @@ def open_sockets(
     attempts = 10 if where.port == 0 else 1
     while True:
         attempts -= 1
-        pairs: list[tuple[socket.socket, socket.socket]] = []
+        workers: list[list[Bound]] = []
         port = where.port
         opened: list[socket.socket] = []
         try:
             if exclusive and port:
-                for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+                for kind in _KINDS.values():
                     _bind(where, port, kind, shared=False).close()
             for _ in range(count):
-                udp = _bind(where, port, socket.SOCK_DGRAM)
-                opened.append(udp)
-                port = udp.getsockname()[1]
-                tcp = _bind(where, port, socket.SOCK_STREAM)
-                opened.append(tcp)
-                pairs.append((udp, tcp))
+                workers.append([])
+                for transport, kind in _KINDS.items():
+                    sock = _bind(where, port, kind)
+                    opened.append(sock)
+                    port = sock.getsockname()[1]
+                    workers[-1].append((transport, sock))
         except OSError as exc:
             for sock in opened:
                 sock.close()
             if attempts and exc.errno == errno.EADDRINUSE:
                 continue  # the port that the kernel chose for UDP is taken for TCP
             raise ConfigError([f'[server] listen = "{where}": {_why(exc)}']) from exc
-        return pairs
+        return workers
 
 
 def descriptors(config: Config) -> int:

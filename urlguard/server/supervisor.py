@@ -12,10 +12,10 @@ import asyncio
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import os
 import resource
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from urlguard.config import Config, Endpoint
 from urlguard.errors import ConfigError
 from urlguard.processes import child as process
 from urlguard.server import reload, systemd
-from urlguard.server.sockets import descriptors, open_sockets
+from urlguard.server.sockets import Bound, descriptors, open_sockets
 from urlguard.worker.worker import DRAIN_S, Startup
 
 WORKER = "urlguard.worker.worker"
@@ -207,7 +207,7 @@ class Supervisor:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.addresses: list[Endpoint] = []
-        self._sockets: list[list[tuple[socket.socket, socket.socket]]] = []
+        self._sockets: list[list[list[Bound]]] = []  # by address and worker
         self._lock: int | None = None
         self._systemd = systemd.Notifier(os.environ)
         self._reload = asyncio.Event()
@@ -227,9 +227,10 @@ class Supervisor:
         _raise_descriptor_limit(self.config)
         self._lock = _lock(self.config.state_dir)
         for where in self.config.server.listen:
-            pairs = open_sockets(where, self.config.server.workers)
-            self._sockets.append(pairs)
-            self.addresses.append(Endpoint(where.host, pairs[0][0].getsockname()[1]))
+            opened = open_sockets(where, self.config.server.workers)
+            self._sockets.append(opened)
+            _, first = opened[0][0]
+            self.addresses.append(Endpoint(where.host, first.getsockname()[1]))
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """
@@ -272,11 +273,14 @@ class Supervisor:
             await asyncio.wait(late, timeout=2)
 
     def _worker(self, number: int) -> _Child:
-        pairs = [pairs[number] for pairs in self._sockets]
-        numbers = tuple((udp.fileno(), tcp.fileno()) for udp, tcp in pairs)
-        startup = Startup(self.config, number, numbers)
-        flat = tuple(descriptor for pair in numbers for descriptor in pair)
-        return _Child(f"worker {number}", WORKER, startup, flat)
+        sockets = tuple(
+            (transport, sock.fileno())
+            for workers in self._sockets
+            for transport, sock in workers[number]
+        )
+        startup = Startup(self.config, number, sockets)
+        descriptors = tuple(descriptor for _, descriptor in sockets)
+        return _Child(f"worker {number}", WORKER, startup, descriptors)
 
     def _status(self) -> str:
         where = ", ".join(str(address) for address in self.addresses)
@@ -381,10 +385,9 @@ class Supervisor:
 
     def close(self) -> None:
         """Close the sockets and unlock the state folder."""
-        for pairs in self._sockets:
-            for udp, tcp in pairs:
-                udp.close()
-                tcp.close()
+        for workers in self._sockets:
+            for _, sock in itertools.chain.from_iterable(workers):
+                sock.close()
         if self._lock is not None:
             os.close(self._lock)
 

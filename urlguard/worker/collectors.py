@@ -1,6 +1,6 @@
 """What listeners and plugins count, under the names of the metrics."""
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from urlguard.engine import Live
@@ -12,13 +12,14 @@ from urlguard.plugins.forward import Forward
 from urlguard.plugins.guard import Guard
 from urlguard.plugins.limit import Limit
 from urlguard.wire.query import parse_query
-from urlguard.worker.listeners.tcp import TcpListener
-from urlguard.worker.listeners.udp import UdpListener
+from urlguard.worker.listeners import Listener
+from urlguard.worker.listeners.connections import Connections
 
 if TYPE_CHECKING:
     from urlguard.worker.dnstap import DnsTap
 
 _UNANSWERED = ("dropped", "malformed", "send_failed", "read_failed")
+_CLOSED = ("closed_idle", "closed_full", "closed_client", "closed_slow")
 _UPSTREAM = {
     "urlguard_upstream_queries_total": "sent",
     "urlguard_upstream_answers_total": "answered",
@@ -27,23 +28,18 @@ _UPSTREAM = {
 }
 
 
-def listeners(found: Iterable[UdpListener | TcpListener], figures: Figures) -> None:
-    """Queries by transport, and what became of those without a proper answer."""
-    opened: Sized = ()
+def listeners(found: Iterable[Listener], connections: Connections, figures: Figures) -> None:
+    """Queries by transport, queries without a proper answer, and connections."""
     for one in found:
-        transport = "udp" if isinstance(one, UdpListener) else "tcp"
         counters = one.counters
-        figures.count("urlguard_queries_total", counters["queries"], transport)
+        figures.count("urlguard_queries_total", counters["queries"], one.transport)
+        figures.count("urlguard_truncated_total", counters["truncated"])
+        figures.count("urlguard_tcp_connections_total", counters["connections"], "opened")
         for why in _UNANSWERED:
             figures.count("urlguard_unanswered_total", counters[why], why)
-        if isinstance(one, UdpListener):
-            figures.count("urlguard_truncated_total", counters["truncated"])
-            continue
-        opened = one.open  # of all listeners
-        figures.count("urlguard_tcp_connections_total", counters["connections"], "opened")
-        for event in ("closed_idle", "closed_full", "closed_client", "closed_slow"):
+        for event in _CLOSED:
             figures.count("urlguard_tcp_connections_total", counters[event], event)
-    figures.gauge("urlguard_tcp_open", len(opened))
+    figures.gauge("urlguard_tcp_open", len(connections))
 
 
 def chain(found: Chain, figures: Figures) -> None:

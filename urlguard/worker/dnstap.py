@@ -33,6 +33,7 @@ from urlguard import __version__, config, events
 from urlguard.errors import WireError
 from urlguard.processes import channel
 from urlguard.wire import query as wire
+from urlguard.wire.query import TCP, UDP, Transport
 
 MAX_BUFFER: Final = 2 << 20  # octets of frames that wait; one more is dropped and counted
 MAX_UNREAD: Final = 1 << 20  # octets handed to the kernel that the collector has not taken
@@ -53,6 +54,8 @@ CLIENT_RESPONSE: Final = 6
 _PADDING: Final = 12
 _KEPT_OPTIONS: Final = frozenset({15})  # extended errors
 _SIGNATURES: Final = frozenset({24, 250})  # SIG, TSIG
+
+_PROTOCOLS: Final[dict[Transport, int]] = {UDP: 1, TCP: 2}  # SocketProtocol in dnstap.proto
 
 _u32 = Struct("!I")
 _u16x2 = Struct("!HH")
@@ -218,18 +221,18 @@ class DnsTap:
         self._closing = asyncio.Event()
         # Everything of a message before its address, for each family and transport.
         self._kinds = {
-            (kind, six, tcp): _number(1, kind) + _number(2, 1 + six) + _number(3, 1 + tcp)
+            (kind, six, transport): _number(1, kind) + _number(2, 1 + six) + _number(3, number)
             for kind in (CLIENT_QUERY, CLIENT_RESPONSE)
             for six in (False, True)
-            for tcp in (False, True)
+            for transport, number in _PROTOCOLS.items()
         }
 
-    def query(self, client: str, message: bytes, tcp: bool) -> None:
+    def query(self, client: str, message: bytes, transport: Transport) -> None:
         """Show a query as it was received; `client` is the socket's address."""
         if self._size >= MAX_BUFFER:
             self.counters["dropped"] += 1
             return
-        body = [self._from(CLIENT_QUERY, client, tcp), _when(8, self._clock_ns())]
+        body = [self._from(CLIENT_QUERY, client, transport), _when(8, self._clock_ns())]
         shown = masked(message, is_query=True)
         if shown is None:
             self.counters["left_out"] += 1
@@ -237,12 +240,12 @@ class DnsTap:
             body.append(_octets(10, shown))
         self._queue(b"".join(body))
 
-    def answer(self, client: str, message: bytes, tcp: bool, asked_ns: int = 0) -> None:
+    def answer(self, client: str, message: bytes, transport: Transport, asked_ns: int = 0) -> None:
         """Show an answer as it is sent; `asked_ns`: when the query came, 0 if unknown."""
         if self._size >= MAX_BUFFER:
             self.counters["dropped"] += 1
             return
-        body = [self._from(CLIENT_RESPONSE, client, tcp)]
+        body = [self._from(CLIENT_RESPONSE, client, transport)]
         if asked_ns:
             body.append(_when(8, asked_ns))
         body.append(_when(12, self._clock_ns()))
@@ -253,9 +256,9 @@ class DnsTap:
             body.append(_octets(14, shown))
         self._queue(b"".join(body))
 
-    def _from(self, kind: int, client: str, tcp: bool) -> bytes:
+    def _from(self, kind: int, client: str, transport: Transport) -> bytes:
         address = self._address(client)
-        head = self._kinds[kind, ":" in client, tcp]
+        head = self._kinds[kind, ":" in client, transport]
         return head + _octets(4, address) if address else head
 
     def _queue(self, message: bytes) -> None:
@@ -282,7 +285,7 @@ class DnsTap:
         """Stay connected to the collector until `close`."""
         loop = asyncio.get_running_loop()
         tries = 0
-        said = False
+        logged = False
         while not self._closing.is_set():
             began = loop.time()
             error = "the collector closed the connection"
@@ -292,8 +295,8 @@ class DnsTap:
                 error = str(exc) or type(exc).__name__
             if self._closing.is_set():
                 return
-            if self.connected or not said:
-                said = True
+            if self.connected or not logged:
+                logged = True
                 events.warning("dnstap.lost", socket=str(self._path), error=error)
             self.connected = False
             tries = 0 if loop.time() - began > STEADY_S else tries + 1

@@ -1,9 +1,9 @@
 """
 A worker's policy: the newest good snapshot, and everything newer from the control process.
 
-If that is gone the worker keeps what it has and tries to reach it again.  Other matters that the
-control process has for the worker travel on the same connection; whoever deals with them registers.
-Knows the channel, snapshots and overlays; knows no packets.
+While the control process is gone the worker keeps its policy and tries to connect again.  Other
+requests of the control process come on the same connection; their handlers register here.  Knows
+the channel, snapshots and overlays; knows no packets.
 """
 
 import asyncio
@@ -24,27 +24,29 @@ from urlguard.processes.channel import Message
 from urlguard.rules import SHADOWED
 from urlguard.verdict import Ruling, decode
 
-MANY: Final = 1  # changes at once, up to which their names are told: each costs half a millisecond
+MANY: Final = (
+    1  # changes at once, up to which subscribers get the names: each costs half a millisecond
+)
 _RETRY_S = 0.2
 
 Handler = Callable[[Message, asyncio.StreamWriter], Awaitable[None]]
 
 
-class Following:
+class PolicySync:
     """
     The policy of one worker.
 
     ``live`` is the cell with the engine in use.  ``ready`` is set once the worker is as far as the
-    control process wants it to be before it answers; ``told_to_wait`` if that may take minutes.
-    ``handlers`` deal with further operations, by name; ``beside`` are run as long as there is a
-    connection, with its writer.
+    control process wants it to be before it answers; ``must_wait`` if that may take minutes.
+    ``handlers`` deal with further operations, by name; ``background`` are run as long as there
+    is a connection, with its writer.
     """
 
     def __init__(self, state_dir: Path, number: int) -> None:
         self.ready = asyncio.Event()
-        self.told_to_wait = False
+        self.must_wait = False
         self.handlers: dict[str, Handler] = {}
-        self.beside: list[Callable[[asyncio.StreamWriter], Awaitable[None]]] = []
+        self.background: list[Callable[[asyncio.StreamWriter], Awaitable[None]]] = []
         self._state_dir = state_dir
         self._number = number
         self._snapshot = ""  # the name of the one in use
@@ -77,8 +79,8 @@ class Following:
                 await self._listen(reader, writer)
             await asyncio.sleep(_RETRY_S)
 
-    def figures(self, figures: Figures) -> None:
-        """How far the policy is, for the metrics."""
+    def metrics(self, figures: Figures) -> None:
+        """Write which policy is in force, and what swaps took."""
         engine = self.live.engine
         figures.gauge("urlguard_policy_serial", engine.serial)
         figures.gauge("urlguard_snapshot_serial", engine.snapshot.serial)
@@ -101,13 +103,13 @@ class Following:
         serial = self.live.engine.serial
         hello = {"op": "hello", "worker": self._number, "serial": serial}
         writer.write(channel.encode({**hello, "snapshot": self._snapshot}))
-        beside = [asyncio.ensure_future(work(writer)) for work in self.beside]
+        background = [asyncio.ensure_future(work(writer)) for work in self.background]
         pending: list[tuple[str, Ruling | None]] = []
         try:
             while (message := await channel.read(reader)) is not None:
                 match message["op"]:
                     case "wait":
-                        self.told_to_wait = True
+                        self.must_wait = True
                     case "ready":
                         self._ready_at = int(message["serial"])
                     case "snapshot":
@@ -117,20 +119,20 @@ class Following:
                         if "serial" in message:
                             await self._apply(pending, int(message["serial"]))
                             pending = []
-                            self._say_serial(writer)
+                            self._acknowledge(writer)
                         else:
                             # The next message may be in the buffer: reading it would not wait.
                             await asyncio.sleep(0)
                     case "urgent":
                         self._apply_urgent(message["changes"], int(message["serial"]))
-                        self._say_serial(writer, urgent=int(message["serial"]))
+                        self._acknowledge(writer, urgent=int(message["serial"]))
                     case other if handler := self.handlers.get(other):
                         await handler(message, writer)
                 reached = max([self.live.engine.serial, *(u[0] for u in self._urgent)])
                 if self._ready_at is not None and reached >= self._ready_at:
                     self.ready.set()
         finally:
-            for task in beside:
+            for task in background:
                 task.cancel()
             writer.close()
 
@@ -141,7 +143,7 @@ class Following:
             opened = await asyncio.to_thread(snapshot.open_folder, path)
         except SnapshotError as exc:
             events.error("snapshot.refused", error=str(exc), using="last_good")
-            self._say_serial(writer, refused=True)
+            self._acknowledge(writer, refused=True)
             return
         self._next_snapshot = path.name
         self._next = Engine(opened, Overlay(opened.serial))
@@ -157,7 +159,7 @@ class Following:
             open_ms=round(self._swap_s * 1000, 1),
             worker=self._number,
         )
-        self._say_serial(writer)
+        self._acknowledge(writer)
 
     async def _apply(self, changes: list[tuple[str, Ruling | None]], serial: int) -> None:
         """
@@ -177,9 +179,9 @@ class Following:
                 await asyncio.sleep(0)
 
     def _apply_urgent(self, changes: list[list[str | None]], serial: int) -> None:
-        """Take a decision over at once that stands behind a change too large for the overlay."""
+        """Apply a decision at once that is queued behind a change too large for the overlay."""
         decoded = [(str(key), decode(after, str(key))) for key, after in changes]
-        # Until a snapshot holds it, each new one has to be told again.
+        # Each new engine needs it again until a snapshot holds it.
         self._urgent = [u for u in self._urgent if u[0] > self.live.engine.serial]
         self._urgent.append((serial, decoded))
         for engine in (self.live.engine, self._next):
@@ -200,7 +202,7 @@ class Following:
             self._taken_up = time.monotonic()
             self._swaps += 1
 
-    def _say_serial(
+    def _acknowledge(
         self, writer: asyncio.StreamWriter, *, refused: bool = False, urgent: int | None = None
     ) -> None:
         message: Message = {"serial": self.live.engine.serial}

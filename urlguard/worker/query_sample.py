@@ -1,12 +1,12 @@
 """
 A sample of the live queries, and how many of it a change would concern.
 
-Stands in the worker: the listener puts queries in, control asks.  Names and pseudonyms stay here;
-only counts leave.  Knows names and rules; knows neither packets nor sockets.
+Stands in the worker: the frontend adds queries, the control process asks for counts.  Names and
+pseudonyms stay here; only counts leave.  Knows names and rules; knows neither packets nor sockets.
 
 How it works
-    Every query of allowed clients over UDP, answered from ready answers or not, is taken with the
-    same chance, one in ``gap``, by itself: how many queries lie between two of the sample is drawn
+    Every query of allowed clients over UDP, from the packet cache or not, is taken with the same
+    chance, one in ``gap``, by itself: how many queries lie between two of the sample is drawn
     anew each time (geometrically), whatever batches they are read in.  The first of each batch
     would not do: a query in a quiet moment, or the one that opens a page and brings twenty others,
     would be there more often than its share.  `left` is counted down by whole batches, and no batch
@@ -59,8 +59,8 @@ class Sample:
     The sample of one worker.
 
     ``left``: queries until the next one that belongs to it, that one included; at least 1 while
-    anybody reads.  Who reads counts it down, and calls `turn` at 0.  ``gap``: how many queries the
-    next entry stands for.
+    anybody reads.  The packet cache counts it down; `draw` is due at 0.  ``gap``: how many queries
+    the next entry stands for.
 
     Args:
         clock: seconds that nobody sets.
@@ -70,7 +70,7 @@ class Sample:
         self.left = 1
         self._clock = clock
         self.gap = 1.0
-        self._turns = 0
+        self._draws = 0
         self._since = clock()
         self._key = secrets.token_bytes(32)
         self._entries: deque[Entry] = deque(maxlen=SIZE)
@@ -87,16 +87,16 @@ class Sample:
         client = hashlib.blake2b(host.encode(), digest_size=8, key=self._key).digest()
         self._entries.append(Entry(name, client, weight))
 
-    def turn(self) -> None:
+    def draw(self) -> None:
         """Draw which query is the next."""
-        self._turns += 1
-        if self._turns >= PACE:
+        self._draws += 1
+        if self._draws >= PACE:
             now = self._clock()
             wanted = PACE * SPAN_S / SIZE
             # Upwards in steps: the first queries after a quiet time say little.
             faster = wanted / max(now - self._since, wanted / 2)
             self.gap = min(max(1.0, self.gap * faster), MAX_GAP)
-            self._turns, self._since = 0, now
+            self._draws, self._since = 0, now
         if self.gap <= 1.0:
             self.left = 1
         else:
@@ -144,11 +144,11 @@ class InShadow:
         return [r._replace(action="block", sources=(self._source,)) for r in mine]
 
 
-class Asked:
+class SampleQueries:
     """
-    Answers what control asks about a worker's sample.
+    Answers the control process's queries about a worker's sample.
 
-    Beside whatever else control has for the worker: a decision must not wait for counting.
+    Each in a task of its own: a decision on the same connection must not wait for counting.
     """
 
     def __init__(self, sample: Sample, live: Live) -> None:

@@ -1,9 +1,9 @@
 """
-A worker's suspects, told to the control process: for a command, or handed over to the cases.
+A worker's suspects, reported to the control process: for a command, or for the cases.
 
-The other side of the hand-over is `handover`.  Queries are answered between the pieces of a list.
-What was handed over is marked only when the other side says that it has it, so that a suspect may
-be told twice, and its queries counted twice, but is never lost.
+Queries are answered between the pieces of a list.  A suspect counts as reported once the control
+process has acknowledged it, so it may be reported twice, and its queries counted twice, but is
+never lost.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from urlguard.classify.judge import Grey, Suspect
 from urlguard.processes.channel import Message
 
 ROWS: Final = 50  # suspects that are looked at between two looks at the sockets
-MAX_UNTOLD: Final = 200  # that are handed over at once
+MAX_UNREPORTED: Final = 200  # suspects in one report
 
 _as_json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -40,15 +40,15 @@ class Suspects:
         found = [one for grey in self._grey() for one in grey.top(int(message["count"]))]
         await self._write(message, writer, found, list)
 
-    async def untold(self, message: Message, writer: asyncio.StreamWriter) -> None:
-        """Those that were asked for since they were handed over, each with how often since."""
-        new = {one: n for grey in self._grey() for one, n in grey.untold(MAX_UNTOLD)}
+    async def unreported(self, message: Message, writer: asyncio.StreamWriter) -> None:
+        """Those that clients asked for since they were reported, each with the queries since."""
+        new = {one: n for grey in self._grey() for one, n in grey.untold(MAX_UNREPORTED)}
         open_ = await self._write(message, writer, list(new), lambda one: [*one, new[one]])
         for one in new.keys() - set(open_):
             self._mark(one.name, one.asked)
 
-    async def told(self, message: Message, writer: asyncio.StreamWriter) -> None:
-        """These were taken over."""
+    async def acknowledged(self, message: Message, writer: asyncio.StreamWriter) -> None:
+        """The control process has these."""
         for name, asked in message["names"]:
             self._mark(str(name), int(asked))
 
@@ -63,7 +63,7 @@ class Suspects:
         found: Sequence[Suspect],
         row: Callable[[Suspect], Iterable[Any]],
     ) -> list[Suspect]:
-        """Write those of which people have not spoken since; returns them."""
+        """Write those that no rule covers by now; returns them."""
         rows: list[str] = []
         open_: list[Suspect] = []
         for at in range(0, len(found), ROWS):

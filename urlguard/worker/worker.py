@@ -1,7 +1,7 @@
 """
 A resolver worker: one process, one event loop, its own sockets on every address.
 
-Its policy comes from `Following`; only a start waits for the control process, and not for long: a
+Its policy comes from `PolicySync`; only a start waits for the control process, and not for long: a
 decision that a command confirmed before a restart must be in force after it.  A reload puts a chain
 for the new configuration in place of the old one, between two queries, and then looks for a new
 model: that is opened in a thread, and the one in use goes on until it is there.  What every model
@@ -34,31 +34,36 @@ from urlguard.plugins.guard import Guard
 from urlguard.processes import channel, child
 from urlguard.processes.channel import Message
 from urlguard.wire.cookie import Cookies
+from urlguard.wire.query import UDP, Transport
 from urlguard.worker import collectors
 from urlguard.worker.cookie_secret import cookie_secrets
-from urlguard.worker.frontend import Edge
+from urlguard.worker.frontend import Frontend
+from urlguard.worker.listeners import Listener
+from urlguard.worker.listeners.connections import Connections
 from urlguard.worker.listeners.tcp import TcpListener
 from urlguard.worker.listeners.udp import UdpListener
-from urlguard.worker.policy_sync import Following
-from urlguard.worker.query_sample import Asked, Sample
+from urlguard.worker.policy_sync import PolicySync
+from urlguard.worker.query_sample import Sample, SampleQueries
 from urlguard.worker.suspects import Suspects
 
-WAIT_S = 3.0  # for the control process's word, when there is a snapshot to begin with
+WAIT_S = 3.0  # for the control process's policy, when there is a snapshot to begin with
 FIRST_POLICY_S = 600.0  # when there is none, or it says so: the first import has to end
 DRAIN_S = 5.0
 MODELS_S = 5.0  # at the start, for models to be opened; later they come when they come
-TURNS_S: Final = 0.0001  # between threads while one opens a model: queries hardly wait for it
-USUAL_TURNS_S: Final = sys.getswitchinterval()  # before anybody changed it
+SWITCH_INTERVAL_S: Final = (
+    0.0001  # between threads while one opens a model: queries hardly wait for it
+)
+USUAL_SWITCH_INTERVAL_S: Final = sys.getswitchinterval()  # before anybody changed it
 COOKIES_S = 3600.0  # between two looks at the cookies' secret
 
 
 @dataclass(frozen=True)
 class Startup:
-    """What the supervisor tells a worker: its number and its inherited sockets' descriptors."""
+    """What a worker starts with: configuration, number, descriptors of its inherited sockets."""
 
     config: Config
     number: int
-    sockets: tuple[tuple[int, int], ...]  # UDP and TCP, for each address
+    sockets: tuple[tuple[Transport, int], ...]  # one of each transport for each address
 
 
 class Worker:
@@ -69,21 +74,22 @@ class Worker:
         self.number = startup.number
         self.sockets = startup.sockets
         self.updates = updates
-        self.following = Following(self.config.state_dir, self.number)
+        self.policy_sync = PolicySync(self.config.state_dir, self.number)
         self.models = InUse()
         self._taking = asyncio.Lock()  # models, one change after the other
         self.pseudonyms = Pseudonyms()
         self.sample = Sample()
         self.stats = Stats()
-        self.listeners: list[UdpListener | TcpListener] = []
-        self.edge: Edge | None = None
+        self.listeners: list[Listener] = []
+        self.connections = Connections()
+        self.frontend: Frontend | None = None
         self._replaced: list[Chain] = []  # queries under way still get their answers from these
         self._ending: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Answer queries until `stop` is set, then finish those under way."""
         self._register()
-        following = asyncio.create_task(self.following.run())
+        syncing = asyncio.create_task(self.policy_sync.run())
         models = asyncio.create_task(self._take_models())
         await self._first_policy(stop)
         # A folder that does not answer must not keep DNS from answering.
@@ -96,107 +102,98 @@ class Worker:
         # them stops the loop for 10 to 20 ms: let it be rare.
         gc.set_threshold(20_000, 50, 1000)
         child.report_ready()
-        beside = [
+        background = [
             models,
-            asyncio.create_task(self._reload_when_told()),
+            asyncio.create_task(self._reload_on_update()),
             asyncio.create_task(self._renew_cookies()),
         ]
         await stop.wait()
-        for task in beside:
+        for task in background:
             task.cancel()
         await asyncio.gather(*(listener.drain(DRAIN_S) for listener in self.listeners))
-        following.cancel()
+        syncing.cancel()
         await self._close()
 
     async def _first_policy(self, stop: asyncio.Event) -> None:
         """Wait until there is a policy to answer by; queries meanwhile wait in the sockets."""
         stopping = asyncio.create_task(stop.wait())
-        ready = asyncio.create_task(self.following.ready.wait())
+        ready = asyncio.create_task(self.policy_sync.ready.wait())
         first = asyncio.FIRST_COMPLETED
         await asyncio.wait([ready, stopping], timeout=WAIT_S, return_when=first)
-        if self.following.told_to_wait or not self.following.has_policy:
+        if self.policy_sync.must_wait or not self.policy_sync.has_policy:
             await asyncio.wait([ready, stopping], timeout=FIRST_POLICY_S, return_when=first)
         ready.cancel()
         stopping.cancel()
-        if not self.following.ready.is_set() and not stop.is_set():
-            serial = self.following.live.engine.serial
+        if not self.policy_sync.ready.is_set() and not stop.is_set():
+            serial = self.policy_sync.live.engine.serial
             events.warning("worker.alone", serial=serial, using="last_good")
 
     # Listeners and chain
 
     async def _open(self) -> None:
         loop = asyncio.get_running_loop()
-        server = self.config.server
         chain, clients = self._chain(self.config)
-        edge = self.edge = Edge(chain, clients, loop, sample=self.sample)
-        self._equip(edge)
-        self.following.live.subscribe(lambda names: edge.ready.changed(names))
-        over_tcp: TcpListener | None = None
-        for udp, tcp in self.sockets:
-            over_tcp = TcpListener(
-                socket.socket(fileno=tcp),
-                edge,
-                loop,
-                idle_s=server.tcp_idle_s,
-                connections=server.tcp_connections,
-                per_client=server.tcp_per_client,
-                beside=over_tcp,
-            )
-            self.listeners += [UdpListener(socket.socket(fileno=udp), edge, loop), over_tcp]
-        for listener in self.listeners:
-            if isinstance(listener, UdpListener):
-                listener.start()
+        frontend = self.frontend = Frontend(chain, clients, loop, sample=self.sample)
+        self._equip(frontend)
+        self.policy_sync.live.subscribe(frontend.packets.changed)
+        for transport, descriptor in self.sockets:
+            sock = socket.socket(fileno=descriptor)
+            listener: Listener
+            if transport == UDP:
+                listener = UdpListener(sock, frontend, loop)
             else:
-                await listener.start()
+                listener = TcpListener(sock, frontend, loop, self.connections)
+            listener.configure(self.config.server)
+            self.listeners.append(listener)
+        for listener in self.listeners:
+            await listener.start()
 
     def _chain(self, config: Config) -> tuple[Chain, Clients]:
         clients = Clients(config)
         loop = asyncio.get_running_loop()
-        parts = Parts(config, self.following.live, loop, clients, self.models)
+        parts = Parts(config, self.policy_sync.live, loop, clients, self.models)
         return Chain.build(config, parts), clients
 
-    def _equip(self, edge: Edge) -> None:
-        """Give the edge what the configuration in force asks for."""
+    def _equip(self, frontend: Frontend) -> None:
+        """Give the frontend what the configuration in force asks for."""
         config = self.config
-        edge.cookies = Cookies(*cookie_secrets(config.state_dir)) if config.server.cookies else None
-        if not config.hits.enabled:
-            edge.hits = None
-        elif edge.hits is None:
-            edge.hits = HitBuffer(self.pseudonyms)
-        if edge.tap is not None:
-            ending = asyncio.create_task(edge.tap.close())
+        cookies = Cookies(*cookie_secrets(config.state_dir)) if config.server.cookies else None
+        hits = (frontend.hits or HitBuffer(self.pseudonyms)) if config.hits.enabled else None
+        if frontend.tap is not None:
+            ending = asyncio.create_task(frontend.tap.close())
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
-            edge.tap = None
+        tap = None
         if config.dnstap.socket is not None:
             from urlguard.worker.dnstap import DnsTap  # few have it
 
-            edge.tap = DnsTap(config.dnstap, self.pseudonyms.address)
-            edge.tap.start()
+            tap = DnsTap(config.dnstap, self.pseudonyms.address)
+            tap.start()
+        frontend.equip(cookies, hits, tap)
         self.stats.clear()
-        self.stats.add(edge.figures)
-        self.stats.add(self.following.figures)
-        self.stats.add(partial(collectors.listeners, self.listeners))
-        self.stats.add(partial(collectors.chain, edge.chain))
-        self.stats.add(partial(collectors.canary, edge.chain, self.following.live))
-        self.stats.add(partial(collectors.classifier, edge.chain))
-        if edge.tap is not None:
-            self.stats.add(partial(collectors.dnstap, edge.tap))
-        if edge.hits is not None:
-            self.stats.add(partial(collectors.hits, edge.hits))
+        self.stats.add(frontend.metrics)
+        self.stats.add(self.policy_sync.metrics)
+        self.stats.add(partial(collectors.listeners, self.listeners, self.connections))
+        self.stats.add(partial(collectors.chain, frontend.chain))
+        self.stats.add(partial(collectors.canary, frontend.chain, self.policy_sync.live))
+        self.stats.add(partial(collectors.classifier, frontend.chain))
+        if tap is not None:
+            self.stats.add(partial(collectors.dnstap, tap))
+        if hits is not None:
+            self.stats.add(partial(collectors.hits, hits))
 
     async def _close(self) -> None:
         for chain in self._replaced:
             chain.close()
-        if self.edge is not None:
-            self.edge.ready.close()
-            self.edge.chain.close()
-            if self.edge.tap is not None:
-                await self.edge.tap.close()
+        if self.frontend is not None:
+            self.frontend.packets.close()
+            self.frontend.chain.close()
+            if self.frontend.tap is not None:
+                await self.frontend.tap.close()
         for listener in self.listeners:
             listener.close()
 
-    async def _reload_when_told(self) -> None:
+    async def _reload_on_update(self) -> None:
         while True:
             startup: Startup = await self.updates.get()
             try:
@@ -219,11 +216,11 @@ class Worker:
         if wanted <= {"off", None}:
             return
         started = time.perf_counter()
-        sys.setswitchinterval(TURNS_S)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         try:
             name, shadow = await asyncio.to_thread(self._find_models)
         finally:
-            sys.setswitchinterval(USUAL_TURNS_S)
+            sys.setswitchinterval(USUAL_SWITCH_INTERVAL_S)
         models = self.models
         if name is None and self.number == 0:
             folder = str(model.folder(self.config.classify.models))
@@ -233,7 +230,7 @@ class Worker:
         old: list[Model | None] = [models.name, models.shadow]
         models.take(name, shadow)
         # What was answered by the model before may be in memory.
-        self.following.live.changed()
+        self.policy_sync.live.changed()
         events.info(
             "model.swapped",
             model=name and name.ident,
@@ -271,29 +268,26 @@ class Worker:
         """Take part in the change of the cookies' secret, whichever worker made it."""
         while True:
             await asyncio.sleep(COOKIES_S)
-            if self.edge is not None and self.edge.cookies is not None:
+            if self.frontend is not None and self.frontend.cookies is not None:
                 secrets = await asyncio.to_thread(cookie_secrets, self.config.state_dir)
-                self.edge.cookies = Cookies(*secrets)
+                self.frontend.cookies = Cookies(*secrets)
 
     def _reload(self, config: Config) -> None:
         """Answer by another configuration from the next query on."""
-        edge = self.edge
-        assert edge is not None
+        frontend = self.frontend
+        assert frontend is not None
         chain, clients = self._chain(config)
-        old = edge.chain
+        old = frontend.chain
         chain.adopt(old)
         # As long as a query may take that was asked a moment ago.
-        patience = max(DRAIN_S, 2.5 * self.config.forward.timeout_ms / 1000)
+        timeout_s = max(DRAIN_S, 2.5 * self.config.forward.timeout_ms / 1000)
         self.config = config
-        edge.replace(chain, clients)
-        self._equip(edge)
+        frontend.replace(chain, clients)
+        self._equip(frontend)
         for listener in self.listeners:
-            if isinstance(listener, TcpListener):
-                listener.idle_s = config.server.tcp_idle_s
-                listener.limit = config.server.tcp_connections
-                listener.per_client = config.server.tcp_per_client
+            listener.configure(config.server)
         self._replaced.append(old)
-        asyncio.get_running_loop().call_later(patience, self._end, old)
+        asyncio.get_running_loop().call_later(timeout_s, self._end, old)
 
     def _end(self, chain: Chain) -> None:
         if chain in self._replaced:
@@ -303,35 +297,35 @@ class Worker:
     # What the control process asks for
 
     def _register(self) -> None:
-        suspects = Suspects(self._greys, lambda: self.following.live.engine.decide)
-        self.following.handlers.update(
+        suspects = Suspects(self._greys, lambda: self.policy_sync.live.engine.decide)
+        self.policy_sync.handlers.update(
             {
                 "flush": self._flush,
                 "stats": self._stats,
                 "hitkey": self._hit_key,
                 "grey": suspects.top,
-                "untold": suspects.untold,
-                "told": suspects.told,
-                "sample": Asked(self.sample, self.following.live),
+                "unreported": suspects.unreported,
+                "acknowledged": suspects.acknowledged,
+                "sample": SampleQueries(self.sample, self.policy_sync.live),
             }
         )
-        self.following.beside.append(self._send_hits)
+        self.policy_sync.background.append(self._send_hits)
 
     async def _flush(self, message: Message, writer: asyncio.StreamWriter) -> None:
         removed = 0
-        for plugin in self.edge.chain.plugins if self.edge else ():
+        for plugin in self.frontend.chain.plugins if self.frontend else ():
             if isinstance(plugin, Cache):
                 names = [str(name) for name in message["names"]]
                 removed += await plugin.flush(names, bool(message["all"]))
-        if self.edge is not None:
-            self.edge.ready.clear()
+        if self.frontend is not None:
+            self.frontend.packets.clear()
         writer.write(channel.encode({"id": message["id"], "removed": removed}))
 
     async def _stats(self, message: Message, writer: asyncio.StreamWriter) -> None:
         writer.write(self.stats.reply(message["id"]))
 
     def _greys(self) -> list[Grey]:
-        plugins = self.edge.chain.plugins if self.edge else ()
+        plugins = self.frontend.chain.plugins if self.frontend else ()
         guards = [plugin for plugin in plugins if isinstance(plugin, Guard)]
         return [guard.judge.grey for guard in guards if guard.judge is not None]
 
@@ -340,11 +334,11 @@ class Worker:
 
     async def _send_hits(self, writer: asyncio.StreamWriter) -> None:
         while True:
-            edge = self.edge
-            if edge is None or edge.hits is None:
+            frontend = self.frontend
+            if frontend is None or frontend.hits is None:
                 await asyncio.sleep(1.0)
                 continue
-            await edge.hits.run(writer)
+            await frontend.hits.run(writer)
             await asyncio.sleep(1.0)
 
 

@@ -61,7 +61,7 @@ async def test_many_pipelined_queries_are_all_answered(serve):
     ids = set()
     for _ in messages:
         ids.add((await asyncio.wait_for(read(reader), 5)).id)
-        most = max(most, *(c.waiting for c in server.tcp.open))
+        most = max(most, *(c.waiting for c in server.tcp.connections))
     assert ids == {m.id for m in messages}
     assert 0 < most <= MAX_PIPELINED
     writer.close()
@@ -124,7 +124,7 @@ async def test_idle_connections_are_closed(serve, sent):
     """
     A connection without a whole query for the idle time ends, also if octets keep dripping in.
     """
-    server = await serve(idle_s=0.15)
+    server = await serve(tcp_idle_s=0.15)
     reader, writer = await connect(server)
     began = asyncio.get_running_loop().time()
     writer.write(sent)
@@ -139,7 +139,7 @@ async def test_too_many_connections_close_the_longest_idle(serve):
     """
     A new client is let in at the cost of the one that has been idle longest.
     """
-    server = await serve(connections=3)
+    server = await serve(tcp_connections=3)
     streams = []
     for _ in range(4):
         streams.append(await connect(server))
@@ -150,7 +150,7 @@ async def test_too_many_connections_close_the_longest_idle(serve):
     for reader, writer in streams[1:]:
         writer.write(framed(make("evil.example")))
         assert texts(await read(reader))
-    assert len(server.tcp.open) == 3
+    assert len(server.tcp.connections) == 3
     for _, writer in streams:
         writer.close()
 
@@ -159,7 +159,7 @@ async def test_a_client_that_does_not_read_is_closed(serve):
     """
     Answers that nobody takes do not pile up: reading stops, and after the idle time all ends.
     """
-    server = await serve(idle_s=0.3)
+    server = await serve(tcp_idle_s=0.3)
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -174,7 +174,7 @@ async def test_a_client_that_does_not_read_is_closed(serve):
         with pytest.raises(ConnectionError):
             await asyncio.wait_for(flood(), 10)
     assert server.tcp.counters["closed_slow"] == 1
-    assert not server.tcp.open
+    assert not len(server.tcp.connections)
 
 
 async def test_draining_tcp_answers_and_closes(serve):
@@ -184,7 +184,7 @@ async def test_draining_tcp_answers_and_closes(serve):
     server = await serve()
     reader, writer = await connect(server)
     writer.write(framed(make("slow.example")))
-    while not any(c.waiting for c in server.tcp.open):
+    while not any(c.waiting for c in server.tcp.connections):
         await asyncio.sleep(0.005)
     assert await server.tcp.drain(5)
     assert texts(await read(reader)) == ["192.0.2.7"]
@@ -257,7 +257,7 @@ async def test_a_header_from_anybody_else_is_no_query(serve):
     writer.write(proxied("198.51.100.7", stream=True) + framed(make("evil.example")))
     writer.write_eof()
     assert await asyncio.wait_for(reader.read(), 5) == b""
-    assert "198.51.100.7" not in server.edge.clients.known
+    assert "198.51.100.7" not in server.frontend.clients.known
     writer.close()
 
 
@@ -287,7 +287,7 @@ async def test_too_many_connections_of_one_client_are_refused(serve):
     """
     Others still get in.
     """
-    server = await serve(per_client=2)
+    server = await serve(tcp_per_client=2)
     streams = [await connect(server) for _ in range(3)]
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
         await asyncio.wait_for(streams[2][0].readexactly(1), 5)
@@ -298,11 +298,11 @@ async def test_too_many_connections_of_one_client_are_refused(serve):
         assert texts(await asyncio.wait_for(read(reader), 5)) == ["127.0.0.1"]
     for _, writer in streams:
         writer.close()
-    while server.tcp.by_client:
+    while server.tcp.connections.by_client:
         await asyncio.sleep(0.01)
 
 
-async def test_strangers_who_get_nothing_are_hung_up_on(serve):
+async def test_clients_who_get_nothing_are_hung_up_on(serve):
     """
     They take no connection from those who may ask.
     """
@@ -312,16 +312,16 @@ async def test_strangers_who_get_nothing_are_hung_up_on(serve):
     writer.write(framed(make("evil.example")))
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
         await asyncio.wait_for(reader.readexactly(1), 2)
-    assert not server.tcp.open
+    assert not len(server.tcp.connections)
     writer.close()
 
 
-async def test_strangers_have_few_connections(serve):
+async def test_clients_that_may_not_ask_have_few_connections(serve):
     """
     A sixteenth of all; each gets REFUSED on its own, and the others are not kept from asking.
     """
     sections = {"acl": config.Acl(allow=networks("127.0.0.2/32"))}
-    server = await serve(sections=sections, connections=32)
+    server = await serve(sections=sections, tcp_connections=32)
     first = [await connect(server) for _ in range(2)]
     reader, writer = await connect(server)
     assert await asyncio.wait_for(reader.read(1), 2) == b""
@@ -336,13 +336,13 @@ async def test_answers_over_tcp_are_booked_like_others(serve):
     """
     The hit log hears of them, and so do the figures.
     """
-    server = await serve(edge={"hits": (hits := Hits())})
+    server = await serve(frontend={"hits": (hits := Hits())})
     for _ in range(2):
         await tcp(server, make("evil.example"))
     assert [(hit[0], hit[1], hit[3]) for hit in hits.noted] == [
         ("127.0.0.1", "evil.example", "block")
     ] * 2
-    [stat] = server.edge._kinds.values()
+    [stat] = server.frontend.packets._kinds.values()
     assert stat.count == 2
 
 
@@ -350,15 +350,15 @@ async def test_who_has_most_makes_room_when_all_are_busy(serve):
     """
     An address that fills all connections with questions nobody answers keeps nobody else out.
     """
-    server = await serve(connections=4, per_client=4)
+    server = await serve(tcp_connections=4, tcp_per_client=4)
     held = [await connect(server) for _ in range(4)]
     for _, writer in held:
         writer.write(framed(make("never.example")))
-    while sum(c.waiting for c in server.tcp.open) < 4:
+    while sum(c.waiting for c in server.tcp.connections) < 4:
         await asyncio.sleep(0.01)
     reader, writer = await connect(server, "127.0.0.2")
     writer.write(framed(make("evil.example")))
     assert texts(await asyncio.wait_for(read(reader), 5)) == ["127.0.0.1"]
-    assert sum(c.host == "127.0.0.1" for c in server.tcp.open) == 3
+    assert sum(c.host == "127.0.0.1" for c in server.tcp.connections) == 3
     for _, one in [*held, (reader, writer)]:
         one.close()

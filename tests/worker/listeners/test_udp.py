@@ -34,6 +34,7 @@ from urlguard.plugins import Answer, Local
 from urlguard.server.sockets import open_sockets
 from urlguard.wire.cookie import Cookies
 from urlguard.worker import packet_cache
+from urlguard.worker.listeners import udp as listener
 
 pytestmark = on_both_loops
 event_loop_policy = loops(policy)
@@ -68,33 +69,33 @@ async def test_queries_are_answered(serve, host, over, name, address):
         assert texts(await over(server, make(name))) == [address]
 
 
-async def test_ready_answers_are_the_same_as_the_first(serve):
+async def test_answers_of_the_packet_cache_are_the_same_as_the_first(serve):
     """
     The second datagram is answered from the table, octet for octet as the first but for the ID.
     """
     server = await serve()
     for edns in (False, 0):
         first, second = make("eViL.example", edns=edns), make("eViL.example", edns=edns)
-        before = server.udp.counters["ready"]
+        before = server.udp.counters["packet_cache"]
         one = (await udp(server, first)).to_wire()
-        assert server.udp.counters["ready"] == before
+        assert server.udp.counters["packet_cache"] == before
         two = (await udp(server, second)).to_wire()
-        assert server.udp.counters["ready"] == before + 1
+        assert server.udp.counters["packet_cache"] == before + 1
         assert one[2:] == two[2:]
         assert b"\4eViL\7example" in two
         assert two[:2] == second.to_wire()[:2]
 
 
-async def test_a_change_of_policy_empties_the_ready_answers(serve):
+async def test_a_change_of_policy_empties_the_packet_cache(serve):
     """
     A name that is unblocked gets its true answer on the very next query, and the reverse.
     """
     server = await serve()
     for _ in range(2):
         assert texts(await udp(server, make("evil.example"))) == ["127.0.0.1"]
-    assert len(server.edge.ready)
+    assert len(server.frontend.packets)
     server.live.change("other.example")
-    assert not len(server.edge.ready)
+    assert not len(server.frontend.packets)
     assert texts(await udp(server, make("evil.example"))) == ["192.0.2.7"]
     assert texts(await udp(server, make("other.example"))) == ["127.0.0.1"]
 
@@ -109,40 +110,40 @@ async def test_a_change_of_policy_empties_the_ready_answers(serve):
         (make("evil.example", "AXFR"), False),
     ],
 )
-async def test_only_plain_local_answers_become_ready(serve, message, stored):
+async def test_only_plain_local_answers_are_stored(serve, message, stored):
     """
     Upstream answers, and queries with options that vary from client to client, are not kept.
     """
     server = await serve()
     await udp(server, message)
-    assert bool(len(server.edge.ready)) is stored
+    assert bool(len(server.frontend.packets)) is stored
 
 
-async def test_trailing_octets_do_not_become_ready_answers(serve):
+async def test_datagrams_with_trailing_octets_are_not_stored(serve):
     """
     A client cannot fill the table with large entries of its own making.
     """
     server = await serve()
     reply = await raw(server, make("evil.example").to_wire() + bytes(3000))
     assert dns.message.from_wire(reply).answer
-    assert not len(server.edge.ready)
+    assert not len(server.frontend.packets)
 
 
-async def test_ready_answers_are_bounded(serve, monkeypatch):
+async def test_the_packet_cache_is_bounded(serve, monkeypatch):
     """
     A full table is emptied rather than grown.
     """
-    monkeypatch.setattr(packet_cache, "MAX_READY", 8)
+    monkeypatch.setattr(packet_cache, "MAX_ENTRIES", 8)
     server = await serve()
     names = {f"n{i}.evil.example" for i in range(40)}
     server.live.change(*names)
     for name in names:
         assert texts(await udp(server, make(name))) == ["127.0.0.1"]
-        assert len(server.edge.ready) <= 8
+        assert len(server.frontend.packets) <= 8
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-async def test_refused_clients_get_no_ready_answers(serve, host):
+async def test_refused_clients_get_nothing_from_the_packet_cache(serve, host):
     """
     Neither is the refusal kept for others, nor what others got given to the refused.
     """
@@ -155,7 +156,7 @@ async def test_refused_clients_get_no_ready_answers(serve, host):
 
 async def test_a_plugin_that_must_see_each_query_does(serve):
     """
-    Above a plugin that is not cacheable no answer is ready.
+    Above a plugin that is not cacheable no answer is stored.
     """
 
     class Seeing(Local):
@@ -169,7 +170,7 @@ async def test_a_plugin_that_must_see_each_query_does(serve):
     for _ in range(5):
         await udp(server, make("evil.example"))
     assert seeing.count == 5
-    assert not len(server.edge.ready)
+    assert not len(server.frontend.packets)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ async def test_large_answers_send_the_client_to_tcp(serve, edns, limit):
 @pytest.mark.parametrize("name", ["evil.example", "example.org"])
 async def test_a_wildcard_socket_answers_from_the_address_asked(serve, asked, name):
     """
-    First, ready and forwarded answers leave from the address that the query went to.
+    First, stored and forwarded answers leave from the address that the query went to.
     """
     server = await serve("0.0.0.0")
     for _ in range(3):  # dnspython fails if the reply comes from elsewhere
@@ -246,9 +247,9 @@ async def test_replies_name_the_ipv6_address_asked(serve, address, kept):
     """
     The interface is routing's business, except for a link-local address, which needs it.
     """
-    server = await serve("::")
+    await serve("::")
     packed = socket.inet_pton(socket.AF_INET6, address)
-    [(level, kind, data)] = server.udp._source(packed + struct.pack("=i", 3))
+    [(level, kind, data)] = listener._source(packed + struct.pack("=i", 3))
     assert (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO)
     assert data == packed + struct.pack("=i", kept)
 
@@ -281,7 +282,7 @@ async def test_drain_waits_for_answers_under_way_and_reads_no_more(serve):
     """
     server = await serve()
     waiting = asyncio.ensure_future(udp(server, make("slow.example")))
-    while not server.udp.counters["waited"]:
+    while not server.udp.counters["forwarded"]:
         await asyncio.sleep(0.005)
     assert await server.udp.drain(5)
     assert texts(await waiting) == ["192.0.2.7"]
@@ -294,7 +295,7 @@ async def test_drain_gives_up_at_the_deadline(serve):
     """
     server = await serve()
     waiting = asyncio.ensure_future(udp(server, make("never.example")))
-    while not server.udp.counters["waited"]:
+    while not server.udp.counters["forwarded"]:
         await asyncio.sleep(0.005)
     assert not await server.udp.drain(0.05)
     assert (await waiting).rcode() == 2  # the forward's own timeout comes later
@@ -317,7 +318,7 @@ async def both(server, message):
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 async def test_clients_of_different_segments_get_different_answers(serve, host):
     """
-    To the same octets, from the first time on and each time after: ready answers do not mix.
+    To the same octets, from the first time on and each time after: stored answers do not mix.
     """
     server = await serve(host, sections={"segment": (STRICT,)})
     server.host = "127.0.0.1"
@@ -326,11 +327,11 @@ async def test_clients_of_different_segments_get_different_answers(serve, host):
         one, two = await both(server, message)
         assert (one.rcode(), texts(one)) == (0, ["127.0.0.1"])
         assert (two.rcode(), texts(two)) == (3, [])
-    assert server.udp.counters["ready"] == 4
-    assert len(server.edge.ready) == 2
+    assert server.udp.counters["packet_cache"] == 4
+    assert len(server.frontend.packets) == 2
 
 
-async def test_a_change_of_policy_empties_the_ready_answers_of_all_segments(serve):
+async def test_a_change_of_policy_empties_the_packet_cache_of_all_segments(serve):
     """
     The very next query of each client is answered by the new policy.
     """
@@ -339,7 +340,7 @@ async def test_a_change_of_policy_empties_the_ready_answers_of_all_segments(serv
     await both(server, message)
     await both(server, message)
     server.live.change()
-    assert len(server.edge.ready) == 0
+    assert len(server.frontend.packets) == 0
     for got in await both(server, message):
         assert texts(got) == ["192.0.2.7"]
     server.live.change("evil.example")
@@ -350,18 +351,18 @@ async def test_a_change_of_policy_empties_the_ready_answers_of_all_segments(serv
 CACHED = ("acl", "guard", "cache", "forward")
 
 
-async def test_remembered_answers_are_ready_for_a_second(serve):
+async def test_answers_from_the_cache_are_stored_for_a_second(serve):
     """
     Then they are put together anew, their TTLs a second lower.
     """
     server = await serve(plugins=CACHED)
     first = await udp(server, make())
-    assert (first.answer[0].ttl, len(server.edge.ready)) == (60, 0)
+    assert (first.answer[0].ttl, len(server.frontend.packets)) == (60, 0)
     second, third = await udp(server, make()), await udp(server, make())
     assert second.answer == third.answer == first.answer
-    assert (len(server.edge.ready), server.udp.counters["ready"]) == (1, 1)
+    assert (len(server.frontend.packets), server.udp.counters["packet_cache"]) == (1, 1)
     await asyncio.sleep(1.1)
-    assert len(server.edge.ready) == 0
+    assert len(server.frontend.packets) == 0
     later = await udp(server, make())
     assert texts(later) == texts(first)
     assert later.answer[0].ttl in (58, 59)
@@ -384,9 +385,9 @@ async def test_a_change_of_policy_empties_what_was_remembered_too(serve):
     assert len(server.upstream.asked) == 1
 
 
-async def test_limits_hold_on_ready_answers_too(serve):
+async def test_limits_hold_for_the_packet_cache_too(serve):
     """
-    A ready answer counts against what its client was granted, and beyond the limit there is TC.
+    A stored answer counts against what its client was granted, and beyond the limit there is TC.
     """
     limit = config.Limit(
         client_qps=2, burst_s=10, prefix_qps=0, client_misses=0, identical_qps=0, exempt=()
@@ -397,14 +398,14 @@ async def test_limits_hold_on_ready_answers_too(serve):
     assert all(texts(m) == ["127.0.0.1"] for m in got[:20])
     assert 5 <= len(curbed) <= 10
     assert all(m.answer == [] for m in curbed)
-    assert server.udp.counters["ready"] >= 10
-    who = server.edge.clients.known["127.0.0.1"]
-    assert who.left < 20
+    assert server.udp.counters["packet_cache"] >= 10
+    who = server.frontend.clients.known["127.0.0.1"]
+    assert who.grant.left < 20
     # Another client has not used up anything.
     assert texts(await udp(server, make("evil.example"), source="127.0.0.2")) == ["127.0.0.1"]
 
 
-async def test_a_ready_answer_is_counted_down_and_not_given_for_nothing(serve):
+async def test_a_stored_answer_is_charged_to_the_grant(serve):
     """
     What is left for the client goes down by one with each, and at zero the plugins are asked.
     """
@@ -417,14 +418,14 @@ async def test_a_ready_answer_is_counted_down_and_not_given_for_nothing(serve):
 
     server = await serve(extra=(asked := Asked()))
     await udp(server, make("evil.example"))
-    who = server.edge.clients.known["127.0.0.1"]
-    who.left = 2
+    who = server.frontend.clients.known["127.0.0.1"]
+    who.grant.left = 2
     for left in (1, 0):
         await udp(server, make("evil.example"))
-        assert (who.left, asked.count) == (left, 1)
+        assert (who.grant.left, asked.count) == (left, 1)
     await udp(server, make("evil.example"))
     assert asked.count == 2
-    assert len(server.edge.ready) == 1
+    assert len(server.frontend.packets) == 1
     # Without the plugin that grants more, what was used up is there again.
     await udp(server, make("evil.example"))
     assert asked.count == 2
@@ -445,7 +446,7 @@ async def test_cookies_are_answered_and_not_kept(serve):
             self.proven += (x.proven,)
 
     cookies = Cookies(bytes(16))
-    server = await serve(extra=(noting := Noting()), edge={"cookies": cookies})
+    server = await serve(extra=(noting := Noting()), frontend={"cookies": cookies})
     for name in ("evil.example", "example.org"):
         got = await udp(server, make(name, options=[dns.edns.CookieOption(b"12345678", b"")]))
         [option] = [o for o in got.options if o.otype == 10]
@@ -455,7 +456,7 @@ async def test_cookies_are_answered_and_not_kept(serve):
         # The same cookie from another address proves nothing.
         await udp(server, make(name, options=[option]), source="127.0.0.2")
     assert noting.proven == (False, True, False) * 2
-    assert len(server.edge.ready) == 0
+    assert len(server.frontend.packets) == 0
     bad = dns.edns.GenericOption(10, b"1234567")
     assert (await udp(server, make("evil.example", options=[bad]))).rcode() == 1
     assert server.udp.counters["malformed"] == 1
@@ -495,7 +496,7 @@ async def test_a_front_end_names_its_clients_in_a_header(serve, host):
             datagram = proxied(client) + message.to_wire()
             got = dns.message.from_wire(await raw(server, datagram, source="127.0.0.3"))
             assert (got.id, got.rcode()) == (message.id, rcode)
-    assert "203.0.113.1" in server.edge.clients.known
+    assert "203.0.113.1" in server.frontend.clients.known
 
 
 async def test_a_front_end_may_ask_for_itself(serve):
@@ -519,7 +520,7 @@ async def test_a_header_is_expected_from_front_ends_and_believed_from_nobody_els
     assert server.udp.counters["dropped"] == 2
     got = await raw(server, proxied("198.51.100.7") + query, source="127.0.0.2")
     assert got is None or dns.message.from_wire(got).rcode() in (1, 4)
-    assert "198.51.100.7" not in server.edge.clients.known
+    assert "198.51.100.7" not in server.frontend.clients.known
 
 
 async def test_a_client_subnet_is_believed_from_front_ends_only(serve):
@@ -541,7 +542,7 @@ async def test_a_client_subnet_is_believed_from_front_ends_only(serve):
     broken = dns.edns.GenericOption(8, b"\0\1\x21\0\1\2\3\4\5")
     got = await udp(server, make("evil.example", options=[broken]), source="127.0.0.4")
     assert got.rcode() == 1
-    assert len(server.edge.ready) == 0
+    assert len(server.frontend.packets) == 0
 
 
 # ---- silence, and the books
@@ -557,22 +558,22 @@ async def test_an_empty_answer_is_no_answer(serve):
     assert await raw(server, query, query) is None
     assert server.udp.counters["dropped"] == 2
     assert texts(await udp(server, make("evil.example"), source="127.0.0.2"))
-    assert len(server.edge.ready) == 1
+    assert len(server.frontend.packets) == 1
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 async def test_the_hit_log_hears_of_every_hit(serve, host):
     """
-    Of block and review, of ready answers too, each with the client that asked and its segment.
+    Of block and review, of stored answers too, each with the client that asked and its segment.
     """
-    server = await serve(host, sections={"segment": (STRICT,)}, edge={"hits": (hits := Hits())})
+    server = await serve(host, sections={"segment": (STRICT,)}, frontend={"hits": (hits := Hits())})
     server.host = "127.0.0.1"
     for _ in range(3):
         await udp(server, make("EVIL.example"))
         await udp(server, make("EVIL.example"), source="127.0.0.2")
         await udp(server, make("grey.example"))
         await udp(server, make("example.org"))
-    assert server.udp.counters["ready"] == 4
+    assert server.udp.counters["packet_cache"] == 4
     evil = ("evil.example", 1, "block", "phishing", "subtree evil.example", ("feed:x",))
     grey = ("grey.example", 1, "review", "phishing", "subtree grey.example", ("feed:x",))
     assert sorted(hits.noted) == sorted(
@@ -582,30 +583,30 @@ async def test_the_hit_log_hears_of_every_hit(serve, host):
 
 async def test_every_answer_is_counted_once(serve):
     """
-    By source and segment, ready answers apart.
+    By source and segment, the packet cache apart.
     """
     server = await serve(sections={"segment": (STRICT,)})
     for _ in range(3):
         await udp(server, make("evil.example"))
         await udp(server, make("example.org"))
-    stats = {kind: stat.count for kind, stat in server.edge._kinds.items()}
+    stats = {kind: stat.count for kind, stat in server.frontend.packets._kinds.items()}
     blocked = ("block", "feed:x", "phishing", "")
     assert stats == {
         ("guard", *blocked): 1,
-        ("ready", *blocked): 2,
+        ("packet_cache", *blocked): 2,
         ("forward", "none", "", "", ""): 3,
     }
 
 
 async def test_a_reload_takes_the_next_query(serve):
     """
-    New clients, segments and answers, nothing ready of before; what is under way is answered.
+    New clients, segments and answers, nothing stored of before; what is under way is answered.
     """
     server = await serve()
     for _ in range(2):
         assert (await udp(server, make("evil.example"))).rcode() == 0
     waiting = asyncio.ensure_future(udp(server, make("slow.example")))
-    while not server.udp.counters["waited"]:
+    while not server.udp.counters["forwarded"]:
         await asyncio.sleep(0.005)
     everyone = Segment(name="all", networks=networks("127.0.0.0/8"), answer="nxdomain")
     chain = reload(server, segment=(everyone,))
@@ -625,13 +626,16 @@ def test_workers_share_one_port(host):
     """
     Every worker gets a UDP and a TCP socket of its own on the same port.
     """
-    pairs = open_sockets(Endpoint(host, 0), 3)
+    workers = open_sockets(Endpoint(host, 0), 3)
     try:
-        assert len({s.getsockname()[1] for pair in pairs for s in pair}) == 1
-        assert {(u.type, t.type) for u, t in pairs} == {(socket.SOCK_DGRAM, socket.SOCK_STREAM)}
+        assert len({sock.getsockname()[1] for sockets in workers for _, sock in sockets}) == 1
+        for sockets in workers:
+            kinds = {transport: sock.type for transport, sock in sockets}
+            assert kinds == {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM}
     finally:
-        for sock in sum(pairs, ()):
-            sock.close()
+        for sockets in workers:
+            for _, sock in sockets:
+                sock.close()
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
@@ -739,7 +743,7 @@ async def test_limits_hold_for_whatever_is_answered(serve):
         assert answered <= 40
 
 
-async def test_strangers_to_be_dropped_get_no_complaint_either(serve):
+async def test_clients_to_be_dropped_get_no_error_either(serve):
     """
     What cannot be read says no more to them than what can.
     """
