@@ -1,14 +1,14 @@
 """
-What ``urlguard check`` says of one input: the object that people, scripts and the API rely on.
+The check of names, URLs and addresses: the JSON object of ``urlguard check`` and the API.
 
-Knows the policy as an `Engine`; opening one without making a file is its business too.
+Knows the policy as an `Engine` and the models; knows no sockets and no server.
 
-How it works.  A rule decides first, then the popularity table, but for customers of a popular
-hosting service.  Where neither does, the model of names or the one of URLs is asked, within the
-bounds that `classify.judge` sets, and the verdict follows its thresholds and ``[classify] mode``:
-the same functions give the resolver its verdict.  A URL is judged where its host's name would be,
-or at a public address.  A stream is answered piece by piece as it comes in, and a piece's items are
-scored together, which spares most of the calls.
+How it works.  Rules decide first, then the popularity table, except for customers of a popular
+hosting service.  If neither decides, the model for names or the one for URLs scores the item, and
+`classify.judge`, the thresholds and ``[classify] mode`` turn the score into the verdict: the
+resolver uses the same functions.  A URL is eligible if its host's name is, or if its host is a
+public address.  A stream is answered chunk by chunk as it arrives; the items of a chunk are scored
+together, which saves most of the calls.
 """
 
 import importlib
@@ -28,13 +28,13 @@ from urlguard.errors import InputError
 from urlguard.i18n import gettext_noop, in_every_language
 from urlguard.verdict import NOTHING, Verdict
 
-MAX_INPUT = 65_536  # octets of one line; the rest of a longer one is skipped
+MAX_INPUT = 65_536  # octets per line; the rest of a longer one is skipped
 
 _EXPLAIN: Final = "urlguard.classify.explain"
 
-NOT_JUDGED: Final = "not_judged"  # the entry of ``why`` that says why no model judges an item
+NOT_JUDGED: Final = "not_judged"  # the feature of the ``why`` entry of an ineligible item
 _HOST, _ADDRESS = "host", "address"
-_UNFIT: Final = {
+_INELIGIBLE: Final = {
     judge.SPELLING: gettext_noop(
         "No model judges it: a label is empty, too long, or has more than letters, digits and "
         "hyphens."
@@ -70,9 +70,9 @@ def is_listed(engine: Engine, name: str) -> bool:
 
 class Classifier:
     """
-    The models as `check` uses them; each is opened when the first item needs it.
+    The models of `check`; each is opened when the first item needs it.
 
-    ``refused`` says why models were not used, in words.
+    ``refused`` has a message for each model that could not be used.
 
     Args:
         config: where models are, and what they may do.
@@ -96,7 +96,7 @@ class Classifier:
         self._reader = reader
         self._opened: dict[str, Model | None] = {}
         self._why = why
-        # Which names models judge is the judge's to say; nothing is remembered here.
+        # Decides which names are eligible; its memory of verdicts is not used here.
         self._judge = judge.Judge(judge.InUse(), judge.apart(config))
         self._explain: Callable[[Model, Any, Listed], list[dict[str, Any]]] | None = None
         if why:
@@ -109,15 +109,15 @@ class Classifier:
         if self._mode == "off" or verdict.reason not in ("none", "popular"):
             return False
         name = item if kind == "name" else item.name
-        if self.unfit(kind, item):
+        if self.ineligible(kind, item):
             return False
         if verdict.reason == "none":
             return True
         model = self._model(kind)
         return model is not None and judge.standing(name, model) == judge.CUSTOMER
 
-    def unfit(self, kind: str, item: Any) -> str | None:
-        """Why an item is none that models judge, in a word; None if it is one."""
+    def ineligible(self, kind: str, item: Any) -> str | None:
+        """The reason why no model may score an item, as one word; None if one may."""
         if kind == "name":
             return self._judge.unfit(item)
         if item.is_ip:
@@ -127,22 +127,22 @@ class Classifier:
         return _HOST if item.name is None else self._judge.unfit(item.name)
 
     def reasons(self, kind: str, item: Any, verdict: Verdict) -> list[dict[str, Any]]:
-        """What ``why`` has to say of an item that no model judges."""
+        """The ``why`` entries of an item that no model may score."""
         if not self._why or self._mode == "off" or verdict.reason != "none":
             return []
-        unfit = self.unfit(kind, item)
-        if unfit is None:
+        reason = self.ineligible(kind, item)
+        if reason is None:
             return []
-        words = in_every_language(_UNFIT[unfit])
-        return [{"feature": NOT_JUDGED, "value": unfit, "contribution": 0.0, "words": words}]
+        words = in_every_language(_INELIGIBLE[reason])
+        return [{"feature": NOT_JUDGED, "value": reason, "contribution": 0.0, "words": words}]
 
     def verdicts(
         self, kind: str, asked: Sequence[tuple[Any, Verdict]], listed: Listed
     ) -> list[Verdict]:
         """
-        The verdicts on items of one kind once the model has been asked about all of them.
+        The verdicts on items of one kind, after the model has scored all of them.
 
-        `listed` is for reasons that name the nearest known fraud.
+        `listed` finds the nearest known fraud for the reasons.
         """
         model = self._model(kind) if asked else None
         if model is None:
@@ -163,7 +163,7 @@ class Classifier:
         if reason in ("none", "popular") and self._mode != "off":
             found = model.action(score, name)
             # Asked in this order because nearly all items end at the first.
-            if found != "none" and not self.unfit(model.kind, item):
+            if found != "none" and not self.ineligible(model.kind, item):
                 found = judge.bounded(found, judge.standing(name, model))
                 if found != "none":
                     action, reason = judge.under(found, self._mode), "classifier"
@@ -186,7 +186,7 @@ class Classifier:
 
 
 def _scores(model: Model, items: Sequence[Any]) -> list[float | None]:
-    """Scores of items; None where the model fails, which must not cost the others theirs."""
+    """The scores of items; None for an item on which the model fails."""
     try:
         return list(model.scores(items))
     except Exception:
@@ -200,13 +200,13 @@ def inspect(engine: Engine, text: str, classifier: Classifier | None = None) -> 
     The object for one input.
 
     Args:
-        engine: the policy to judge by.
-        text: a name, a URL or an address, as somebody typed or found it.
-        classifier: asked where the policy does not decide; None: no model is.
+        engine: the policy.
+        text: a name, a URL or an address, as typed or found.
+        classifier: scores the items that the policy does not decide; None: no model is used.
 
     Returns:
-        A dictionary with the keys of ``urlguard check --json``; ``error`` says what is wrong with
-        an input of kind ``invalid``.
+        A dictionary with the keys of ``urlguard check --json``; ``error`` is the message for an
+        input of kind ``invalid``.
     """
     return inspect_all(engine, [text], classifier)[0]
 
@@ -240,7 +240,7 @@ def inspect_all(
                 kind, [(item, verdict) for _, item, verdict in waiting], partial(is_listed, engine)
             )
             for (made, item, before), verdict in zip(waiting, verdicts, strict=True):
-                made.update(_said(verdict))
+                made.update(_verdict_keys(verdict))
                 made["why"] += classifier.reasons(kind, item, before)
     return found
 
@@ -248,7 +248,7 @@ def inspect_all(
 def _other(
     engine: Engine, text: str, problem: InputError
 ) -> tuple[urls.Url | None, dict[str, Any], Verdict]:
-    """A URL, if it is one, and the object and verdict of what is no name."""
+    """The object and verdict of an input that is no name; and the URL, if it is one."""
     stripped = text.strip()
     if (address := _address(stripped)) is not None:
         return None, _object(text, "ip", address, None, NOTHING), NOTHING
@@ -262,8 +262,8 @@ def _other(
     return url, _object(text, "url", url.canonical, url.name, verdict), verdict
 
 
-def _said(verdict: Verdict) -> dict[str, Any]:
-    """The keys that a verdict fills, but for the rule."""
+def _verdict_keys(verdict: Verdict) -> dict[str, Any]:
+    """The keys that a verdict fills, except ``rule``."""
     return {
         "action": verdict.action,
         "reason": verdict.reason,
@@ -311,7 +311,7 @@ def lines(
     One JSON object for each line of UTF-8 text, in order, blank lines included.
 
     Args:
-        engine: the policy to judge by.
+        engine: the policy.
         chunks: the input in pieces as they arrive.
         classifier: as in `inspect`.
 
@@ -337,7 +337,7 @@ def lines(
 
 def _encoded(engine: Engine, complete: Sequence[bytes], classifier: Classifier | None) -> bytes:
     """The objects of whole lines."""
-    # What is too long is not read, and has its place between the others all the same.
+    # A line that is too long is not parsed, but keeps its place among the others.
     texts = [
         line.removesuffix(b"\r").decode(errors="replace")
         for line in complete

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from urlguard import names, wellknown
 from urlguard.classify import brands
-from urlguard.classify.brands import Brand, BrandError, Brands, Hit, Kind, read
+from urlguard.classify.brands import Brand, BrandError, BrandMatch, Brands, Spelling, read
 from urlguard.data import build
 
 SHIPPED = Brands.load()
@@ -136,7 +136,7 @@ def test_every_token_and_every_variant_is_found_in_itself():
     """
     for index in range(len(SHIPPED)):
         for token in SHIPPED[index].tokens:
-            assert SHIPPED.find(token) == [Hit(index, Kind.EXACT, 0, len(token))], token
+            assert SHIPPED.find(token) == [BrandMatch(index, Spelling.EXACT, 0, len(token))], token
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_popular_names_hardly_ever_seem_disguised():
     Of popular names that are no brand's own, at most 1 in 500 seems to have a brand in disguise.
     """
     popular = [name for name in wellknown.popular() if SHIPPED.own(name) is None]
-    disguised = [n for n in popular if any(h.kind != Kind.EXACT for h in SHIPPED.find(n))]
+    disguised = [n for n in popular if any(h.kind != Spelling.EXACT for h in SHIPPED.find(n))]
     assert len(popular) > 1000
     assert len(disguised) * 500 <= len(popular), disguised
 
@@ -271,7 +271,7 @@ def test_variants_of_short_and_ordinary_tokens_are_not_words():
     assert all(any(c.isdigit() for c in text) for text, _ in brands.variants("booking", True))
     assert not list(brands.variants("dhl"))
     kinds = {kind for _, kind in brands.variants("sparkasse")}
-    assert kinds == {Kind.HOMOGLYPH, Kind.TYPO, Kind.KEYBOARD}
+    assert kinds == {Spelling.HOMOGLYPH, Spelling.TYPO, Spelling.KEYBOARD}
     rng = random.Random(1)
     spelt = {text for text, _ in brands.variants("sparkasse")}
     assert "sparkasse" not in spelt

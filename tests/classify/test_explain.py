@@ -18,6 +18,7 @@ from urlguard import check, config, i18n, urls
 from urlguard.blocklist import snapshot
 from urlguard.classify import describe, explain, feature_messages, features, strings
 from urlguard.classify.booster import Booster
+from urlguard.classify.feature_list import BY_KIND
 from urlguard.classify.model import Model, reading
 from urlguard.classify.tables import Tables
 from urlguard.engine import Engine
@@ -27,7 +28,6 @@ ODDS = [4, 8, -8, 12, 10, 2, -6]
 
 ENGLISH, CHINESE = map(i18n.translations, ("en", "zh"))
 
-KINDS = {"name": features.NAME, "url": features.URL}
 
 FRAUD = "secure-login12.paypal.bonus77.top"
 ITEMS = [
@@ -89,7 +89,7 @@ def names(count):
         yield f"{before}{label}.{suffix}", fraud
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=BY_KIND)
 def model(request, tmp_path_factory):
     """A real booster over the real features, of each kind; ``folder`` has its files."""
     kind = request.param
@@ -113,7 +113,7 @@ def model(request, tmp_path_factory):
         "format": 1,
         "kind": kind,
         "name": f"{kind}-1",
-        "features": [feature.name for feature in KINDS[kind]],
+        "features": [feature.name for feature in BY_KIND[kind]],
         "features_digest": features.digest(kind),
         "booster_sha256": hashlib.sha256(trees.encode()).hexdigest(),
         "tables_sha256": hashlib.sha256((folder / f"{kind}-1.tables").read_bytes()).hexdigest(),
@@ -179,7 +179,7 @@ def test_check_carries_them(model):
     """
     engine = Engine(snapshot.nothing())
     made = config.Config(classify=config.Classify(models=model.folder))
-    judged = check.Classifier(made)
+    classifier = check.Classifier(made)
     texts = [item if isinstance(item, str) else item.canonical for item in items(model)]
     plain, explained = (
         check.inspect_all(engine, texts, check.Classifier(made, score=True, why=why))
@@ -189,9 +189,9 @@ def test_check_carries_them(model):
         assert without["why"] == []
         assert {**found, "why": []} == without
         *reasons, last = found["why"]
-        unfit = last["feature"] == check.NOT_JUDGED
-        assert (reasons if unfit else found["why"]) == explain.why(model, item)
-        assert unfit is (judged.unfit(model.kind, item) is not None)
+        ineligible = last["feature"] == check.NOT_JUDGED
+        assert (reasons if ineligible else found["why"]) == explain.why(model, item)
+        assert ineligible is (classifier.ineligible(model.kind, item) is not None)
     assert check.inspect(engine, "192.0.2.1", check.Classifier(made, why=True))["why"] == []
 
 
@@ -253,7 +253,7 @@ def test_every_feature_has_words_in_both_languages():
     """
     The features and the messages are the same; messages use known parts only.
     """
-    assert {feature.name for feature in features.URL} == describe.DESCRIBED
+    assert {feature.name for feature in BY_KIND["url"]} == describe.DESCRIBED
     known = set(_all_parts()) | {"n", "p", "times", "lean", "known"}
     messages = list(feature_messages.MEMORY.values())
     for full, none in feature_messages.FEATURES.values():
@@ -393,7 +393,7 @@ def test_the_words_and_grams_that_count_are_quoted():
     The word and the n-gram that features found are shown; the tables are looked up as they do.
     """
     fitted = features.Extractor(tables())
-    row = dict(zip([f.name for f in features.NAME], fitted.name("secure-login.org"), strict=True))
+    row = dict(zip([f.name for f in BY_KIND["name"]], fitted.name("secure-login.org"), strict=True))
     model = types.SimpleNamespace(row=fitted.name, hosting=fitted.tables.hosting)
     parts, _ = explain._parts(model, "secure-login.org")
     assert parts.quoted["word_worst"] == "login"

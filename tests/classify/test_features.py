@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from urlguard import names, urls
 from urlguard.classify import features, strings
-from urlguard.classify.features import NAME, URL, Extractor
+from urlguard.classify.feature_list import NAME, URL
+from urlguard.classify.features import Extractor
 from urlguard.classify.tables import ODDS_UNIT, WEIGHT_UNIT, Tables
 
 WORDS = ("login", "pay", "secure", "shop")

@@ -131,9 +131,9 @@ def test_targets_that_are_missed_are_said_to_be():
     found = results.measure(scored([0.5] * 10 + [0.9] * 4), rounds=0)
     share = metrics.Share
     found.slices = [
-        results.report.Line("small web", share(4, 6000)),
-        results.report.Line("Chinese", share(100, 5999)),  # too few rows to bind
-        results.report.Line(results.POPULAR, share(0, 10_000)),
+        results.report.GroupRow("small web", share(4, 6000)),
+        results.report.GroupRow("Chinese", share(100, 5999)),  # too few rows to bind
+        results.report.GroupRow(results.POPULAR, share(0, 10_000)),
     ]
     mutated = {"hyphen": (100, 40, 10), "digit": (100, 40, 60)}
     targets = results.targets(found, mutated, share(4, 10_000))

@@ -20,6 +20,7 @@ from tests.classify import rows as synthetic
 from urlguard.classify import features
 from urlguard.classify.evaluation import bootstrap, metrics
 from urlguard.classify.evaluation.metrics import Interval
+from urlguard.classify.feature_list import BY_KIND
 from urlguard.classify.training import card, pipeline, results, thresholds
 from urlguard.classify.training import dataset as training
 
@@ -335,7 +336,7 @@ def trial(tmp_path_factory):
         "kind": "name",
         "made": "2026-11-24",
         "command": "urlguard train",
-        "features": [feature.name for feature in features.NAME],
+        "features": [feature.name for feature in BY_KIND["name"]],
         "features_digest": features.digest("name"),
         "booster_sha256": "0" * 64,
         "tables_sha256": "0" * 64,

@@ -5,7 +5,7 @@ Knows the brands of ``urlguard/data/brands.txt``, their spellings and their own 
 nothing of models, rules or packets, and nothing of who asks.  It does not say that a name is fraud:
 most names with a brand in them belong to dealers, fans and partners.
 
-What counts as a brand's name, from the plainest to the best disguised (`Kind`):
+What counts as a brand's name, from the plainest to the best disguised (`Spelling`):
 
     exact      paypal-login, icbc, 95588; in decoded labels also the Chinese name
     hyphen     pay-pal: the name with hyphens inside
@@ -77,7 +77,7 @@ _HAN = re.compile("[㐀-鿿]{3,}")
 _TOKEN = re.compile(r"~?[a-z0-9]{2,40}")
 
 
-class Kind(IntEnum):
+class Spelling(IntEnum):
     """How a brand is written where it was found; the smaller, the plainer."""
 
     EXACT = 0
@@ -88,14 +88,14 @@ class Kind(IntEnum):
     KEYBOARD = 5
 
 
-_KINDS = tuple(Kind)  # by number; quicker than calling the class
+_KINDS = tuple(Spelling)  # by number; quicker than calling the class
 
 
-class Hit(NamedTuple):
+class BrandMatch(NamedTuple):
     """A brand in a text: at `text[start:end]` the one of index `brand`, written as `kind` says."""
 
     brand: int
-    kind: Kind
+    kind: Spelling
     start: int
     end: int
 
@@ -170,7 +170,7 @@ class Brands:
     def __getitem__(self, index: int) -> Brand:
         return self._brands[index]
 
-    def find(self, text: str) -> list[Hit]:
+    def find(self, text: str) -> list[BrandMatch]:
         """
         The brands in a text, in its order, no two overlapping.
 
@@ -189,11 +189,11 @@ class Brands:
             end = last + 1
             start = end - (word & 0xFF)
             if not word & 0x100 or is_bounded(text, start, end):
-                hits.append((word, Hit(word >> 16, _KINDS[word >> 12 & 0xF], start, end)))
+                hits.append((word, BrandMatch(word >> 16, _KINDS[word >> 12 & 0xF], start, end)))
         if "-" in text:
-            hits += self._across(text, text.replace("-", ""), Kind.HYPHEN)
+            hits += self._across(text, text.replace("-", ""), Spelling.HYPHEN)
         if _DIGIT_INSIDE.search(text):
-            hits += self._across(text, _DIGIT_INSIDE.sub("", text), Kind.DIGIT)
+            hits += self._across(text, _DIGIT_INSIDE.sub("", text), Spelling.DIGIT)
         if len(hits) < 2:
             return [hit for _, hit in hits]
         return _disjoint(hits)
@@ -215,9 +215,9 @@ class Brands:
             return brand
         return next((self._run[name] for name in names.parents(suffix) if name in self._run), None)
 
-    def _across(self, text: str, rest: str, kind: Kind) -> list[tuple[int, Hit]]:
+    def _across(self, text: str, rest: str, kind: Spelling) -> list[tuple[int, BrandMatch]]:
         """Whole tokens that come together in the rest of a text from which signs were taken."""
-        hits: list[tuple[int, Hit]] = []
+        hits: list[tuple[int, BrandMatch]] = []
         places: list[int] = []  # of the rest's signs in the text, once somebody wants to know
         for last, word in self._iter(rest):
             length = word & 0xFF
@@ -226,13 +226,13 @@ class Brands:
             places = places or _places(text, kind)
             start, end = places[last - length + 1], places[last] + 1
             if end - start > length and is_bounded(text, start, end):
-                hits.append((word | kind << 12, Hit(word >> 16, kind, start, end)))
+                hits.append((word | kind << 12, BrandMatch(word >> 16, kind, start, end)))
         return hits
 
 
-def _places(text: str, kind: Kind) -> list[int]:
+def _places(text: str, kind: Spelling) -> list[int]:
     """Where the signs stand that are left of a text without hyphens or digits inside."""
-    pattern = _DIGIT_INSIDE if kind == Kind.DIGIT else _HYPHEN
+    pattern = _DIGIT_INSIDE if kind == Spelling.DIGIT else _HYPHEN
     gone = {at for match in pattern.finditer(text) for at in range(*match.span())}
     return [at for at in range(len(text)) if at not in gone]
 
@@ -261,15 +261,15 @@ def _border(outer: str, inner: str, strict: bool) -> bool:
     return not strict and outer.isdigit() is not inner.isdigit()
 
 
-def _disjoint(hits: list[tuple[int, Hit]]) -> list[Hit]:
+def _disjoint(hits: list[tuple[int, BrandMatch]]) -> list[BrandMatch]:
     """Of hits that overlap, one; see `Brands.find`."""
 
-    def rank(item: tuple[int, Hit]) -> tuple[int, ...]:
+    def rank(item: tuple[int, BrandMatch]) -> tuple[int, ...]:
         word, hit = item
-        plain = hit.kind == Kind.EXACT and not word & 0x100
+        plain = hit.kind == Spelling.EXACT and not word & 0x100
         return not plain, hit.start - hit.end, hit.kind, hit.start, hit.brand
 
-    kept: list[Hit] = []
+    kept: list[BrandMatch] = []
     for _, hit in sorted(hits, key=rank):
         if all(hit.end <= other.start or other.end <= hit.start for other in kept):
             kept.append(hit)
@@ -279,7 +279,7 @@ def _disjoint(hits: list[tuple[int, Hit]]) -> list[Hit]:
 # -- spellings -------------------------------------------------------------------------------------
 
 
-def _words(brands: tuple[Brand, ...]) -> Iterator[tuple[str, int, Kind, bool]]:
+def _words(brands: tuple[Brand, ...]) -> Iterator[tuple[str, int, Spelling, bool]]:
     """Every string to look for, tokens first: its brand, its kind, whether it needs borders."""
     tokens: dict[str, int] = {}
     for index, brand in enumerate(brands):
@@ -288,7 +288,12 @@ def _words(brands: tuple[Brand, ...]) -> Iterator[tuple[str, int, Kind, bool]]:
             if tokens.setdefault(token, index) != index:
                 raise BrandError(f"token {token!r} of {brand.key!r} is another brand's")
             short = len(token) <= _SHORT or token.isdigit()
-            yield token, index, Kind.EXACT, token in brand.ordinary or (short and token.isascii())
+            yield (
+                token,
+                index,
+                Spelling.EXACT,
+                token in brand.ordinary or (short and token.isascii()),
+            )
     for index, brand in enumerate(brands):
         for token in brand.tokens:
             ordinary = token in brand.ordinary
@@ -298,7 +303,7 @@ def _words(brands: tuple[Brand, ...]) -> Iterator[tuple[str, int, Kind, bool]]:
                 yield text, index, kind, ordinary or short or token.isdigit()
 
 
-def variants(token: str, ordinary: bool = False) -> Iterator[tuple[str, Kind]]:
+def variants(token: str, ordinary: bool = False) -> Iterator[tuple[str, Spelling]]:
     """
     Other spellings of a token, the plainest kinds first; some come more than once.
 
@@ -307,31 +312,31 @@ def variants(token: str, ordinary: bool = False) -> Iterator[tuple[str, Kind]]:
         ordinary: leaves out those that have letters for letters, for they may be words.
     """
     if token.isdigit():
-        yield from ((text, Kind.HOMOGLYPH) for text in _replaced(token, _FROM_DIGIT))
+        yield from ((text, Spelling.HOMOGLYPH) for text in _replaced(token, _FROM_DIGIT))
         for at in range(len(token) + 1):
             for digit in "0123456789":
-                yield token[:at] + digit + token[at:], Kind.DIGIT
+                yield token[:at] + digit + token[at:], Spelling.DIGIT
         return
     if len(token) < _SHORT:
         return
-    yield from ((text, Kind.HOMOGLYPH) for text in _replaced(token, _TO_DIGIT))
+    yield from ((text, Spelling.HOMOGLYPH) for text in _replaced(token, _TO_DIGIT))
     if ordinary or not _LONG <= len(token) <= _LONGEST or not token.isalpha():
         return
-    yield from ((text, Kind.HOMOGLYPH) for text in _replaced(token, _TO_LETTER))
+    yield from ((text, Spelling.HOMOGLYPH) for text in _replaced(token, _TO_LETTER))
     for at in range(1, len(token)):
         before, sign, after = token[: at - 1], token[at - 1], token[at]
         if sign != after:
-            yield before + after + sign + token[at + 1 :], Kind.TYPO
+            yield before + after + sign + token[at + 1 :], Spelling.TYPO
     for at, sign in enumerate(token):
         # Without its first letter a word is too often another: cloud, mobile, trade.
         if at:
-            yield token[:at] + token[at + 1 :], Kind.TYPO
+            yield token[:at] + token[at + 1 :], Spelling.TYPO
         # A doubled first or last letter leaves the token whole.
         if 0 < at < len(token) - 1:
-            yield token[:at] + sign + token[at:], Kind.TYPO
+            yield token[:at] + sign + token[at:], Spelling.TYPO
     for at, sign in enumerate(token):
         for near in _neighbours().get(sign, ""):
-            yield token[:at] + near + token[at + 1 :], Kind.KEYBOARD
+            yield token[:at] + near + token[at + 1 :], Spelling.KEYBOARD
 
 
 def _replaced(token: str, table: Mapping[str, Sequence[str]]) -> Iterator[str]:

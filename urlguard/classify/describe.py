@@ -28,7 +28,7 @@ _MOST = 12  # steps of evidence; tables count no further
 COMMON_STEPS: Final = 6  # of a trigram's commonness for each doubling, as training counts
 
 
-class Parts(NamedTuple):
+class ItemParts(NamedTuple):
     """
     The parts of an item that sentences quote, by placeholder; a part that is missing is left out.
 
@@ -109,7 +109,7 @@ def describe(
         translations: into the language, from `urlguard.i18n`.
         feature: its name.
         values: of all features of the item, by name.
-        parts: of the item, by placeholder: see `Parts.worded`.
+        parts: of the item, by placeholder: see `ItemParts.worded`.
     """
     value = values[feature]
     if (key := _REMEMBERED.get(feature)) is not None:

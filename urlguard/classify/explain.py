@@ -224,7 +224,7 @@ def _near(name: str, how: str) -> Entry:
 # -- pieces of the item for the words --------------------------------------------------------------
 
 
-def _parts(model: Model, item: Any) -> tuple[describe.Parts, frozenset[str]]:
+def _parts(model: Model, item: Any) -> tuple[describe.ItemParts, frozenset[str]]:
     """The parts of an item that sentences quote; and its hosting service, if it has one."""
     url = None if isinstance(item, str) else item
     name = item if url is None else strings.host_of(url)
@@ -238,7 +238,7 @@ def _parts(model: Model, item: Any) -> tuple[describe.Parts, frozenset[str]]:
         **{f"first{n}": label[:n] for n in (3, 5, 6, 8)},
         **{f"last{n}": label[-n:] for n in (5, 6)},
     }
-    parts = describe.Parts(plain, {}, {}, _short(cut.before))
+    parts = describe.ItemParts(plain, {}, {}, _short(cut.before))
     extractor = getattr(model.row, "__self__", None)
     # A reader of another kind has no tables to quote from.
     if not isinstance(extractor, features.Extractor):
@@ -273,7 +273,7 @@ def _service(model: Model, name: str) -> frozenset[str]:
 
 
 def _add_brands(
-    parts: describe.Parts, brands: Brands, cut: strings.Pieces, url: urls.Url | None
+    parts: describe.ItemParts, brands: Brands, cut: strings.Pieces, url: urls.Url | None
 ) -> None:
     """Add the brands that the features found, how each is spelled, and the domain's owner."""
     places = [("brand", "written", cut.label), ("brand_before", "written_before", cut.before)]

@@ -9,7 +9,7 @@ placeholders are:
     p          the value as a percentage
     times      how many harmless names have a trigram, from its commonness
     lean       whether odds indicate fraud, with the number
-    others     parts of the item: see `describe.Parts`
+    others     parts of the item: see `describe.ItemParts`
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ MEMORY: Final[Mapping[str, str]] = {
     "path_series": gettext_noop("this path, whatever its numbers, on other hosts"),
 }
 
-# How a brand is spelled, by the number that the features give: `brands.Kind` and one.
+# How a brand is spelled, by the number that the features give: `brands.Spelling` and one.
 SPELLINGS: Final[Mapping[int, str]] = {
     1: gettext_noop("plainly"),
     2: gettext_noop("with hyphens inside"),

@@ -116,7 +116,7 @@ class Card(NamedTuple):
             if not isinstance(card, dict):
                 raise ValueError("not a card: must be an object")
             if _of(int, card, "format") != FORMAT:
-                raise ValueError(f"format {_said(card['format'])}; this version reads {FORMAT}")
+                raise ValueError(f"format {_brief(card['format'])}; this version reads {FORMAT}")
             thresholds = _of(dict, card, "thresholds")
             made = cls(
                 _of(str, card, "name"),
@@ -141,7 +141,7 @@ class Card(NamedTuple):
     def _check(self, path: Path) -> None:
         if self.name != path.stem or self.kind not in KINDS or not _NAMED(self.name):
             raise ModelError(
-                f"{path}: is of {_said(self.kind)} model {_said(self.name)}; must fit the file"
+                f"{path}: is of {_brief(self.kind)} model {_brief(self.name)}; must fit the file"
             )
         knots = self.calibration
         if not knots:
@@ -172,14 +172,14 @@ _TYPES: Final[dict[type[Any], str]] = {dict: "an object", list: "a list"}
 _WANTED: Final[dict[type[Any], str]] = _TYPES | {int: "a whole number", str: "text"}
 
 
-def _of(kind: type[Any], said: dict[str, Any], key: str) -> Any:
+def _of(kind: type[Any], card: dict[str, Any], key: str) -> Any:
     # By the very type: a JSON true is an int to Python.
-    if type(said[key]) is not kind:
-        raise ValueError(f"{key} is {_said(said[key])}; must be {_WANTED[kind]}")
-    return said[key]
+    if type(card[key]) is not kind:
+        raise ValueError(f"{key} is {_brief(card[key])}; must be {_WANTED[kind]}")
+    return card[key]
 
 
-def _said(value: Any) -> str:
+def _brief(value: Any) -> str:
     """A value of a card as it may stand in a message: ASCII, short, without control characters."""
     if isinstance(value, str):
         return shown(value)
@@ -187,50 +187,52 @@ def _said(value: Any) -> str:
     return _TYPES.get(type(value)) or shown(json.dumps(value))[1:-1]
 
 
-def _number(said: dict[str, Any], key: str) -> float:
-    return _float(said[key], key)
+def _number(card: dict[str, Any], key: str) -> float:
+    return _float(card[key], key)
 
 
 def _float(value: Any, what: str) -> float:
     if type(value) not in (int, float):
-        raise ValueError(f"{what} is {_said(value)}; must be a number")
+        raise ValueError(f"{what} is {_brief(value)}; must be a number")
     try:
         return float(value)
     except OverflowError:
         raise ValueError(f"{what} is a number of over 300 digits; must be smaller") from None
 
 
-def _threshold(said: dict[str, Any]) -> Threshold:
-    return Threshold(_number(said, "block_at"), _number(said, "review_at"))
+def _threshold(card: dict[str, Any]) -> Threshold:
+    return Threshold(_number(card, "block_at"), _number(card, "review_at"))
 
 
-def _digest(said: dict[str, Any], key: str) -> str:
-    found: str = _of(str, said, key)
+def _digest(card: dict[str, Any], key: str) -> str:
+    found: str = _of(str, card, key)
     if not _DIGEST(found):
-        raise ValueError(f"{key} {_said(found)}; must be 64 hexadecimal digits in lower case")
+        raise ValueError(f"{key} {_brief(found)}; must be 64 hexadecimal digits in lower case")
     return found
 
 
-def _features(said: dict[str, Any]) -> tuple[str, ...]:
-    found = _of(list, said, "features")
+def _features(card: dict[str, Any]) -> tuple[str, ...]:
+    found = _of(list, card, "features")
     if not 1 <= len(found) <= MAX_FEATURES:
         raise ValueError(f"features: {len(found)} of them; must be 1 to {MAX_FEATURES}")
     for name in found:
         if type(name) is not str or not _FEATURE(name):
             raise ValueError(
-                f"features: {_said(name)}; must be names of letters, digits and underscores"
+                f"features: {_brief(name)}; must be names of letters, digits and underscores"
             )
     return tuple(found)
 
 
-def _calibration(said: dict[str, Any]) -> tuple[tuple[float, float], ...]:
-    found = _of(list, said, "calibration")
+def _calibration(card: dict[str, Any]) -> tuple[tuple[float, float], ...]:
+    found = _of(list, card, "calibration")
     if len(found) > MAX_KNOTS:
         raise ValueError(f"calibration has {len(found)} knots; may have {MAX_KNOTS}")
     knots = []
     for knot in found:
         if type(knot) is not list or len(knot) != 2:
-            raise ValueError(f"calibration: {_said(knot)}; must be pairs of margin and probability")
+            raise ValueError(
+                f"calibration: {_brief(knot)}; must be pairs of margin and probability"
+            )
         raw, p = knot
         knots.append((_float(raw, "calibration"), _float(p, "calibration")))
     return tuple(knots)
@@ -268,7 +270,7 @@ def reading(kind: str, tables: bytes) -> Reading:
     opened = importlib.import_module("urlguard.classify.tables").Tables.of(tables)
     brands = importlib.import_module("urlguard.classify.brands").Brands.load()
     extractor = features.Extractor(opened)
-    definition = features.NAME if kind == "name" else features.URL
+    definition = features.BY_KIND[kind]
     return Reading(
         tuple(feature.name for feature in definition),
         features.digest(kind),

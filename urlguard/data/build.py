@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from urlguard import names, wellknown
-from urlguard.classify.brands import NOISE, Brands, Kind, is_bounded, read
+from urlguard.classify.brands import NOISE, Brands, Spelling, is_bounded, read
 from urlguard.classify.confusables import folded
 from urlguard.errors import InputError
 
@@ -140,8 +140,8 @@ def build_brands(folder: Path) -> int:
         for hit in brands.find(name):
             variant = name[hit.start : hit.end]
             # What is found across hyphens or digits has no string of its own that could be dropped.
-            across = hit.kind in (Kind.HYPHEN, Kind.DIGIT) and not variant.isdigit()
-            if hit.kind == Kind.EXACT or across or brands.own(name) == hit.brand:
+            across = hit.kind in (Spelling.HYPHEN, Spelling.DIGIT) and not variant.isdigit()
+            if hit.kind == Spelling.EXACT or across or brands.own(name) == hit.brand:
                 continue
             if is_bounded(name, hit.start, hit.end):
                 whole.setdefault(variant, set()).add(names.registrable(name))

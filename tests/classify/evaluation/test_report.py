@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="plots are drawn by matplotlib, of the extra train")
 
-from urlguard.classify.evaluation import metrics, report
+from urlguard.classify.evaluation import metrics, plots, report
 from urlguard.classify.evaluation.metrics import Interval, Share
 
 ROOT = Path(__file__).parents[3]
@@ -68,16 +68,16 @@ def full():
         probabilities=chance,
         prior=0.02,
         targets=[report.Target("slice", "≤ 0.05 %", "≤ 0.02 %", "0.06 %", met=False)],
-        slices=[report.Line("universities", Share(1, 8000), Share(30, 8000), "kept")],
-        sources=[report.Line("a-feed", Share(40, 100))],
-        months=[report.Line("2025-12", Share(0, 0))],
+        slices=[report.GroupRow("universities", Share(1, 8000), Share(30, 8000), "kept")],
+        sources=[report.GroupRow("a-feed", Share(40, 100))],
+        months=[report.GroupRow("2025-12", Share(0, 0))],
         features=[report.Gain("weak", 0.1), report.Gain("strong", 0.9, "what it catches")],
-        benign_errors=[report.Case("good.example", 0.99, "a-list")],
-        fraud_errors=[report.Case("bad.example", 0.01, "a-feed")],
+        benign_errors=[report.Example("good.example", 0.99, "a-list")],
+        fraud_errors=[report.Example("bad.example", 0.01, "a-feed")],
         mutations=[report.Mutation("homoglyph", Share(50, 100), Share(10, 100), Share(45, 100))],
         families=[
-            report.Family("suppobox", "dictionary", Share(5, 50)),
-            report.Family("conficker", "characters", Share(48, 50)),
+            report.FamilyRow("suppobox", "dictionary", Share(5, 50)),
+            report.FamilyRow("conficker", "characters", Share(48, 50)),
         ],
     )
 
@@ -140,11 +140,11 @@ def test_rows_and_names_cannot_write_the_page():
     run = made(
         about=[(HOSTILE, HOSTILE)],
         targets=[report.Target(*[HOSTILE] * 4, met=True)],
-        slices=[report.Line(HOSTILE, Share(0, 1), note=HOSTILE)],
+        slices=[report.GroupRow(HOSTILE, Share(0, 1), note=HOSTILE)],
         features=[report.Gain(HOSTILE, 0.1, HOSTILE)],
-        benign_errors=[report.Case(HOSTILE, 0.9, HOSTILE, HOSTILE)],
+        benign_errors=[report.Example(HOSTILE, 0.9, HOSTILE, HOSTILE)],
         mutations=[report.Mutation(HOSTILE, Share(1, 2), None, Share(1, 2))],
-        families=[report.Family(HOSTILE, HOSTILE, Share(1, 2))],
+        families=[report.FamilyRow(HOSTILE, HOSTILE, Share(1, 2))],
     )
     ours = run.systems[0]
     hostile = report.System(HOSTILE, ours.scores, ours.points, note=HOSTILE)
@@ -205,7 +205,7 @@ def test_thinned_curves_keep_their_shape(log):
     random = np.random.default_rng(2)
     labels = np.arange(100_000) % 2
     curve = metrics.roc_curve(labels, random.normal(labels, 1))
-    x, y = report.thinned(curve, log)
+    x, y = plots.thinned(curve, log)
     assert x.size < 2000 < curve.x.size
     assert (np.diff(x) >= 0).all()
     assert (x[-1], y[-1]) == (curve.x[-1], curve.y[-1])

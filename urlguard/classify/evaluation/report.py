@@ -1,51 +1,27 @@
 """
 The evaluation's report: one HTML page with plots and tables.
 
-Takes what an evaluation found, as the plain dataclasses below, and writes one page that needs
-nothing from outside: no script, no style sheet, no picture, no font.  Knows measures and how to
-show them; knows no models, no features, no data.  Needs matplotlib, which the extra ``train``
-brings.
+Takes the results of an evaluation, as the plain dataclasses below, and writes one page that loads
+nothing else: no script, style sheet, picture or font.  Knows metrics and how to show them; knows no
+models, features or data.  `plots` draws.
 
-How it works.  matplotlib draws each plot as SVG with text left as text, with one fixed salt for its
-identifiers and no date, so that the same figures give the same octets.  It draws in colours that
-stand for roles; they are then replaced by CSS variables, so that a plot is readable on a light and
-on a dark page.  A curve over hundreds of thousands of rows is thinned to what can be seen: the
-first and the last point in each step of a fine grid along the axis as it is drawn.
-
-Names are data of criminals: all text is escaped, and none becomes a link.
+The names come from criminals: all text is escaped, and none becomes a link.
 """
 
 import html
-import io
 import math
-import re
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from urlguard.classify.evaluation import metrics
-from urlguard.classify.evaluation.metrics import Curve, Floats, Interval, Point, Share
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from urlguard.classify.evaluation import metrics, plots
+from urlguard.classify.evaluation.metrics import Floats, Interval, Point, Share
 
 MAX_OCTETS = 1_500_000
 SHOWN_ERRORS = 60  # of each kind
 SHOWN_FEATURES = 40
-_SALT = "urlguard"
-_GRID = 400  # steps along an axis
-_LEAST_FPR = 1e-5
-
-# What matplotlib is told to draw with, and the variable that stands there in the page.
-_INK, _FAINT = "#010203", "#040506"
-_ROLES = {_INK: "--ink", _FAINT: "--faint"}
-_LINES = ("#0a0101", "#0a0102", "#0a0103", "#0a0104", "#0a0105", "#0a0106", "#0a0107", "#0a0108")
-_ROLES |= {colour: f"--line{number}" for number, colour in enumerate(_LINES)}
-_STYLES = ("-", "--", "-.", ":")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +46,7 @@ class System:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class GroupRow:
     """
     A slice, source or month: how many of its rows lie at or above each threshold.
 
@@ -97,7 +73,7 @@ class Gain:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class Example:
     """A row that the model got wrong."""
 
     text: str
@@ -126,7 +102,7 @@ class Mutation:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class FamilyRow:
     """Recall of a DGA family that was held out whole; `kind`: characters or dictionary."""
 
     name: str
@@ -169,14 +145,14 @@ class Run:
     probabilities: Floats | None = None
     prior: float | None = None
     targets: Sequence[Target] = ()
-    slices: Sequence[Line] = ()
-    sources: Sequence[Line] = ()
-    months: Sequence[Line] = ()
+    slices: Sequence[GroupRow] = ()
+    sources: Sequence[GroupRow] = ()
+    months: Sequence[GroupRow] = ()
     features: Sequence[Gain] = ()
-    benign_errors: Sequence[Case] = ()
-    fraud_errors: Sequence[Case] = ()
+    benign_errors: Sequence[Example] = ()
+    fraud_errors: Sequence[Example] = ()
     mutations: Sequence[Mutation] = ()
-    families: Sequence[Family] = ()
+    families: Sequence[FamilyRow] = ()
 
 
 def write(path: Path, runs: Sequence[Run], title: str = "The classifier, measured") -> None:
@@ -240,8 +216,21 @@ def _run(number: int, run: Run) -> str:
     parts = [f'<h2 id="run{number}">{_text(run.title)}</h2>', about]
     parts += _section("Targets", _targets(run.targets))
     parts += _section("Recall at low false-positive rates", _systems(run))
-    parts.append(_figure(f"r{number}roc", _roc(run), "ROC, false-positive rate on a log axis"))
-    parts.append(_figure(f"r{number}pr", _recall(run), "Precision and recall among the test rows"))
+    systems = [(system.name, system.scores) for system in run.systems]
+    parts.append(
+        _figure(
+            f"r{number}roc",
+            plots.roc(run.labels, systems, [each.target for each in run.systems[0].points]),
+            "ROC, false-positive rate on a log axis",
+        )
+    )
+    parts.append(
+        _figure(
+            f"r{number}pr",
+            plots.recall(run.labels, systems),
+            "Precision and recall among the test rows",
+        )
+    )
     parts += _section("Calibration", _calibration(number, run))
     heads = ("share at block_at", "share at review_at")
     parts += _section("Benign slices: false positives", _lines(run.slices, "slice", heads))
@@ -290,7 +279,7 @@ def _systems(run: Run) -> str:
     return _table([_text(each) for each in head], rows) + _definitions(notes)
 
 
-def _lines(lines: Sequence[Line], what: str, heads: tuple[str, str]) -> str:
+def _lines(lines: Sequence[GroupRow], what: str, heads: tuple[str, str]) -> str:
     head = [what, "rows", heads[0], "at most", heads[1], ""]
     rows = []
     for line in lines:
@@ -307,7 +296,7 @@ def _features(features: Sequence[Gain]) -> str:
     return _table(["feature", "part of the gain", "catches"], rows, left=(0, 2))
 
 
-def _cases(cases: Sequence[Case]) -> str:
+def _cases(cases: Sequence[Example]) -> str:
     rows = [
         [f"<code>{_text(c.text)}</code>", f"{c.score:.6f}", _text(c.source), _text(c.note)]
         for c in cases[:SHOWN_ERRORS]
@@ -331,7 +320,7 @@ def _kept(after: Share, plain: Share) -> str:
     return f"{_share(after)}, {after.value / plain.value:.0%} kept"
 
 
-def _families(families: Iterable[Family]) -> str:
+def _families(families: Iterable[FamilyRow]) -> str:
     rows = [
         [_text(each.name), _text(each.kind), f"{each.found.rows:,}", _share(each.found)]
         for each in sorted(families, key=lambda each: (each.kind, each.name))
@@ -358,7 +347,7 @@ def _calibration(number: int, run: Run) -> str:
     ]
     table = _table(["probability", "rows", "mass", "mean promised", "fraud observed"], rows)
     caption = "Promised and observed; the straight line is perfection"
-    plot = _figure(f"r{number}cal", _reliability(bins), caption)
+    plot = _figure(f"r{number}cal", plots.reliability(bins), caption)
     return f"<p>{words}{prior}.</p>\n{plot}\n{table}"
 
 
@@ -383,12 +372,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[in
 
 def _text(words: str) -> str:
     """Text from anywhere, fit to stand in the page."""
-    return html.escape(_shown(words))
-
-
-def _shown(words: str) -> str:
-    """Text with what has no picture, or turns the reading direction round, by its number."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
+    return html.escape(plots.printable(words))
 
 
 def _percent(share: float) -> str:
@@ -420,137 +404,8 @@ def _interval(interval: Interval, digits: str) -> str:
     return f"<small>[{interval.low:{digits}}, {interval.high:{digits}}]</small>"
 
 
-# Plots
-
-
-def _roc(run: Run) -> str:
-    def draw(axes: "Axes") -> None:
-        axes.set_xscale("log")
-        axes.set_xlim(_LEAST_FPR, 1)
-        rates = [_LEAST_FPR, 1e-4, 1e-3, 1e-2, 1e-1, 1]
-        axes.set_xticks(rates, [f"{rate * 100:g} %" for rate in rates])
-        axes.set_ylim(0, 1)
-        axes.set_xlabel("false-positive rate")
-        axes.set_ylabel("true-positive rate")
-        for number, system in enumerate(run.systems):
-            curve = metrics.roc_curve(run.labels, system.scores)
-            x, y = thinned(curve, log=True)
-            _line(axes, number, x, y, system.name)
-        for each in run.systems[0].points:
-            axes.axvline(each.target, color=_FAINT, linewidth=0.8, linestyle=":")
-        axes.legend(loc="upper left", frameon=False, labelcolor=_INK)
-
-    return _svg(draw)
-
-
-def _recall(run: Run) -> str:
-    def draw(axes: "Axes") -> None:
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1.02)
-        axes.set_xlabel("recall")
-        axes.set_ylabel("precision")
-        for number, system in enumerate(run.systems):
-            curve, average = metrics.precision_recall(run.labels, system.scores)
-            x, y = thinned(curve)
-            _line(axes, number, x, y, f"{system.name}, average {average:.3f}")
-        axes.legend(loc="lower left", frameon=False, labelcolor=_INK)
-
-    return _svg(draw)
-
-
-def _reliability(bins: Sequence[metrics.Bin]) -> str:
-    def draw(axes: "Axes") -> None:
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
-        axes.set_xlabel("probability promised")
-        axes.set_ylabel("share of fraud observed")
-        axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=0.8)
-        promised, observed = [b.predicted for b in bins], [b.observed for b in bins]
-        axes.plot(promised, observed, color=_LINES[0], marker="o", markersize=4, linewidth=1.2)
-
-    return _svg(draw)
-
-
-def thinned(curve: Curve, log: bool = False) -> tuple[Floats, Floats]:
-    """
-    A curve's points without those that cannot be seen.
-
-    Of the points in one step of the x axis the first and the last stay, and those where y is least
-    and greatest.
-
-    Args:
-        curve: with x rising.
-        log: whether the x axis is logarithmic; points at 0 then stand at `_LEAST_FPR`.
-    """
-    x = np.maximum(curve.x, _LEAST_FPR) if log else curve.x
-    place = np.log10(x) / -math.log10(_LEAST_FPR) if log else x
-    step = np.floor(place * _GRID).astype(np.int64)
-    starts = np.flatnonzero(np.diff(step, prepend=step[0] - 1))
-    ends = np.append(starts[1:], step.size)
-    kept: set[int] = set()
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        part = curve.y[start:end]
-        kept |= {start, end - 1, start + int(part.argmin()), start + int(part.argmax())}
-    order = np.array(sorted(kept), dtype=np.int64)
-    return x[order], curve.y[order]
-
-
-def _line(axes: "Axes", number: int, x: Floats, y: Floats, label: str) -> None:
-    # The colours come round again with another dash, and ours is the bold one.
-    dash = _STYLES[number // len(_LINES) % len(_STYLES)]
-    width = 2.0 if number == 0 else 1.1
-    colour = _LINES[number % len(_LINES)]
-    shown = f" {_shown(label)}"  # matplotlib hides what begins with a "_"
-    axes.plot(x, y, color=colour, linestyle=dash, linewidth=width, label=shown)
-
-
-def _svg(draw: Callable[["Axes"], None]) -> str:
-    """One plot as an SVG element in the page's colours."""
-    # Not at the top: the page's tables and the dataclasses serve without it.
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    ink = ("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "text.color")
-    settings: dict[Any, Any] = {
-        "svg.hashsalt": _SALT,
-        "svg.fonttype": "none",
-        "font.family": "sans-serif",
-        "path.simplify": False,
-        "text.parse_math": False,  # a dollar sign is a dollar sign
-        **dict.fromkeys(ink, _INK),
-    }
-    out = io.StringIO()
-    # From matplotlib's own defaults, whatever the user's settings say.
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        # Text stays text, so it does not matter what matplotlib's own font lacks.
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(settings)
-        figure = Figure(figsize=(7.2, 4.4), layout="tight")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        axes.grid(visible=True, color=_FAINT, linewidth=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        draw(axes)
-        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
-    return out.getvalue()
-
-
 def _figure(name: str, svg: str, caption: str) -> str:
-    """An SVG document as a part of the page, its identifiers made the page's own."""
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
-    body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r"url\(#", f"url(#{name}-", body)
-    body = re.sub(r'href="#', f'href="#{name}-', body)
-    body = re.sub(r"font-family: [^;]*; ?", "", body)  # the page's own
-    for colour, role in _ROLES.items():
-        body = body.replace(colour, f"var({role})")
-    # A hundredth of a point is not seen.
-    body = re.sub(r'\bd="[^"]*"', lambda d: re.sub(r"(\.\d\d)\d+", r"\1", d[0]), body)
-    return f"<figure>{body}<figcaption>{_text(caption)}</figcaption></figure>"
+    return f"<figure>{plots.embedded(name, svg)}<figcaption>{_text(caption)}</figcaption></figure>"
 
 
 _CSS = """

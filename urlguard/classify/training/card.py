@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from urlguard.classify import features
 from urlguard.classify.evaluation.metrics import Share
+from urlguard.classify.feature_list import BY_KIND
 from urlguard.classify.training import results
 from urlguard.classify.training.dataset import NONCOMMERCIAL
 from urlguard.classify.training.provenance import family, source
@@ -123,12 +123,12 @@ def metrics(
     }
     found["trial"]["thresholds"] = thresholds
     if undated is not None and undated.everything.fraud:
-        said = results.plain(undated)
-        found["undated"] = {key: said[key] for key in ("all", "commercial", "sources")}
+        plain = results.plain(undated)
+        found["undated"] = {key: plain[key] for key in ("all", "commercial", "sources")}
     if shipped is not None:
-        said = results.plain(shipped)
+        plain = results.plain(shipped)
         kept = ("block_at", "review_at", "calibration_error", "slices", "families")
-        found["shipped"] = {key: said[key] for key in kept}
+        found["shipped"] = {key: plain[key] for key in kept}
         if popular is not None:
             found["shipped"]["popular_blocked"] = results.share(popular)
     if added is not None:
@@ -213,10 +213,10 @@ def _rivals(found: Json | None) -> str:
 
 def _ranking(found: Json) -> str:
     head = ["rows", "fraud", "harmless", "ROC-AUC"]
-    said = [("all", "all test rows"), ("commercial", "sources that may train, alone")]
+    sets = [("all", "all test rows"), ("commercial", "sources that may train, alone")]
     head += [f"TPR at {point['fpr'] * 100:g} %" for point in found["all"]["tpr"]]
     rows = []
-    for key, words in said:
+    for key, words in sets:
         one = found[key]
         auc = _number(one["auc"], 4) + _drawn(one.get("auc_drawn"), 4)
         row = [words, f"{one['fraud']:,}", f"{one['harmless']:,}", auc]
@@ -389,7 +389,7 @@ def _sources(card: Json) -> str:
 
 
 def _features(card: Json) -> str:
-    defined = features.NAME if card["kind"] == "name" else features.URL
+    defined = BY_KIND[card["kind"]]
     catches = {feature.name: feature.catches for feature in defined}
     rows = [[f"`{name}`", catches.get(name, "")] for name in card["features"]]
     return _table(["feature", "catches"], rows)

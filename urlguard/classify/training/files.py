@@ -48,7 +48,7 @@ Say = Callable[[str], None]
 
 
 class Line(NamedTuple):
-    """One row: ``text`` as in `dataset.Rows`, canonical, and what is said of it."""
+    """One row: ``text`` as in `dataset.Rows`, canonical, with its label and origin."""
 
     text: str
     label: int
@@ -222,7 +222,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Each row by its column's name, with the number of the line that it ends on."""
     try:
         with _opened(path) as file:
-            lines = _Lines(path, file)
+            lines = _BoundedLines(path, file)
             reader = csv.reader(lines, strict=True)
             header = next(reader, [])
             for name, times in Counter(header).most_common(1):
@@ -287,7 +287,7 @@ class _Octets(io.RawIOBase):
         return count
 
 
-class _Lines:
+class _BoundedLines:
     """
     A text's lines, as long as a row may be.
 
@@ -300,7 +300,7 @@ class _Lines:
         self._read = file.readline
         self._number = 0
 
-    def __iter__(self) -> "_Lines":
+    def __iter__(self) -> "_BoundedLines":
         return self
 
     def __next__(self) -> str:

@@ -21,8 +21,8 @@ import lightgbm
 import numpy as np
 import numpy.typing as npt
 
-from urlguard.classify import features
 from urlguard.classify.evaluation.mutations import MUTATIONS, URL_MUTATIONS
+from urlguard.classify.feature_list import BY_KIND
 from urlguard.classify.training import boost, dataset, fit_tables, matrix
 from urlguard.classify.training.boost import Floats
 from urlguard.classify.training.dataset import FOLDS, DataError, Ints, Rows
@@ -72,7 +72,7 @@ def constraints(kind: str) -> list[int]:
 
 def feature_names(kind: str) -> list[str]:
     """The features' names, in order."""
-    return [feature.name for feature in (features.NAME if kind == "name" else features.URL)]
+    return [feature.name for feature in BY_KIND[kind]]
 
 
 @dataclass

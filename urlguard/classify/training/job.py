@@ -29,8 +29,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from urlguard.classify import features
 from urlguard.classify.evaluation import metrics, report
+from urlguard.classify.feature_list import BY_KIND
 from urlguard.classify.training import card, pipeline, results
 from urlguard.errors import UrlGuardError
 from urlguard.processes import lifetime
@@ -155,7 +155,7 @@ def _undated(trial: pipeline.Trial, prior: float) -> results.Scored:
 
 def gains(kind: str, found: list[tuple[str, float]]) -> list[report.Gain]:
     """Features by their part of the whole gain."""
-    defined = features.NAME if kind == "name" else features.URL
+    defined = BY_KIND[kind]
     catches = {feature.name: feature.catches for feature in defined}
     whole = sum(gain for _, gain in found) or 1.0
     return [report.Gain(name, gain / whole, catches.get(name, "")) for name, gain in found]
@@ -201,7 +201,7 @@ def run(task: Task, say: Say) -> Result:
     try:
         while True:
             what, value = ours.recv()
-            if what == "said":
+            if what == "progress":
                 say(value)
             elif what == "made":
                 result: Result = value
@@ -225,7 +225,10 @@ def _child(task: Task, answers: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lifetime.watch_parent()
     try:
-        answer: tuple[str, Any] = ("made", make(task, lambda words: answers.send(("said", words))))
+        answer: tuple[str, Any] = (
+            "made",
+            make(task, lambda words: answers.send(("progress", words))),
+        )
     except (UrlGuardError, OSError) as exc:
         answer = ("failed", exc)
     answers.send(answer)

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from urlguard.classify.features import NAME, URL, Extractor
+from urlguard.classify.feature_list import BY_KIND
+from urlguard.classify.features import Extractor
 from urlguard.classify.tables import Tables
 from urlguard.classify.training import fit_tables
 from urlguard.classify.training.dataset import Ints
@@ -52,7 +53,7 @@ def hashed(
 def extracted(workers: ProcessPoolExecutor, kind: str, texts: list[str], tables: Path) -> Matrix:
     """The features of each text, from the tables in a file."""
     pending = [workers.submit(_rows, kind, part, tables) for part in _chunks(texts, CHUNK)]
-    width = len(NAME if kind == "name" else URL)
+    width = len(BY_KIND[kind])
     return np.concatenate([one.result() for one in pending] or [np.zeros((0, width), np.float32)])
 
 
@@ -65,7 +66,7 @@ def out_of_fold(
     tables: list[Path],
 ) -> Matrix:
     """The features of the chosen rows, those of fold n from ``tables[n]``."""
-    width = len(NAME if kind == "name" else URL)
+    width = len(BY_KIND[kind])
     found = np.zeros((len(chosen), width), np.float32)
     for number, path in enumerate(tables):
         here = np.flatnonzero(fold == number)

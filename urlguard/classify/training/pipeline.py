@@ -1,21 +1,22 @@
 """
-The recipe: from a folder of labelled rows to a model that ships, and to what is known of it.
+The training pipeline: from a folder of labelled rows to a model, its card and its measurements.
 
 Knows every step and their order; prints nothing itself.
 
-How it works.  Thrice the same steps, see `fit_model.fitted`:
+How it works.  The same steps run three times (`fit_model.fitted`):
 
-    trial   on the rows that train (`dataset.split`), measured on those that test, which are newer
-            and of other owners
-    added   the same with the rows that may not train, to say what they would add; thrown away
-    final   on every row that may train: this ships
+    trial   on the training rows (`dataset.split`), measured on the test rows, which are newer and
+            belong to other owners
+    added   the same with the rows that may not train, to measure what they would add; discarded
+    final   on every row that may train: this model ships
 
-Curve and thresholds of trial and final model come about in the same way, so that the trial's
-figures speak for what ships (`_judged`): each fold's rows are scored by tables and trees without
-it, and beside them rows that train nothing: in the trial those that calibrate, and in the end the
-harmless ones under non-commercial licences.  Harmless rows must be of the same kinds, in the same
-parts, as those that the thresholds are for.  In the end they are: all of the data.  In the trial
-they are those that calibrate and no others, as those that train are of fewer sources than the test.
+Calibration curve and thresholds of the trial and the final model are made in the same way, so the
+trial's metrics hold for the model that ships (`_calibrated`).  The rows of each fold are scored by
+tables and trees that were fitted without it, together with rows that train nothing: in the trial
+the calibration rows, in the final run the harmless rows under non-commercial licences.  The
+harmless rows must have the same mix as those that the thresholds are for.  In the final run they
+do: they are all of the data.  In the trial they are the calibration rows alone, because the
+training rows come from fewer sources than the test rows.
 """
 
 import hashlib
@@ -53,7 +54,7 @@ Mutated = dict[str, tuple[int, int, int]]
 
 
 @dataclass
-class Added:
+class Ablation:
     """
     What rows under non-commercial licences would have added, had they trained.
 
@@ -66,7 +67,7 @@ class Added:
 
 
 @dataclass
-class Judged:
+class Calibrated:
     """Rows that what scored them has not seen, and the curve and thresholds chosen on them."""
 
     chosen: Ints
@@ -100,7 +101,7 @@ class Trial:
 class Shipped:
     """The model that ships, and rows by trees that have not seen them."""
 
-    judged: Judged
+    judged: Calibrated
     popular_blocked: tuple[int, int]  # of the most popular names, at ``block_at``; of how many
     gain: list[tuple[str, float]]
 
@@ -111,7 +112,7 @@ class Made:
 
     card: dict[str, Any]
     trial: Trial
-    added: Added
+    added: Ablation
     shipped: Shipped
     folder: Path
 
@@ -165,7 +166,7 @@ def train(kind: str, data: Path, folder: Path, version: str, command: str, say: 
         "thresholds": shipped.judged.limits,
         "prior": thresholds.PRIOR,
         "sources": _sources(found),
-        "split": _said(found, trial.split),
+        "split": _counts(found, trial.split),
     }
     return Made(card, trial, added, shipped, folder)
 
@@ -185,7 +186,7 @@ def _trial(found: Rows, other: Rows, folder: Path, workers: ProcessPoolExecutor,
     parts = dataset.split(found)
     _check(found, parts)
     fitted = _tried(found, parts, other, limited=False, folder=folder, workers=workers, say=say)
-    judged = _judged(found, fitted, parts.calibrate, workers, say, harmless=False)
+    judged = _calibrated(found, fitted, parts.calibrate, workers, say, harmless=False)
     known = Tables.open(fitted.whole)
     raw, undated = (
         boost.raw(fitted.booster, _whole(found, part, fitted, workers))
@@ -233,7 +234,7 @@ def _tried(
     return fit_model.fitted(found, parts.train, words, folder, workers, say)
 
 
-def _judged(
+def _calibrated(
     found: Rows,
     fitted: Fitted,
     beside: Ints,
@@ -241,7 +242,7 @@ def _judged(
     say: Say,
     *,
     harmless: bool,
-) -> Judged:
+) -> Calibrated:
     """
     Score what the trees grew from, each fold without itself, and other rows `beside`.
 
@@ -262,7 +263,7 @@ def _judged(
     hosting = _hosting(Tables.open(fitted.whole), found, every)
     groups = {name: flags[every] for name, flags in slices(found).items()}
     limits = thresholds.chosen(score, label == 0, hosting, groups)
-    return Judged(every, score, hosting, curve, limits)
+    return Calibrated(every, score, hosting, curve, limits)
 
 
 def _check(found: Rows, parts: Split) -> None:
@@ -284,13 +285,13 @@ def _added(
     folder: Path,
     workers: ProcessPoolExecutor,
     say: Say,
-) -> Added:
+) -> Ablation:
     """Train once more, with the rows that may not, and throw the model away."""
     parts = dataset.split(found, limited=True)
     fitted = _tried(found, parts, other, limited=True, folder=folder, workers=workers, say=say)
     both, here, _ = np.intersect1d(trial.test, parts.test, return_indices=True)
     raw = boost.raw(fitted.booster, _whole(found, both, fitted, workers))
-    return Added(found.label[both], trial.raw[here], raw)
+    return Ablation(found.label[both], trial.raw[here], raw)
 
 
 def _mutated(
@@ -331,7 +332,7 @@ def _final(
     # Harmless rows that may not train are new to the model as they are, unless it knows the owner.
     owners = {found.owner[n] for n in learnt}
     new = [n for n in np.flatnonzero(limited & (found.label == 0)) if found.owner[n] not in owners]
-    judged = _judged(found, fitted, np.array(new, dtype=np.int64), workers, say, harmless=True)
+    judged = _calibrated(found, fitted, np.array(new, dtype=np.int64), workers, say, harmless=True)
     popular = dataset.most_popular(found, judged.chosen)
     block_at = [judged.limits[where]["block_at"] for where in ("own", "hosting")]
     blocked = judged.score >= np.where(judged.hosting, block_at[1], block_at[0])
@@ -357,7 +358,7 @@ def _sources(found: Rows) -> dict[str, dict[str, int]]:
     }
 
 
-def _said(found: Rows, parts: Split) -> dict[str, Any]:
+def _counts(found: Rows, parts: Split) -> dict[str, Any]:
     return {
         "calibrate_from": dataset.CALIBRATE_FROM,
         "test_from": dataset.TEST_FROM,

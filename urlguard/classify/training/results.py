@@ -88,10 +88,10 @@ class Measured:
     block: tuple[Share, Share]  # recall, false positives
     review: tuple[Share, Share]
     error: float | None  # expected calibration error at the prior
-    slices: list[report.Line]
-    sources: list[report.Line]
-    months: list[report.Line]
-    families: list[report.Family]
+    slices: list[report.GroupRow]
+    sources: list[report.GroupRow]
+    months: list[report.GroupRow]
+    families: list[report.FamilyRow]
 
 
 def measure(scored: Scored, rounds: int = metrics.ROUNDS) -> Measured:
@@ -153,7 +153,7 @@ def _ranked(scored: Scored, here: Flags, rounds: int) -> Ranked:
     return Ranked(fraud, harmless, metrics.roc_auc(label, score), points)
 
 
-def _slices(scored: Scored, block: Flags, review: Flags) -> list[report.Line]:
+def _slices(scored: Scored, block: Flags, review: Flags) -> list[report.GroupRow]:
     found = slices(scored.rows, scored.chosen)
     popular = most_popular(scored.rows, scored.chosen)
     if len(popular):
@@ -161,29 +161,31 @@ def _slices(scored: Scored, block: Flags, review: Flags) -> list[report.Line]:
     lines = []
     for name, here in found.items():
         note = "" if name == POPULAR or here.sum() >= LEAST else f"fewer than {LEAST:,} rows"
-        lines.append(report.Line(name, _share(block[here]), _share(review[here]), note))
+        lines.append(report.GroupRow(name, _share(block[here]), _share(review[here]), note))
     return lines
 
 
 def _lines(
     group: npt.NDArray[np.str_], block: Flags, review: Flags, limited: Flags | None = None
-) -> list[report.Line]:
+) -> list[report.GroupRow]:
     blocked, reviewed = metrics.shares(group, block), metrics.shares(group, review)
     never = set(group[limited]) if limited is not None else set()
     return [
-        report.Line(name or "none", share, reviewed[name], "never trained" if name in never else "")
+        report.GroupRow(
+            name or "none", share, reviewed[name], "never trained" if name in never else ""
+        )
         for name, share in blocked.items()
     ]
 
 
-def _families(scored: Scored, source: npt.NDArray[np.str_]) -> list[report.Family]:
+def _families(scored: Scored, source: npt.NDArray[np.str_]) -> list[report.FamilyRow]:
     threshold = metrics.threshold_at(scored.label, scored.score, FAMILY_FPR)
     found = []
     for name in np.unique(source[scored.label == 1]):
         if which := family(str(name)):
             share = metrics.share(scored.score[source == name], threshold)
             kind = "dictionary" if which in WORDS else "characters"
-            found.append(report.Family(which, kind, share))
+            found.append(report.FamilyRow(which, kind, share))
     return found
 
 
@@ -248,7 +250,7 @@ def share(found: Share) -> dict[str, Any]:
     }
 
 
-def _plain_lines(lines: Sequence[report.Line]) -> dict[str, Any]:
+def _plain_lines(lines: Sequence[report.GroupRow]) -> dict[str, Any]:
     found = {}
     for line in lines:
         found[line.name] = {"block_at": share(line.block)}
@@ -260,11 +262,11 @@ def _plain_lines(lines: Sequence[report.Line]) -> dict[str, Any]:
 def _plain_ranked(found: Ranked) -> dict[str, Any]:
     points = []
     for point in found.points:
-        said = {"fpr": point.target, "threshold": _round(point.threshold), **share(point.fraud)}
+        entry = {"fpr": point.target, "threshold": _round(point.threshold), **share(point.fraud)}
         if point.bootstrap is not None:
-            said["drawn_low"] = _round(point.bootstrap.low)
-            said["drawn_high"] = _round(point.bootstrap.high)
-        points.append(said)
+            entry["drawn_low"] = _round(point.bootstrap.low)
+            entry["drawn_high"] = _round(point.bootstrap.high)
+        points.append(entry)
     return {
         "fraud": found.fraud,
         "harmless": found.harmless,
@@ -290,7 +292,7 @@ def run(
     mutated: Mutated | None = None,
     unhardened: Mutated | None = None,
     popular: Share | None = None,
-    families: Sequence[report.Family] = (),
+    families: Sequence[report.FamilyRow] = (),
 ) -> report.Run:
     """
     The part of the report on these rows.
@@ -375,14 +377,14 @@ def targets(
     return rows
 
 
-def _worst(scored: Scored, label: int) -> list[report.Case]:
+def _worst(scored: Scored, label: int) -> list[report.Example]:
     """Harmless rows with the highest scores, or fraud with the lowest; the worst first."""
     places = np.flatnonzero(scored.label == label)
     score = scored.score[places]
     order = np.argsort(score if label else -score, kind="stable")[: report.SHOWN_ERRORS]
     rows = scored.rows
     return [
-        report.Case(rows.text[n], float(scored.score[place]), rows.source[n], rows.first_seen[n])
+        report.Example(rows.text[n], float(scored.score[place]), rows.source[n], rows.first_seen[n])
         for place, n in ((place, scored.chosen[place]) for place in places[order])
     ]
 

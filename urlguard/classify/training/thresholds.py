@@ -71,7 +71,7 @@ def allowed(rate: float, rows: int) -> int:
     return max(int((nbinom.sf(limit, seen + 0.5, 0.5) <= RISK).sum()) - 1, 0)
 
 
-class _Side:
+class _Group:
     """The harmless rows and the fraud of one kind, by falling score."""
 
     def __init__(self, score: Floats, harmless: Mask, groups: Mapping[str, Mask]) -> None:
@@ -90,7 +90,7 @@ class _Side:
         return sorted({_above(float(one)) for one in worst}, reverse=True) or [NEVER]
 
     def lowest(self, most: int, groups: Mapping[str, int]) -> float:
-        """The lowest threshold that reaches no more harmless rows than are said."""
+        """The lowest threshold that reaches no more than so many harmless rows."""
         found = [_lowest(self._harmless, most)]
         found += [_lowest(self._groups[name], allowed) for name, allowed in groups.items()]
         return max(found)
@@ -120,7 +120,7 @@ def chosen(
     if min((harmless & ~hosting).sum(), (harmless & hosting).sum()) < LEAST:
         hosting = np.zeros_like(hosting)
     own, shared = (
-        _Side(score[here], harmless[here], {name: group[here] for name, group in large.items()})
+        _Group(score[here], harmless[here], {name: group[here] for name, group in large.items()})
         for here in (~hosting, hosting)
     )
     bounds = {
@@ -142,7 +142,9 @@ def chosen(
     }
 
 
-def _pair(own: _Side, shared: _Side, rate: float, groups: Mapping[str, int]) -> tuple[float, float]:
+def _pair(
+    own: _Group, shared: _Group, rate: float, groups: Mapping[str, int]
+) -> tuple[float, float]:
     """The pair that finds the most fraud; of equals the one with the higher threshold for own."""
     best, found = (NEVER, NEVER), -1
     most = allowed(rate, own.rows + shared.rows)
