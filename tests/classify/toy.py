@@ -84,7 +84,7 @@ class Extractor:
 def install(into: dict[str, Any] = sys.modules) -> None:
     """Stand in for the real features, tables and brands in this process."""
     features = types.ModuleType("urlguard.classify.features")
-    features.__dict__.update(Extractor=Extractor, NAME=NAME, URL=URL, digest=digest)
+    features.__dict__.update(Extractor=Extractor, BY_KIND={"name": NAME, "url": URL}, digest=digest)
     tables = types.ModuleType("urlguard.classify.tables")
     tables.__dict__.update(Tables=Tables)
     brands = types.ModuleType("urlguard.classify.brands")
