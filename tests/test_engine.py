@@ -14,7 +14,7 @@ from tests.logs import open_file
 from urlguard import urls, wellknown
 from urlguard.blocklist import snapshot, switch
 from urlguard.blocklist.overlay import Overlay
-from urlguard.engine import Engine, Live
+from urlguard.engine import ActiveEngine, Engine
 from urlguard.policy.model import Change
 from urlguard.rules import SWITCH
 from urlguard.verdict import Ruling, decode
@@ -261,12 +261,12 @@ def test_live_tells_of_changes():
     """
     A swap is one assignment, after which everybody who asked is called.
     """
-    live = Live(engine([]))
+    active = ActiveEngine(engine([]))
     seen = []
-    live.subscribe(lambda names: seen.append(live.engine))
+    active.subscribe(lambda names: seen.append(active.engine))
     other = engine(["feed:a block domain evil.example"])
-    live.swap(other)
-    live.changed()
+    active.swap(other)
+    active.changed()
     assert seen == [other, other]
 
 

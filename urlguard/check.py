@@ -5,7 +5,7 @@ Knows the policy as an `Engine` and the models; knows no sockets and no server.
 
 How it works.  Rules decide first, then the popularity table, except for customers of a popular
 hosting service.  If neither decides, the model for names or the one for URLs scores the item, and
-`classify.judge`, the thresholds and ``[classify] mode`` turn the score into the verdict: the
+`classify.policy`, the thresholds and ``[classify] mode`` turn the score into the verdict: the
 resolver uses the same functions.  A URL is eligible if its host's name is, or if its host is a
 public address.  A stream is answered chunk by chunk as it arrives; the items of a chunk are scored
 together, which saves most of the calls.
@@ -19,8 +19,8 @@ from functools import partial
 from typing import Any, Final
 
 from urlguard import names, urls
-from urlguard.classify import judge
 from urlguard.classify import model as models
+from urlguard.classify import policy
 from urlguard.classify.model import Model
 from urlguard.config import Config
 from urlguard.engine import Engine
@@ -35,17 +35,17 @@ _EXPLAIN: Final = "urlguard.classify.explain"
 NOT_JUDGED: Final = "not_judged"  # the feature of the ``why`` entry of an ineligible item
 _HOST, _ADDRESS = "host", "address"
 _INELIGIBLE: Final = {
-    judge.SPELLING: gettext_noop(
+    policy.SPELLING: gettext_noop(
         "No model judges it: a label is empty, too long, or has more than letters, digits and "
         "hyphens."
     ),
-    judge.SUFFIX: gettext_noop(
+    policy.SUFFIX: gettext_noop(
         "No model judges it: nobody owns it as a name below a public suffix of ICANN's."
     ),
-    judge.SPECIAL: gettext_noop(
+    policy.SPECIAL: gettext_noop(
         "No model judges it: it is in a special-use zone, or one that browsers ask for signals."
     ),
-    judge.OWN_ZONE: gettext_noop(
+    policy.OWN_ZONE: gettext_noop(
         "No model judges it: it is in a zone that the configuration forwards."
     ),
     _HOST: gettext_noop("No model judges it: its host is neither a name nor an address."),
@@ -97,7 +97,7 @@ class Classifier:
         self._opened: dict[str, Model | None] = {}
         self._why = why
         # Decides which names are eligible; its memory of verdicts is not used here.
-        self._judge = judge.Judge(judge.InUse(), judge.apart(config))
+        self._classifier = policy.ClassifierPolicy(policy.ActiveModels(), policy.own_zones(config))
         self._explain: Callable[[Model, Any, Listed], list[dict[str, Any]]] | None = None
         if why:
             self._explain = importlib.import_module(_EXPLAIN).why
@@ -114,17 +114,17 @@ class Classifier:
         if verdict.reason == "none":
             return True
         model = self._model(kind)
-        return model is not None and judge.standing(name, model) == judge.CUSTOMER
+        return model is not None and policy.protection(name, model) == policy.CUSTOMER
 
     def ineligible(self, kind: str, item: Any) -> str | None:
         """The reason why no model may score an item, as one word; None if one may."""
         if kind == "name":
-            return self._judge.unfit(item)
+            return self._classifier.unfit(item)
         if item.is_ip:
             from urlguard.feeds.source import refusal  # few URLs have an address
 
             return _ADDRESS if refusal(ipaddress.ip_address(item.host)) else None
-        return _HOST if item.name is None else self._judge.unfit(item.name)
+        return _HOST if item.name is None else self._classifier.unfit(item.name)
 
     def reasons(self, kind: str, item: Any, verdict: Verdict) -> list[dict[str, Any]]:
         """The ``why`` entries of an item that no model may score."""
@@ -164,9 +164,9 @@ class Classifier:
             found = model.action(score, name)
             # Asked in this order because nearly all items end at the first.
             if found != "none" and not self.ineligible(model.kind, item):
-                found = judge.bounded(found, judge.standing(name, model))
+                found = policy.limited(found, policy.protection(name, model))
                 if found != "none":
-                    action, reason = judge.under(found, self._mode), "classifier"
+                    action, reason = policy.within_mode(found, self._mode), "classifier"
         why = self._explain(model, item, listed) if self._explain is not None else ()
         return Verdict(action, reason, verdict.rule, score, model.ident, why)
 

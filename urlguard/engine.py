@@ -237,7 +237,7 @@ def _popular(name: str) -> Verdict:
 Changed = Callable[[Collection[str] | None], None]
 
 
-class Live:
+class ActiveEngine:
     """
     The engine in use.
 

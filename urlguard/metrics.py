@@ -131,7 +131,7 @@ METRICS: Final[dict[str, Metric]] = {
         "counter", "of them, those that the shadow scored too, by who would block", ("result",)
     ),
     "urlguard_classifier_known": Metric("gauge", "names whose judgement is remembered"),
-    "urlguard_classifier_grey": Metric("gauge", "suspects kept for `urlguard grey`"),
+    "urlguard_classifier_suspects": Metric("gauge", "suspects kept for `urlguard suspects`"),
     # The worker's way out
     "urlguard_hits_dropped_total": Metric("counter", "hits that did not reach the hit log"),
     "urlguard_dnstap_frames_total": Metric(

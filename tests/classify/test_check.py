@@ -8,8 +8,8 @@ import pytest
 from tests.classify import toy
 from urlguard import check, config, wellknown
 from urlguard.blocklist import snapshot
-from urlguard.classify.judge import InUse, Judge
 from urlguard.classify.model import Model
+from urlguard.classify.policy import ActiveModels, ClassifierPolicy
 from urlguard.engine import Engine
 from urlguard.verdict import Ruling
 
@@ -154,7 +154,7 @@ def test_it_says_what_the_resolver_does(engine, tmp_path, mode):
     (tmp_path / "name-2026-11-24.tables").write_bytes(tables)
     made = config.Config(classify=config.Classify(mode=mode, models=tmp_path))
     by = check.Classifier(made, reader=toy.read)
-    resolver = Judge(InUse(Model.open(tmp_path, "name", reader=toy.read)))
+    resolver = ClassifierPolicy(ActiveModels(Model.open(tmp_path, "name", reader=toy.read)))
     texts = [text for text, _, _ in CASES if not text.startswith("http") and text]
     for label in toy.names(150, seed=6):
         first = label.partition(".")[0].strip("-") or "x"

@@ -240,7 +240,7 @@ class World:
             ),
             cache=dataclasses.replace(plain.cache, max_mb=1, prefetch=prefetch),
         )
-        live: Any = SimpleNamespace(
+        active: Any = SimpleNamespace(
             engine=SimpleNamespace(
                 decide=lambda n: BLOCK if f".{n}".endswith(f".{corpus.BLOCKED}") else None,
                 paused=False,
@@ -250,7 +250,7 @@ class World:
             unsubscribe=lambda callback: None,
         )
         self.clients = Clients(config)
-        parts = Parts(config, live, loop, self.clients)
+        parts = Parts(config, active, loop, self.clients)
         self.upstream = Answers(says)
         mine = [BUILTIN[n].from_config(getattr(config, n), parts) for n in config.plugins[:-1]]
         self.chain = Chain([*mine, self.upstream], loop)

@@ -6,15 +6,15 @@ import dns.flags
 import dns.message
 import pytest
 
-from tests.plugins.scripted import Clock, FakeLive, ruling
+from tests.plugins.scripted import Clock, FakeActiveEngine, ruling
 from urlguard.plugins import Exchange
 from urlguard.wire.query import TCP, UDP, parse_query
 
 
 @pytest.fixture
-def live():
+def active():
     """An engine that blocks evil.example, reviews grey.example and allows good.example."""
-    return FakeLive(
+    return FakeActiveEngine(
         {
             "evil.example": ruling(),
             "grey.example": ruling("review"),

@@ -116,7 +116,7 @@ def as_answer(reply):
     return Answer(None, "forward", reply=reply)
 
 
-class FakeLive:
+class FakeActiveEngine:
     """A stand-in for the worker's cell: rulings by name, and the callbacks that subscribed."""
 
     def __init__(self, rulings: dict[str, Any] | None = None) -> None:

@@ -766,7 +766,7 @@ def test_the_estimate_of_memory_is_near_the_truth(clock, query, kind, judged):
 
 def _fill(cache, messages, judged, decided):
     """Let a cache ask and be asked as in service: parsed anew, and given a second later."""
-    from urlguard.plugins.guard import _Judged
+    from urlguard.plugins.guard import _ReplyRulings
     from urlguard.wire.query import parse_query
 
     for asked, reply in messages:
@@ -782,7 +782,7 @@ def _fill(cache, messages, judged, decided):
         found.age = 1
         found.octets(x)
         if judged and (found.reply.targets or found.reply.additional_owners):
-            found.reply.judged = _Judged(cache, (), (), (), (), None)
+            found.reply.judged = _ReplyRulings(cache, (), (), (), (), None)
 
 
 # ---- a new configuration

@@ -121,11 +121,11 @@ def outside(monkeypatch):
     )
 
 
-async def build(live, *names, **tables):
+async def build(active, *names, **tables):
     """A chain of the named plugins."""
     config = Config(plugins=names, plugin=tables)
     clients = Clients(config)
-    chain = Chain.build(config, Parts(config, live, asyncio.get_running_loop(), clients))
+    chain = Chain.build(config, Parts(config, active, asyncio.get_running_loop(), clients))
     chain.find = clients.find
     return chain
 
@@ -142,11 +142,11 @@ async def resolved(chain, x):
     return await asyncio.wait_for(future, 5)
 
 
-async def test_outsiders_stand_where_the_configuration_puts_them(live, query, outside):
+async def test_outsiders_stand_where_the_configuration_puts_them(active, query, outside):
     """
     A plugin from an entry point reads its own table, and sees queries and answers below it.
     """
-    chain = await build(live, "acl", "counting", "guard", counting={"special": "mine.example"})
+    chain = await build(active, "acl", "counting", "guard", counting={"special": "mine.example"})
     try:
         counting = chain.plugins[1]
         who, stranger = chain.find("127.0.0.1"), chain.find("203.0.113.1")
@@ -159,15 +159,15 @@ async def test_outsiders_stand_where_the_configuration_puts_them(live, query, ou
     assert counting.closed
 
 
-async def test_only_answers_above_which_all_is_cacheable_are_ready(live, query, outside):
+async def test_only_answers_above_which_all_is_cacheable_are_ready(active, query, outside):
     """
     A plugin that wants to see each query keeps answers from it and below from being ready.
     """
-    chain = await build(live, "acl", "guard", "counting")
+    chain = await build(active, "acl", "guard", "counting")
     who, stranger = chain.find("127.0.0.1"), chain.find("203.0.113.1")
     assert chain.local(query("evil.example", who=who)).ready
     assert not chain.local(query("special.example", who=who)).ready
-    chain = await build(live, "acl", "counting", "guard")
+    chain = await build(active, "acl", "counting", "guard")
     assert not chain.local(query("evil.example", who=who)).ready
     assert not chain.local(query("evil.example", who=stranger)).ready  # of this client alone
 
@@ -189,22 +189,22 @@ async def test_only_answers_above_which_all_is_cacheable_are_ready(live, query, 
         (("cache", "forward", "acl"), {}, "'forward' waits and is not last"),
     ],
 )
-async def test_a_wrong_chain_is_a_configuration_error(live, outside, names, tables, words):
+async def test_a_wrong_chain_is_a_configuration_error(active, outside, names, tables, words):
     """
     The operator is told which plugin is wrong, and what is known.
     """
     with pytest.raises(ConfigError) as caught:
-        await build(live, *names, **tables)
+        await build(active, *names, **tables)
     assert words in str(caught.value)
 
 
-async def test_a_plugin_that_raises_costs_its_query_only(live, query, outside, monkeypatch):
+async def test_a_plugin_that_raises_costs_its_query_only(active, query, outside, monkeypatch):
     """
     The client gets SERVFAIL, the log one line and not one a query, and the next query is answered.
     """
     lines = []
     monkeypatch.setattr(events, "error", lambda event, **keys: lines.append((event, keys)))
-    chain = await build(live, "guard", "broken")
+    chain = await build(active, "guard", "broken")
     for _ in range(50):
         found = chain.local(query())
         assert rcode(found) == 2
@@ -231,18 +231,18 @@ async def test_a_plugin_that_raises_costs_its_query_only(live, query, outside, m
         ("OPT", "IN", 1),
     ],
 )
-async def test_what_is_no_question_is_answered_before_any_plugin(live, query, qtype, qclass, code):
+async def test_what_is_no_question_is_answered_before_plugins(active, query, qtype, qclass, code):
     """
     Other classes, transfers and meta types never reach a plugin, nor the upstream.
     """
-    chain = await build(live, "guard")
+    chain = await build(active, "guard")
     found = chain.local(query("evil.example", qtype, qclass=qclass))
     assert rcode(found) == code
     assert found.source == "chain"
     assert not found.ready
 
 
-async def test_the_last_plugin_may_be_a_coroutine(live, query, outside):
+async def test_the_last_plugin_may_be_a_coroutine(active, query, outside):
     """
     Its answer passes the plugins above.
     """
@@ -255,7 +255,7 @@ async def test_the_last_plugin_may_be_a_coroutine(live, query, outside):
     assert counting.seen == ["example.org", "last"]
 
 
-async def test_a_last_plugin_that_raises_means_servfail(live, query, monkeypatch):
+async def test_a_last_plugin_that_raises_means_servfail(active, query, monkeypatch):
     """
     Whether it raises at once or later, the client gets an answer, and the log a line.
     """
@@ -270,7 +270,7 @@ async def test_a_last_plugin_that_raises_means_servfail(live, query, monkeypatch
     assert [(e, k["plugin"]) for e, k in lines] == [("plugin.failed", "last")] * 2
 
 
-async def test_a_coroutine_that_is_closed_gives_no_answer(live, query):
+async def test_a_coroutine_that_is_closed_gives_no_answer(active, query):
     """
     Whoever waits hears that nothing will come.
     """
@@ -282,7 +282,7 @@ async def test_a_coroutine_that_is_closed_gives_no_answer(live, query):
     assert await waiting is None
 
 
-async def test_what_stands_behind_a_waiting_plugin_is_a_chain_of_its_own(live, query):
+async def test_what_stands_behind_a_waiting_plugin_is_a_chain_of_its_own(active, query):
     """
     It is asked when that plugin asks; each answer passes back through those above its giver, once.
     """
@@ -299,7 +299,7 @@ async def test_what_stands_behind_a_waiting_plugin_is_a_chain_of_its_own(live, q
     assert behind.seen == ["example.org", "last"]
 
 
-async def test_plugins_behind_answer_what_they_know(live, query):
+async def test_plugins_behind_answer_what_they_know(active, query):
     """
     A plain plugin that knows the answer spares the last one its question.
     """
@@ -309,7 +309,7 @@ async def test_plugins_behind_answer_what_they_know(live, query):
     assert (rcode(found), found.source) == (3, "counting")
 
 
-async def test_a_plugin_behind_that_raises_costs_its_query_only(live, query, monkeypatch):
+async def test_a_plugin_behind_that_raises_costs_its_query_only(active, query, monkeypatch):
     """
     The chain behind has the same manners as the one before.
     """
@@ -318,7 +318,7 @@ async def test_a_plugin_behind_that_raises_costs_its_query_only(live, query, mon
     assert rcode(await resolved(chain, query())) == 2
 
 
-async def test_answers_of_a_waiting_plugin_are_ready_if_all_above_permit(live, query):
+async def test_answers_of_a_waiting_plugin_are_ready_if_all_above_permit(active, query):
     """
     What it knows at once counts as an answer of its place in the chain.
     """
@@ -331,7 +331,7 @@ async def test_answers_of_a_waiting_plugin_are_ready_if_all_above_permit(live, q
 
 
 @pytest.mark.parametrize(("once", "fleeting"), [(False, False), (False, True), (True, False)])
-async def test_what_is_made_of_an_answer_holds_no_longer_than_it(live, query, once, fleeting):
+async def test_what_is_made_of_an_answer_holds_no_longer_than_it(active, query, once, fleeting):
     """
     An answer for this client alone is not ready, and what replaces a fleeting one is fleeting.
     """
@@ -358,7 +358,7 @@ async def test_what_is_made_of_an_answer_holds_no_longer_than_it(live, query, on
     assert replaced.ready is not once
 
 
-async def test_a_new_chain_adopts_what_the_old_one_learnt(live, query):
+async def test_a_new_chain_adopts_what_the_old_one_learnt(active, query):
     """
     Each plugin is given the one of its name, if it is of the same kind.
     """
@@ -381,11 +381,11 @@ async def test_a_new_chain_adopts_what_the_old_one_learnt(live, query):
     assert other.before is None
 
 
-async def test_a_chain_without_a_last_plugin_says_servfail(live, query):
+async def test_a_chain_without_a_last_plugin_says_servfail(active, query):
     """
     A chain whose end nobody answers still answers.
     """
-    chain = await build(live, "guard")
+    chain = await build(active, "guard")
     assert rcode(chain.local(query("example.org"))) == 2
 
 

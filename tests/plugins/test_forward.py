@@ -422,7 +422,7 @@ async def test_reload_takes_over_what_was_learnt(start, query):
     new.close()
 
 
-async def test_the_configuration_names_the_upstreams(live):
+async def test_the_configuration_names_the_upstreams(active):
     """
     Every key of the section arrives; addresses without a port mean port 53.
     """
@@ -437,7 +437,7 @@ async def test_the_configuration_names_the_upstreams(live):
             zone_share=0.1,
         )
     )
-    parts = Parts(config, live, asyncio.get_running_loop(), Clients(config))
+    parts = Parts(config, active, asyncio.get_running_loop(), Clients(config))
     forward = Forward.from_config(config.forward, parts)
     assert [s["upstream"] for s in forward.upstreams_state()] == [
         "192.0.2.1:53",

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from urlguard.config import Endpoint
 from urlguard.config import Upstream as Where
 from urlguard.plugins.forward import system_resolvers
-from urlguard.plugins.forward.case import Random, same_name
+from urlguard.plugins.forward.qname_case import Random, same_name
+from urlguard.plugins.forward.timer_wheel import TICK_S, TimerWheel
 from urlguard.plugins.forward.upstream import Attempt, Flight, Group, Upstream
-from urlguard.plugins.forward.wheel import TICK_S, Wheel
 
 TAIL = b"\0\x41\0\1"  # type 65, whose last octet is a letter
 
@@ -102,7 +102,7 @@ def test_the_wheel_hands_over_in_time(clock):
     Nothing comes early, nothing later than two ticks after its time, and nothing twice.
     """
     came = {}
-    wheel = Wheel(clock, lambda thing, now: came.setdefault(thing, []).append(now))
+    wheel = TimerWheel(clock, lambda thing, now: came.setdefault(thing, []).append(now))
     wanted = {n: 1000.0 + (n * 37 % 200) / 90 for n in range(500)}
     for n, when in wanted.items():
         wheel.add(n, when)
@@ -120,7 +120,7 @@ def test_the_wheel_survives_a_leap_of_the_clock(clock):
     After a day without a turn, all that is due comes; the timer rests while nothing waits.
     """
     came = []
-    wheel = Wheel(clock, lambda thing, now: came.append(thing))
+    wheel = TimerWheel(clock, lambda thing, now: came.append(thing))
     wheel.add("a", 1000.5)
     wheel.add("b", 1001.5)
     clock.now = 90_000.0
@@ -143,7 +143,7 @@ def test_the_wheel_hands_over_a_few_at_a_time(clock):
         if thing == 5:
             wheel.add("more", now)
 
-    wheel = Wheel(clock, due)
+    wheel = TimerWheel(clock, due)
     for n in range(10_000):
         wheel.add(n, 1000.1)
     clock.pass_until(1000.09)

@@ -260,7 +260,7 @@ def authority(tmp_path_factory):
 
 
 @pytest.fixture
-async def over_tls(live):
+async def over_tls(active):
     """A forward made from the configuration, with the CA file given, for recursors over TLS."""
     made = []
 
@@ -272,7 +272,7 @@ async def over_tls(live):
         )
         config = Config(forward=table)
         loop = asyncio.get_running_loop()
-        forward = Forward.from_config(table, Parts(config, live, loop, Clients(config)))
+        forward = Forward.from_config(table, Parts(config, active, loop, Clients(config)))
         made.append(forward)
         made.extend((*recursors, *plain))
         return forward

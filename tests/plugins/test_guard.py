@@ -6,7 +6,7 @@ import dns.message
 import dns.rdatatype
 import pytest
 
-from tests.plugins.scripted import FakeLive, as_answer, made, ruling
+from tests.plugins.scripted import FakeActiveEngine, as_answer, made, ruling
 from urlguard import config
 from urlguard.blocklist import snapshot
 from urlguard.blocklist.overlay import Overlay
@@ -38,7 +38,7 @@ TYPES = [
 GIVEN = {"sinkhole": ("192.0.2.80", "2001:db8::80"), "zero": ("0.0.0.0", "::")}
 
 
-def guard(live, answer="sinkhole", segments=(), **keys):
+def guard(active, answer="sinkhole", segments=(), **keys):
     """A guard with the given mode."""
     options = config.Guard(
         answer=answer,
@@ -47,7 +47,7 @@ def guard(live, answer="sinkhole", segments=(), **keys):
         block_ttl_s=42,
         **keys,
     )
-    return Guard(live, options, {"feed:court"}, segments)
+    return Guard(active, options, {"feed:court"}, segments)
 
 
 def client(segment=None):
@@ -76,12 +76,12 @@ def expected(mode, qtype):
 @pytest.mark.parametrize("mode", ["sinkhole", "zero", "nodata", "nxdomain", "refused"])
 @pytest.mark.parametrize("qtype", TYPES)
 @pytest.mark.parametrize("edns", [True, False])
-def test_blocked_names_are_answered_for_every_type(live, query, mode, qtype, edns):
+def test_blocked_names_are_answered_for_every_type(active, query, mode, qtype, edns):
     """
     No type of a blocked name goes upstream, and each gets the records and reason of its mode.
     """
     for name, regulator in (("evil.example", False), ("ordered.example", True)):
-        answer = guard(live, mode).on_query(query(name, qtype, edns=edns))
+        answer = guard(active, mode).on_query(query(name, qtype, edns=edns))
         got = dns.message.from_wire(answer.wire)
         rcode, records, soa, ede = expected(mode, qtype)
         assert got.rcode() == rcode
@@ -94,45 +94,45 @@ def test_blocked_names_are_answered_for_every_type(live, query, mode, qtype, edn
         codes = [(o.code, o.text) for o in got.options]
         assert codes == ([(16 if regulator else ede, None)] if edns else [])
         assert got.edns == (0 if edns else -1)
-        assert (answer.source, answer.ruling) == ("guard", live.rulings[name])
+        assert (answer.source, answer.ruling) == ("guard", active.rulings[name])
         assert b"phishing" not in answer.wire
 
 
 @pytest.mark.parametrize(
     "name", ["grey.example", "good.example", "excused.example", "example.org", "."]
 )
-def test_only_block_rulings_are_answered(live, query, name):
+def test_only_block_rulings_are_answered(active, query, name):
     """
     Review, allow and no ruling at all let the query pass.
     """
-    assert guard(live, "sinkhole").on_query(query(name)) is None
+    assert guard(active, "sinkhole").on_query(query(name)) is None
 
 
-def test_spelling_makes_no_difference(live, query):
+def test_spelling_makes_no_difference(active, query):
     """
     A name is judged in lower case and answered as it was spelled.
     """
-    answer = guard(live, "sinkhole").on_query(query("eViL.eXaMpLe"))
+    answer = guard(active, "sinkhole").on_query(query("eViL.eXaMpLe"))
     assert b"\4eViL\7eXaMpLe" in answer.wire
 
 
-def test_the_engine_in_use_is_read_for_each_query(live, query):
+def test_the_engine_in_use_is_read_for_each_query(active, query):
     """
     A swapped engine judges the very next query.
     """
-    plugin = guard(live, "sinkhole")
+    plugin = guard(active, "sinkhole")
     assert plugin.on_query(query("evil.example")) is not None
-    live.engine = FakeLive().engine
+    active.engine = FakeActiveEngine().engine
     assert plugin.on_query(query("evil.example")) is None
 
 
-def test_regulators_are_the_feeds_that_say_so(live, query):
+def test_regulators_are_the_feeds_that_say_so(active, query):
     """
     EDE 16 follows ``regulator = true`` in the feed's section.
     """
     feeds = (config.Feed(name="court", regulator=True), config.Feed(name="x"))
     whole = config.Config(feed=feeds)
-    plugin = Guard.from_config(whole.guard, Parts(whole, live, None, None))
+    plugin = Guard.from_config(whole.guard, Parts(whole, active, None, None))
     for name, code in (("ordered.example", 16), ("evil.example", 4)):
         got = dns.message.from_wire(plugin.on_query(query(name)).wire)
         assert [o.code for o in got.options] == [code]
@@ -184,14 +184,14 @@ LEADING = {
 
 @pytest.mark.parametrize(("qtype", "lines"), LEADING.values(), ids=LEADING)
 @pytest.mark.parametrize("mode", ["sinkhole", "nxdomain", "refused"])
-def test_an_answer_that_leads_to_a_blocked_name_is_blocked(live, query, qtype, lines, mode):
+def test_an_answer_that_leads_to_a_blocked_name_is_blocked(active, query, qtype, lines, mode):
     """
     By whatever record and at whatever depth; the client gets what the name itself would have got.
     """
-    plugin = guard(live, mode)
+    plugin = guard(active, mode)
     found, got = judged(plugin, query(WWW, qtype), *lines)
     rcode, records, _, ede = expected(mode, qtype)
-    assert (found.source, found.ruling) == ("guard", live.rulings["evil.example"])
+    assert (found.source, found.ruling) == ("guard", active.rulings["evil.example"])
     assert (got.rcode(), texts(got)) == (rcode, [text for _, text in records])
     assert [int(o.code) for o in got.options] == [ede]
     assert b"evil" not in found.octets(query(WWW, qtype))
@@ -199,11 +199,11 @@ def test_an_answer_that_leads_to_a_blocked_name_is_blocked(live, query, qtype, l
     assert plugin.counters["answers_blocked"] == 1
 
 
-def test_answers_that_lead_nowhere_bad_pass_as_they_are(live, query):
+def test_answers_that_lead_nowhere_bad_pass_as_they_are(active, query):
     """
     The same answer, not a copy; so do answers of our own, and those that lead nowhere.
     """
-    plugin = guard(live)
+    plugin = guard(active)
     x = query(WWW)
     lines = [f"{WWW}. 60 CNAME other.example.", "other.example. 60 A 192.0.2.7"]
     for found in (as_answer(made(x, *lines)), Answer(error(x, 3), "special")):
@@ -213,11 +213,11 @@ def test_answers_that_lead_nowhere_bad_pass_as_they_are(live, query):
     assert not plugin.counters
 
 
-def test_a_name_that_is_only_mentioned_goes_without_its_addresses(live, query):
+def test_a_name_that_is_only_mentioned_goes_without_its_addresses(active, query):
     """
     Additional records of a blocked name are left out with the section; the answer stays.
     """
-    plugin = guard(live)
+    plugin = guard(active)
     lines = [f"{WWW}. 60 MX 10 mail.example.", f"{WWW}. 60 MX 20 evil.example."]
     more = ("mail.example. 60 A 192.0.2.7", "evil.example. 60 A 192.0.2.8")
     found, got = judged(plugin, query(WWW, "MX"), *lines, additional=more)
@@ -230,78 +230,78 @@ def test_a_name_that_is_only_mentioned_goes_without_its_addresses(live, query):
     assert plugin.counters["additional_removed"] == 1
 
 
-def test_a_remembered_answer_is_judged_again_after_each_change(live, query):
+def test_a_remembered_answer_is_judged_again_after_each_change(active, query):
     """
     One reply, from a cache: allowed, blocked after a change of policy, and allowed after another.
     """
-    plugin = guard(live)
+    plugin = guard(active)
     x = query(WWW)
     lines = [f"{WWW}. 60 CNAME new.example.", "new.example. 60 A 192.0.2.7"]
     reply = made(x, *lines)
     for rule, address in [(None, "192.0.2.7"), (ruling(), "192.0.2.80")] * 2:
-        live.change(new_example=rule)
+        active.change(new_example=rule)
         for _ in range(2):
             found = plugin.on_answer(x, as_answer(reply))
             assert texts(dns.message.from_wire(found.octets(x)))[-1] == address
 
 
-def test_a_remembered_answer_is_judged_once_for_each_policy(live, query):
+def test_a_remembered_answer_is_judged_once_for_each_policy(active, query):
     """
     The engine is not asked about its names with each hit.
     """
-    plugin = guard(live)
+    plugin = guard(active)
     x = query(WWW)
     reply = made(x, f"{WWW}. 60 CNAME a.example.", "a.example. 60 A 192.0.2.7")
     for _ in range(5):
         plugin.on_answer(x, as_answer(reply))
-    assert live.asked.count("a.example") == 1
-    live.change()
+    assert active.asked.count("a.example") == 1
+    active.change()
     plugin.on_answer(x, as_answer(reply))
-    assert live.asked.count("a.example") == 2
+    assert active.asked.count("a.example") == 2
 
 
-def test_review_goes_along_with_the_answer(live, query):
+def test_review_goes_along_with_the_answer(active, query):
     """
     Of the name asked, or of one that the answer leads to: the log wants to know, the client not.
     """
-    plugin = guard(live)
+    plugin = guard(active)
     found, got = judged(plugin, query("grey.example"), "grey.example. 60 A 192.0.2.7")
-    assert (found.ruling, texts(got)) == (live.rulings["grey.example"], ["192.0.2.7"])
+    assert (found.ruling, texts(got)) == (active.rulings["grey.example"], ["192.0.2.7"])
     lines = [f"{WWW}. 60 CNAME grey.example.", "grey.example. 60 A 192.0.2.7"]
     found, got = judged(plugin, query(WWW), *lines)
-    assert (found.ruling, len(texts(got))) == (live.rulings["grey.example"], 2)
+    assert (found.ruling, len(texts(got))) == (active.rulings["grey.example"], 2)
 
 
-def test_review_of_the_name_asked_does_not_shield_where_it_leads(live, query):
+def test_review_of_the_name_asked_does_not_shield_where_it_leads(active, query):
     """
     A block at the end of the way is stronger.
     """
-    found, _ = judged(guard(live), query("grey.example"), "grey.example. 60 CNAME evil.example.")
+    found, _ = judged(guard(active), query("grey.example"), "grey.example. 60 CNAME evil.example.")
     assert found.ruling.action == "block"
 
 
 @pytest.mark.parametrize(("name", "blocked"), [("excused.example", False), ("good.example", True)])
-def test_people_who_let_a_name_through_mean_all_of_it(live, query, name, blocked):
+def test_people_who_let_a_name_through_mean_all_of_it(active, query, name, blocked):
     """
     An operator's allow covers where the name leads; a feed's allow covers the name alone.
     """
-    found, _ = judged(guard(live), query(name), f"{name}. 60 CNAME evil.example.")
+    found, _ = judged(guard(active), query(name), f"{name}. 60 CNAME evil.example.")
     assert (found.source == "guard") is blocked
 
 
-def test_an_operators_allow_at_the_target_is_an_allow(live, query):
+def test_an_operators_allow_at_the_target_is_an_allow(active, query):
     """
     Names on the way are judged as if they had been asked for.
     """
-    found, _ = judged(guard(live), query(WWW), f"{WWW}. 60 CNAME excused.example.")
+    found, _ = judged(guard(active), query(WWW), f"{WWW}. 60 CNAME excused.example.")
     assert found.source == "forward"
 
 
-def test_a_regulators_order_is_named_as_such_behind_an_alias_too(live, query):
+def test_a_regulators_order_is_named_as_such_behind_an_alias_too(active, query):
     """
     EDE 16 also where the answer led to the name.
     """
-    _, got = judged(guard(live), query(WWW), f"{WWW}. 60 CNAME ordered.example.")
+    _, got = judged(guard(active), query(WWW), f"{WWW}. 60 CNAME ordered.example.")
     assert [int(o.code) for o in got.options] == [16]
 
 
@@ -330,11 +330,11 @@ SEGMENTS = (OPEN, STRICT, ONLY_ADS, NO_ADS)
     ],
 )
 @pytest.mark.parametrize("alias", [False, True])
-def test_a_segment_has_a_policy_of_its_own(live, query, segment, phishing, ads, alias):
+def test_a_segment_has_a_policy_of_its_own(active, query, segment, phishing, ads, alias):
     """
     Which categories are blocked, and what the client gets, for names and for where answers lead.
     """
-    plugin = guard(live, segments=SEGMENTS)
+    plugin = guard(active, segments=SEGMENTS)
     for name, outcome in (("evil.example", phishing), ("ads.example", ads)):
         if alias:
             found, got = judged(plugin, query(WWW, who=client(segment)), f"{WWW}. 60 CNAME {name}.")
@@ -352,23 +352,23 @@ def test_a_segment_has_a_policy_of_its_own(live, query, segment, phishing, ads, 
             assert got.answer[0].ttl == (7 if segment is STRICT else 42)
 
 
-def test_what_a_segment_does_not_set_is_as_for_everybody(live, query):
+def test_what_a_segment_does_not_set_is_as_for_everybody(active, query):
     """
     The IPv6 sinkhole of a segment that only has one for IPv4; the answer of one that names none.
     """
-    plugin = guard(live, segments=SEGMENTS)
+    plugin = guard(active, segments=SEGMENTS)
     found = plugin.on_query(query("evil.example", "AAAA", who=client(STRICT)))
     assert texts(dns.message.from_wire(found.wire)) == ["2001:db8::80"]
     plain = config.Segment(name="plain")
-    found = guard(live, segments=(plain,)).on_query(query("evil.example", who=client(plain)))
+    found = guard(active, segments=(plain,)).on_query(query("evil.example", who=client(plain)))
     assert texts(dns.message.from_wire(found.wire)) == ["192.0.2.80"]
 
 
-def test_one_remembered_reply_serves_segments_apart(live, query):
+def test_one_remembered_reply_serves_segments_apart(active, query):
     """
     What was worked out for one client says nothing about the next one's segment.
     """
-    plugin = guard(live, segments=SEGMENTS)
+    plugin = guard(active, segments=SEGMENTS)
     reply = made(query(WWW), f"{WWW}. 60 CNAME evil.example.", "evil.example. 60 A 192.0.2.7")
     for segment, source in [(OPEN, "forward"), (STRICT, "guard"), (None, "guard")] * 2:
         x = query(WWW, who=client(segment))
@@ -378,11 +378,11 @@ def test_one_remembered_reply_serves_segments_apart(live, query):
     assert found.ruling.category == "phishing"
 
 
-def test_additional_records_stay_for_those_whom_it_does_not_concern(live, query):
+def test_additional_records_stay_for_those_whom_it_does_not_concern(active, query):
     """
     Leaving them out for one segment leaves the remembered reply whole.
     """
-    plugin = guard(live, segments=SEGMENTS)
+    plugin = guard(active, segments=SEGMENTS)
     more = ("evil.example. 60 A 192.0.2.8",)
     reply = made(query(WWW, "MX"), f"{WWW}. 60 MX 20 evil.example.", additional=more)
     for segment, count in [(None, 0), (OPEN, 1), (None, 0), (ONLY_ADS, 1)]:
@@ -394,15 +394,15 @@ def test_additional_records_stay_for_those_whom_it_does_not_concern(live, query)
 # ---- pause and canary
 
 
-def test_while_filtering_is_paused_nothing_is_blocked_but_the_canary(live, query):
+def test_while_filtering_is_paused_nothing_is_blocked_but_the_canary(active, query):
     """
     Neither names nor what answers lead to; monitoring still sees that the server answers.
     """
-    plugin = guard(live, segments=SEGMENTS)
+    plugin = guard(active, segments=SEGMENTS)
     alias = made(query(WWW), f"{WWW}. 60 CNAME evil.example.", "evil.example. 60 A 192.0.2.7")
     for paused in (False, True, False):
-        live.engine.paused = paused
-        live.change()
+        active.engine.paused = paused
+        active.change()
         assert (plugin.on_query(query("evil.example")) is None) is paused
         x = query(WWW)
         assert (plugin.on_answer(x, as_answer(alias)).source == "forward") is paused
@@ -410,33 +410,33 @@ def test_while_filtering_is_paused_nothing_is_blocked_but_the_canary(live, query
 
 
 @pytest.mark.parametrize("segment", [None, *SEGMENTS])
-def test_the_canary_is_blocked_for_everybody(live, query, segment):
+def test_the_canary_is_blocked_for_everybody(active, query, segment):
     """
     Whatever the segment lets pass, with no rule behind it and a category of its own.
     """
-    plugin = guard(live, segments=SEGMENTS)
+    plugin = guard(active, segments=SEGMENTS)
     found = plugin.on_query(query("Canary.UrlGuard.test", who=client(segment)))
     assert (found.ruling.action, found.ruling.category) == ("block", "canary")
-    assert live.asked == ["canary.urlguard.test"]  # the engine must be able to answer at all
+    assert active.asked == ["canary.urlguard.test"]  # the engine must be able to answer at all
 
 
-def test_the_canarys_name_is_the_configurations(live, query):
+def test_the_canarys_name_is_the_configurations(active, query):
     """
     Without a name there is none.
     """
-    plugin = guard(live, canary="test.isp.example")
+    plugin = guard(active, canary="test.isp.example")
     assert plugin.on_query(query("test.isp.example")) is not None
     assert plugin.on_query(query("canary.urlguard.test")) is None
 
 
-def test_a_closed_guard_no_longer_listens(live):
+def test_a_closed_guard_no_longer_listens(active):
     """
     A reload leaves nothing behind in the worker's cell.
     """
-    plugin = guard(live)
-    assert len(live.callbacks) == 1
+    plugin = guard(active)
+    assert len(active.callbacks) == 1
     plugin.close()
-    assert live.callbacks == []
+    assert active.callbacks == []
 
 
 # ---- rules in shadow
@@ -455,15 +455,15 @@ def noted(x):
     return [r.value for r in x.shadows or ()]
 
 
-def test_a_shadow_is_noted_and_changes_nothing(live, query):
+def test_a_shadow_is_noted_and_changes_nothing(active, query):
     """
     Where nothing else decides, where a rule blocks, reviews or allows: noted, and answered alike.
     """
     names = ("far.example", "evil.example", "grey.example", "good.example")
-    plain = guard(live)
+    plain = guard(active)
     without = [plain.on_query(query(name)) for name in names]
-    live.engine.shadow = in_shadow(*(f"subtree {name}" for name in names))
-    plugin = guard(live)
+    active.engine.shadow = in_shadow(*(f"subtree {name}" for name in names))
+    plugin = guard(active)
     for name, before in zip(names, without, strict=True):
         x = query(name)
         after = plugin.on_query(x)
@@ -472,27 +472,27 @@ def test_a_shadow_is_noted_and_changes_nothing(live, query):
     assert noted(query("other.example")) == []
 
 
-def test_shadows_come_and_go_with_the_policy(live, query):
+def test_shadows_come_and_go_with_the_policy(active, query):
     """
     They are looked up anew after each change.
     """
-    plugin = guard(live)
-    live.engine.shadow = in_shadow("subtree far.example")
+    plugin = guard(active)
+    active.engine.shadow = in_shadow("subtree far.example")
     for changed in (True, False):
-        for callback in live.callbacks:
+        for callback in active.callbacks:
             callback(None)
         x = query("www.far.example")
         plugin.on_query(x)
         assert bool(x.shadows) is changed
-        live.engine.shadow = lambda: None
+        active.engine.shadow = lambda: None
 
 
-def test_a_shadow_over_what_an_answer_leads_to(live, query):
+def test_a_shadow_over_what_an_answer_leads_to(active, query):
     """
     A CNAME to a shadowed name would be blocked, so it is noted; once for one rule.
     """
-    live.engine.shadow = in_shadow("subtree cloaked.example", "subtree far.example")
-    plugin = guard(live)
+    active.engine.shadow = in_shadow("subtree cloaked.example", "subtree far.example")
+    plugin = guard(active)
     x = query("www.far.example")
     plugin.on_query(x)
     reply = made(
@@ -506,7 +506,7 @@ def test_a_shadow_over_what_an_answer_leads_to(live, query):
     assert sorted(noted(x)) == ["cloaked.example", "far.example"]
 
 
-def test_a_shadow_counts_where_it_would_be_in_force(live, query):
+def test_a_shadow_counts_where_it_would_be_in_force(active, query):
     """
     Clients whose segment is not filtered, or not in this category, would notice nothing.
     """
@@ -516,8 +516,8 @@ def test_a_shadow_counts_where_it_would_be_in_force(live, query):
         config.Segment(name="never", pass_categories=("fraud",)),
         config.Segment(name="same", answer="nxdomain"),
     )
-    live.engine.shadow = in_shadow("subtree far.example")
-    plugin = guard(live, segments=segments)
+    active.engine.shadow = in_shadow("subtree far.example")
+    plugin = guard(active, segments=segments)
     for segment, counts in zip((None, *segments), (1, 0, 0, 0, 1), strict=True):
         x = query("far.example")
         x.client = client(segment)

@@ -28,7 +28,7 @@ from tests.scenario.words import PlayError
 from urlguard import cli, config, events
 from urlguard.blocklist import snapshot
 from urlguard.compile import compile_here
-from urlguard.engine import Engine, Live
+from urlguard.engine import ActiveEngine, Engine
 from urlguard.errors import UrlGuardError
 from urlguard.feeds import schedule
 from urlguard.feeds.refresh import refresh
@@ -121,8 +121,8 @@ class World:
             self._refresh(feed)
         if self.config.feed:
             compile_here(log_location(self.config), self._snapshots)
-        self.live = Live(self._opened())
-        self._sent = self.live.engine.serial
+        self.active = ActiveEngine(self._opened())
+        self._sent = self.active.engine.serial
         self._serve()
         self.push()
         for feed in self.config.feed:
@@ -168,8 +168,8 @@ class World:
     def compile(self) -> None:
         """A snapshot of the newest policy, swapped in."""
         compile_here(log_location(self.config), self._snapshots)
-        self.live.swap(self._opened())
-        self._sent = self.live.engine.serial
+        self.active.swap(self._opened())
+        self._sent = self.active.engine.serial
 
     def reload(self, text: str | None) -> None:
         """Read the configuration again, as a worker does after SIGHUP."""
@@ -190,9 +190,9 @@ class World:
         serial = self.log.serial
         if serial > self._sent:
             changes = [(key, decode(after, key)) for key, after, _ in self._changes()]
-            self.live.engine.overlay.apply(changes, serial)
+            self.active.engine.overlay.apply(changes, serial)
             self._sent = serial
-            self.live.changed()
+            self.active.changed()
         due = self.log.store.next_expiry()
         if due is not None:
             self._at("expiry", max(due, self.now), self._expire)
@@ -266,7 +266,7 @@ class World:
         ends(lambda: [timer.cancel() for timer in self._timers.values()])
         self._midnight()
         self._equip()
-        self.live.subscribe(self.frontend.packets.changed)
+        self.active.subscribe(self.frontend.packets.changed)
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         ends(udp.close)
         udp.bind(("127.0.0.1", 0))
@@ -285,7 +285,8 @@ class World:
 
     def _chain(self) -> tuple[Chain, Clients]:
         clients = Clients(self.config)
-        return Chain.build(self.config, Parts(self.config, self.live, self.loop, clients)), clients
+        parts = Parts(self.config, self.active, self.loop, clients)
+        return Chain.build(self.config, parts), clients
 
     def _equip(self) -> None:
         frontend = self.frontend

@@ -60,9 +60,9 @@ def metrics(running):
     return {name: "\n".join(lines) for name, lines in found.items()}
 
 
-def grey(running):
-    """What `urlguard grey` tells."""
-    return [json.loads(line) for line in running.run("grey", "--json").stdout.splitlines()]
+def listed(running):
+    """What `urlguard suspects` tells."""
+    return [json.loads(line) for line in running.run("suspects", "--json").stdout.splitlines()]
 
 
 def test_a_model_blocks_until_somebody_decides_otherwise(server, tmp_path, features):
@@ -83,15 +83,15 @@ def test_a_model_blocks_until_somebody_decides_otherwise(server, tmp_path, featu
     assert 'role="champion"' in figures["urlguard_classifier_model"]
     assert 'verdict="block"' in figures["urlguard_classifier_names_total"]
     assert 'rule_source="classifier"' in figures["urlguard_hits_total"]
-    suspects = grey(running)
+    suspects = listed(running)
     assert [s["name"] for s in suspects] == [toy.GREY]
     assert suspects[0]["model"].startswith("name-2026-11-24@")
     assert 0.2 < suspects[0]["score"] < 0.9
-    assert toy.GREY in running.run("grey", "-n", "1").stdout
+    assert toy.GREY in running.run("suspects", "-n", "1").stdout
     # What passes during a pause is kept, and marked.
     running.run("pause")
     assert not any(running.blocks(toy.BAD) for _ in range(5))
-    lines = running.run("grey").stdout.splitlines()
+    lines = running.run("suspects").stdout.splitlines()
     assert ["would block" in line for line in lines] == [True, False]
     assert toy.BAD in lines[0]
 
@@ -134,7 +134,7 @@ def test_a_new_model_comes_without_a_pause(server, tmp_path, features):
     wait_until(lambda: len(said(running, "config.reloaded")) == 3)
     assert len(said(running, "model.swapped")) == 4
     wait_until(lambda: len(running.status().get("workers", {})) == 2)
-    assert toy.BAD in [s["name"] for s in grey(running)]
+    assert toy.BAD in [s["name"] for s in listed(running)]
 
 
 def test_nothing_in_the_folder_keeps_dns_from_answering(server, tmp_path, features):
@@ -153,11 +153,11 @@ def test_nothing_in_the_folder_keeps_dns_from_answering(server, tmp_path, featur
     wait_until(lambda: len(said(running, "model.refused")) == 8)
     running.run("allow", toy.BAD)
     assert not any(running.blocks(toy.BAD) for _ in range(10))
-    assert toy.GREY not in [s["name"] for s in grey(running)]
+    assert toy.GREY not in [s["name"] for s in listed(running)]
     running.blocks(toy.GREY)
-    assert toy.GREY in [s["name"] for s in grey(running)]
+    assert toy.GREY in [s["name"] for s in listed(running)]
     running.run("block", toy.GREY)
-    assert grey(running) == []
+    assert listed(running) == []
 
 
 def test_without_a_model_all_else_works(server, tmp_path, features):
@@ -168,7 +168,7 @@ def test_without_a_model_all_else_works(server, tmp_path, features):
     assert len(said(running, "model.absent")) == 1
     assert running.blocks("evil.example")
     assert not running.blocks(toy.BAD)
-    assert "No suspects" in running.run("grey").stdout
+    assert "No suspects" in running.run("suspects").stdout
     toy.write(tmp_path / "models")
     os.kill(running.process.pid, signal.SIGHUP)
     wait_until(lambda: len(said(running, "model.swapped")) == 2)
@@ -186,11 +186,11 @@ def test_switched_off_no_model_is_opened(server, tmp_path, features):
     assert not said(running, "model.absent")
 
 
-def test_grey_needs_a_server(server):
+def test_suspects_need_a_server(server):
     """
     Suspects are in its memory alone.
     """
-    done = server().run("grey", check=False)
+    done = server().run("suspects", check=False)
     assert done.returncode == 1
     assert "no server is running" in done.stderr
 
@@ -240,7 +240,7 @@ def test_models_are_taken_one_after_the_other(tmp_path, monkeypatch):
     assert turns == [pytest.approx(worker.TURNS_S)] * 2
     assert sys.getswitchinterval() == pytest.approx(usual)
     assert one.models.name.name == "name-2026-11-24"
-    assert one.models.turn == 3
+    assert one.models.generation == 3
 
 
 def test_a_model_that_comes_later_hardly_stops_the_loop(tmp_path):

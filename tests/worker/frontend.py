@@ -43,7 +43,7 @@ def policy(request):
     return request.param()
 
 
-class Live:
+class ActiveEngine:
     """A stand-in for the worker's cell that blocks one name."""
 
     def __init__(self):
@@ -152,12 +152,12 @@ class Servers:
         made = dataclasses.replace(
             Config(), plugins=plugins, **{"forward": forward, **(sections or {})}
         )
-        live, clients = Live(), Clients(made)
-        chain = Chain.build(made, Parts(made, live, loop, clients))
+        active, clients = ActiveEngine(), Clients(made)
+        chain = Chain.build(made, Parts(made, active, loop, clients))
         if extra is not None:
             chain = Chain([extra, *chain.plugins], loop)
         shared = Frontend(chain, clients, loop, **(frontend or {}))
-        live.subscribe(shared.packets.changed)
+        active.subscribe(shared.packets.changed)
         [[(_, udp_sock), (_, tcp_sock)]] = open_sockets(Endpoint(host, 0), 1)
         port = udp_sock.getsockname()[1]
         udp = UdpListener(udp_sock, shared, loop)
@@ -170,7 +170,7 @@ class Servers:
             udp=udp,
             tcp=tcp,
             frontend=shared,
-            live=live,
+            active=active,
             config=made,
             upstream=upstream,
             host=host,
@@ -183,7 +183,7 @@ def reload(server, **sections):
     made = dataclasses.replace(server.config, **sections)
     loop = asyncio.get_running_loop()
     clients = Clients(made)
-    chain = Chain.build(made, Parts(made, server.live, loop, clients))
+    chain = Chain.build(made, Parts(made, server.active, loop, clients))
     chain.adopt(server.frontend.chain)
     server.frontend.replace(chain, clients)
     server.config = made

@@ -69,16 +69,16 @@ async def test_a_change_is_in_force_when_it_is_confirmed(pair):
     sync, control = pair
     await control.heard(op="hello", worker=3, serial=0)
     changes = []
-    sync.live.subscribe(lambda names: changes.append(sync.live.engine.serial))
+    sync.active.subscribe(lambda names: changes.append(sync.active.engine.serial))
     control.send(op="change", changes=[["domain evil.example", BLOCK]])
     control.send(op="change", changes=[["domain bad.example", BLOCK]], serial=7)
     await control.heard(serial=7)
-    assert sync.live.engine.decide("evil.example").action == "block"
-    assert sync.live.engine.decide("bad.example").action == "block"
+    assert sync.active.engine.decide("evil.example").action == "block"
+    assert sync.active.engine.decide("bad.example").action == "block"
     assert changes == [7]
     control.send(op="change", changes=[["domain evil.example", None]], serial=8)
     await control.heard(serial=8)
-    assert sync.live.engine.decide("evil.example") is None
+    assert sync.active.engine.decide("evil.example") is None
 
 
 async def test_filtering_can_be_paused_and_resumed(pair):
@@ -89,7 +89,7 @@ async def test_filtering_can_be_paused_and_resumed(pair):
     for serial, (word, paused) in enumerate([(BLOCK, True), (None, False)], 5):
         control.send(op="change", changes=[[SWITCH, word]], serial=serial)
         await control.heard(serial=serial)
-        assert sync.live.engine.paused is paused
+        assert sync.active.engine.paused is paused
 
 
 async def test_it_is_ready_when_it_is_as_far_as_it_should_be(pair):
@@ -115,8 +115,8 @@ async def test_an_urgent_decision_is_in_force_at_once(pair):
     sync, control = pair
     control.send(op="urgent", changes=[["domain evil.example", BLOCK]], serial=900)
     await control.heard(urgent=900)
-    assert sync.live.engine.decide("evil.example").action == "block"
-    assert sync.live.engine.serial == 0
+    assert sync.active.engine.decide("evil.example").action == "block"
+    assert sync.active.engine.serial == 0
 
 
 async def test_other_matters_go_to_who_registered(pair):
@@ -147,7 +147,7 @@ async def test_a_lost_connection_costs_nothing(pair):
     control.received.clear()
     control.hang_up()
     await control.heard(op="hello", serial=7)
-    assert sync.live.engine.decide("evil.example").action == "block"
+    assert sync.active.engine.decide("evil.example").action == "block"
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ async def test_subscribers_hear_which_names_were_spoken_about(pair, changes, nam
     sync, control = pair
     await control.heard(op="hello", worker=3, serial=0)
     heard = []
-    sync.live.subscribe(heard.append)
+    sync.active.subscribe(heard.append)
     control.send(op="change", changes=changes, serial=7)
     await control.heard(serial=7)
     assert heard == [names]

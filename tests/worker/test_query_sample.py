@@ -12,7 +12,7 @@ from tests.worker.frontend import Servers, make, networks, proxied, raw, udp
 from urlguard import config
 from urlguard.blocklist import snapshot
 from urlguard.blocklist.overlay import Overlay
-from urlguard.engine import Engine, Live
+from urlguard.engine import ActiveEngine, Engine
 from urlguard.impact.sample import MAX_RULES, Count, Sampled, merged
 from urlguard.rules import SHADOWED
 from urlguard.verdict import Ruling
@@ -278,7 +278,7 @@ async def test_only_counts_leave():
     """
     written = []
     writer = SimpleNamespace(write=written.append, is_closing=lambda: False)
-    asked = SampleQueries(holding(*QUERIES), Live(engine()))
+    asked = SampleQueries(holding(*QUERIES), ActiveEngine(engine()))
     await asked({"op": "sample", "id": 7, "rules": ["subtree evil.example"]}, writer)
     while not written:
         await asyncio.sleep(0)

@@ -19,7 +19,7 @@ from urlguard.cli.base import Group
 _COMMANDS = (
     *(serve.serve, serve.check_config, operate.status),
     *(rules.check, rules.block, rules.allow, rules.remove),
-    *(operate.pause, operate.resume, operate.cache, operate.grey),
+    *(operate.pause, operate.resume, operate.cache, operate.suspects),
     *(feeds.feed, log.compile_, log.log, log.rpz_, log.backup, log.restore),
     *(learn.train, learn.evaluate, token.token, operate.systemd, operate.completion),
 )

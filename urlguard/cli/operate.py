@@ -134,7 +134,7 @@ def cache_flush(config: configuration.Config, values: tuple[str, ...], everythin
     help="At most so many names.",
 )
 @with_config
-def grey(config: configuration.Config, as_json: bool, count: int) -> None:
+def suspects(config: configuration.Config, as_json: bool, count: int) -> None:
     """
     Say which names the model suspects and nobody has blocked, the most suspicious first.
 
@@ -143,11 +143,11 @@ def grey(config: configuration.Config, as_json: bool, count: int) -> None:
     clients; a restart forgets them.
     """
     from urlguard import times
-    from urlguard.classify.judge import Suspect
+    from urlguard.classify.suspects import Suspect
     from urlguard.cli import terminal
     from urlguard.processes import channel
 
-    reply = channel.ask(config.state_dir, {"op": "grey", "count": count}, timeout_s=10)
+    reply = channel.ask(config.state_dir, {"op": "suspects", "count": count}, timeout_s=10)
     if reply is None or "lost" in reply:
         raise PolicyError(f"no server is running on {config.state_dir}; suspects are in its memory")
     if "error" in reply:

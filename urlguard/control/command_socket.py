@@ -23,7 +23,7 @@ from urlguard.policy.model import Change
 from urlguard.processes import channel
 from urlguard.processes.channel import Message
 
-OPERATIONS: Final = "apply, sync, status, flush, grey, sample"
+OPERATIONS: Final = "apply, sync, status, flush, suspects, sample"
 
 
 class CommandSocket:
@@ -142,8 +142,8 @@ class CommandSocket:
                 case "flush":
                     names, everything = message.get("names", []), bool(message.get("all"))
                     return await self._queries.flush(names, everything)
-                case "grey":
-                    return await self._queries.grey(int(message["count"]))
+                case "suspects":
+                    return await self._queries.suspects(int(message["count"]))
                 case "sample":
                     rules, source = message["rules"], str(message["source"])
                     return {"sample": await self._queries.sample(rules, source)}

@@ -17,7 +17,7 @@ from urlguard import events
 from urlguard.cases.casework import Casework
 from urlguard.cases.model import Added, Candidate, FullError, StoreError
 from urlguard.cases.store import Store
-from urlguard.classify.judge import Suspect, merged
+from urlguard.classify.suspects import Suspect, merged
 from urlguard.control.verdict_pool import VerdictPool
 from urlguard.control.workers import Workers
 from urlguard.errors import UrlGuardError

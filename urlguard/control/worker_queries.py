@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from urlguard import names
-from urlguard.classify.judge import Suspect, merged
+from urlguard.classify.suspects import Suspect, merged
 from urlguard.control.workers import Workers
 from urlguard.impact import approval, sample
 from urlguard.impact.sample import Sampled
@@ -19,7 +19,7 @@ from urlguard.processes.channel import Message
 from urlguard.rules import OPERATOR
 
 FLUSH_S: Final = 2.0  # for the workers to empty their caches
-GREY_S: Final = 2.0  # to tell their suspects
+SUSPECTS_S: Final = 2.0  # to tell their suspects
 SAMPLE_S: Final = 2.0  # to look through their samples
 MAX_FLUSHED: Final = 1000  # names in one request
 
@@ -38,9 +38,9 @@ class WorkerQueries:
         self._count = count
         self._sampling = asyncio.Lock()
 
-    async def grey(self, count: int) -> Message:
+    async def suspects(self, count: int) -> Message:
         """What the model suspects and nobody blocked, the `count` most suspicious."""
-        replies = await self._workers.ask({"op": "grey", "count": count}, GREY_S)
+        replies = await self._workers.ask({"op": "suspects", "count": count}, SUSPECTS_S)
         found = [Suspect(*row) for reply in replies.values() for row in reply["names"]]
         return {"names": merged(found)[:count], "workers": self._count, "asked": len(replies)}
 

@@ -18,8 +18,8 @@ from urlguard.wire.query import TCP, UDP, Query, Transport
 from urlguard.wire.reply import Reply, render
 
 if TYPE_CHECKING:
-    from urlguard.classify.judge import InUse
-    from urlguard.engine import Live
+    from urlguard.classify.policy import ActiveModels
+    from urlguard.engine import ActiveEngine
 
 
 NOBODY: Final = ("", 0)  # the peer of a query that no client sent
@@ -163,10 +163,10 @@ class Parts:
     """
 
     config: Config
-    live: "Live"
+    active: "ActiveEngine"
     loop: asyncio.AbstractEventLoop
     clients: Clients
-    models: "InUse | None" = None
+    models: "ActiveModels | None" = None
 
 
 class Plugin(Protocol):

@@ -35,7 +35,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from urlguard import config
-from urlguard.classify.judge import CATEGORY, KIND, InUse, Judge, apart
+from urlguard.classify.policy import CATEGORY, KIND, ActiveModels, ClassifierPolicy, own_zones
 from urlguard.plugins.base import Answer, Exchange, Local, Parts
 from urlguard.verdict import FEED, Ruling
 from urlguard.wire import answer
@@ -43,7 +43,7 @@ from urlguard.wire.query import AAAA, ANY, NXDOMAIN, REFUSED, SOA, A
 from urlguard.wire.reply import Reply
 
 if TYPE_CHECKING:
-    from urlguard.engine import Live
+    from urlguard.engine import ActiveEngine
 
 CANARY: Final = "canary"  # the category of the name that is always blocked
 
@@ -52,14 +52,14 @@ CNAME, SVCB, HTTPS = 5, 64, 65
 MODELLED: Final = frozenset((A, AAAA, CNAME, SVCB, HTTPS, ANY))
 
 
-class _Judged(NamedTuple):
+class _ReplyRulings(NamedTuple):
     """What one policy says of where a reply leads."""
 
-    policy: object
+    generation: object
     blocks: tuple[Ruling, ...]
     reviews: tuple[Ruling, ...]
     shadows: tuple[Ruling, ...]
-    beside: tuple[Ruling, ...]  # that block owners of additional records
+    additional: tuple[Ruling, ...]  # that block owners of additional records
     bare: Reply | None  # the reply without those
 
 
@@ -68,11 +68,11 @@ class Guard(Local):
     Ask the engine about each name and answer for the blocked ones.
 
     Args:
-        live: the cell with the engine in use.
+        active: the cell with the engine in use.
         options: ``[guard]``.
         regulators: sources (``feed:NAME``) that carry a regulator's order.
         segments: those with a policy of their own.
-        judge: asked about names without a rule; None if there is no model for anybody.
+        classifier: asked about names without a rule; None if there is no model for anybody.
         mode: what it may do, where a segment does not say.
 
     ``counters``: ``answers_blocked``, upstream answers that led to a blocked name, and
@@ -84,24 +84,24 @@ class Guard(Local):
 
     def __init__(
         self,
-        live: "Live",
+        active: "ActiveEngine",
         options: config.Guard,
         regulators: Collection[str],
         segments: Iterable[config.Segment] = (),
-        judge: Judge | None = None,
+        classifier: ClassifierPolicy | None = None,
         mode: str = "block",
     ) -> None:
-        self.judge = judge
+        self.classifier = classifier
         self.counters: Counter[str] = Counter()
-        self._live = live
+        self._active = active
         censored = frozenset(regulators)
-        self._usual = _Manner(options, censored, mode)
-        self._manners = {s.name: _Manner(options, censored, mode, s) for s in segments}
+        self._usual = _BlockPolicy(options, censored, mode)
+        self._policies = {s.name: _BlockPolicy(options, censored, mode, s) for s in segments}
         self.canary = options.canary
         self._canary_ruling = Ruling("block", CANARY, ("operator",), 0, "domain", options.canary)
-        self._policy = object()  # another one after each change
-        self._shadow = live.engine.shadow()
-        live.subscribe(self._changed)
+        self._generation = object()  # another one after each change
+        self._shadow = active.engine.shadow()
+        active.subscribe(self._changed)
 
     @classmethod
     def from_config(cls, table: config.Guard, parts: Parts) -> Self:
@@ -109,15 +109,15 @@ class Guard(Local):
         regulators = [FEED + feed.name for feed in parts.config.feed if feed.regulator]
         whole = parts.config
         modes = {whole.classify.mode, *(s.classify for s in whole.segment)} - {None, "off"}
-        judge = None
+        classifier = None
         if modes:
-            models = InUse() if parts.models is None else parts.models
-            judge = Judge(models, apart(whole), whole.classify.shadow_share)
-        return cls(parts.live, table, regulators, whole.segment, judge, whole.classify.mode)
+            models = ActiveModels() if parts.models is None else parts.models
+            classifier = ClassifierPolicy(models, own_zones(whole), whole.classify.shadow_share)
+        return cls(parts.active, table, regulators, whole.segment, classifier, whole.classify.mode)
 
     def on_query(self, x: Exchange) -> Answer | None:
         """The block answer if the engine's ruling on the name is to block."""
-        engine = self._live.engine
+        engine = self._active.engine
         name = x.query.name
         if self._shadow is not None:
             self._note(x, self._shadow.covering(name))
@@ -125,19 +125,19 @@ class Guard(Local):
         if name == self.canary:
             ruling = self._canary_ruling  # after the engine was asked: it must be able to answer
         if ruling is None:
-            if self.judge is None:
+            if self.classifier is None:
                 return None
-            ruling = self._modelled(self.judge, x)
+            ruling = self._modelled(self.classifier, x)
             if ruling is None:
                 return None
         if ruling.action == "block":
             who = x.client
             segment = None if who is None else who.segment
-            manner = self._usual if segment is None else self._manners[segment.name]
-            if (manner.blocks(ruling) and not engine.paused) or ruling is self._canary_ruling:
-                return Answer(manner.wire(x, ruling), "guard", ruling)
-            if ruling.kind == KIND and self.judge is not None:
-                self.judge.passed(name)
+            policy = self._usual if segment is None else self._policies[segment.name]
+            if (policy.blocks(ruling) and not engine.paused) or ruling is self._canary_ruling:
+                return Answer(policy.wire(x, ruling), "guard", ruling)
+            if ruling.kind == KIND and self.classifier is not None:
+                self.classifier.passed(name)
             return None
         x.ruling = ruling
         return None
@@ -153,73 +153,73 @@ class Guard(Local):
         reply = a.reply
         if reply is None or not (reply.targets or reply.additional_owners):
             return a
-        judged: _Judged = reply.judged
-        if judged is None or judged.policy is not self._policy:
-            judged = reply.judged = self._judge(reply)
+        judged: _ReplyRulings = reply.judged
+        if judged is None or judged.generation is not self._generation:
+            judged = reply.judged = self._rulings_on(reply)
         if judged.shadows:
             self._note(x, judged.shadows)
-        if not (judged.blocks or judged.beside or judged.reviews):
+        if not (judged.blocks or judged.additional or judged.reviews):
             return a
-        return self._led(x, a, reply, judged)
+        return self._act_on(x, a, reply, judged)
 
     def adopt(self, old: "Guard") -> None:
         """Take over what the judge before this one has found."""
-        if self.judge is not None and old.judge is not None:
-            self.judge.adopt(old.judge)
+        if self.classifier is not None and old.classifier is not None:
+            self.classifier.adopt(old.classifier)
 
     def close(self) -> None:
         """Listen to changes of policy no longer."""
-        self._live.unsubscribe(self._changed)
+        self._active.unsubscribe(self._changed)
 
-    def _modelled(self, judge: Judge, x: Exchange) -> Ruling | None:
+    def _modelled(self, classifier: ClassifierPolicy, x: Exchange) -> Ruling | None:
         """The model's ruling on a name without a rule."""
         segment = None if x.client is None else x.client.segment
-        manner = self._usual if segment is None else self._manners[segment.name]
-        mode = manner.classify
+        policy = self._usual if segment is None else self._policies[segment.name]
+        mode = policy.classify
         if mode in ("block", "review") and x.query.qtype in MODELLED:
-            return judge.ruling(x.query.name, mode)
+            return classifier.ruling(x.query.name, mode)
         # What the model has said of the name before costs nothing.
-        return judge.remembered(x.query.name) if mode in ("block", "pass") else None
+        return classifier.remembered(x.query.name) if mode in ("block", "pass") else None
 
     def _changed(self, names: Collection[str] | None = None) -> None:
-        self._policy = object()
-        self._shadow = self._live.engine.shadow()
+        self._generation = object()
+        self._shadow = self._active.engine.shadow()
 
     def _note(self, x: Exchange, shadows: Iterable[Ruling]) -> None:
         """Note the rules in shadow that would be in force for the client, each once."""
         segment = None if x.client is None else x.client.segment
-        manner = self._usual if segment is None else self._manners[segment.name]
-        mine = [ruling for ruling in shadows if manner.blocks(ruling)]
+        policy = self._usual if segment is None else self._policies[segment.name]
+        mine = [ruling for ruling in shadows if policy.blocks(ruling)]
         if mine:
             x.shadows = list(dict.fromkeys([*(x.shadows or ()), *mine]))
 
-    def _judge(self, reply: Reply) -> _Judged:
-        decide = self._live.engine.decide
+    def _rulings_on(self, reply: Reply) -> _ReplyRulings:
+        decide = self._active.engine.decide
         found = [ruling for name in reply.targets if (ruling := decide(name))]
-        beside = [ruling for name in reply.additional_owners if (ruling := decide(name))]
+        additional = [ruling for name in reply.additional_owners if (ruling := decide(name))]
         blocks = tuple(r for r in found if r.action == "block")
         reviews = tuple(r for r in found if r.action == "review")
-        mentioned = tuple(r for r in beside if r.action == "block")
+        mentioned = tuple(r for r in additional if r.action == "block")
         bare = reply.without_additional() if mentioned else None
         shadow = self._shadow
         shadows: list[Ruling] = []
         if shadow is not None:
             shadows = [ruling for name in reply.targets for ruling in shadow.covering(name)]
-        return _Judged(self._policy, blocks, reviews, tuple(shadows), mentioned, bare)
+        return _ReplyRulings(self._generation, blocks, reviews, tuple(shadows), mentioned, bare)
 
-    def _led(self, x: Exchange, a: Answer, reply: Reply, judged: _Judged) -> Answer:
+    def _act_on(self, x: Exchange, a: Answer, reply: Reply, judged: _ReplyRulings) -> Answer:
         """What becomes of an answer that leads to names with rules."""
-        if self._live.engine.paused:
+        if self._active.engine.paused:
             return a
         segment = None if x.client is None else x.client.segment
-        manner = self._usual if segment is None else self._manners[segment.name]
+        policy = self._usual if segment is None else self._policies[segment.name]
         for ruling in judged.blocks:
-            if manner.blocks(ruling):
+            if policy.blocks(ruling):
                 self.counters["answers_blocked"] += 1
-                blocked = Answer(manner.wire(x, ruling), "guard", ruling)
+                blocked = Answer(policy.wire(x, ruling), "guard", ruling)
                 blocked.depends_on = reply.targets
                 return blocked
-        if any(map(manner.blocks, judged.beside)):
+        if any(map(policy.blocks, judged.additional)):
             self.counters["additional_removed"] += 1
             a.reply = judged.bare
         if judged.reviews and a.ruling is None:
@@ -227,7 +227,7 @@ class Guard(Local):
         return a
 
 
-class _Manner:
+class _BlockPolicy:
     """How blocked names are answered for one group of clients, and which of them are blocked."""
 
     def __init__(

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from urlguard import config as configuration
 from urlguard.blocklist import snapshot
 from urlguard.config import Config
-from urlguard.engine import Engine, Live
+from urlguard.engine import ActiveEngine, Engine
 from urlguard.plugins import Chain
 from urlguard.plugins.base import Parts
 from urlguard.plugins.clients import Clients
@@ -74,7 +74,7 @@ def examine(config: Config) -> list[str]:
     loop = asyncio.new_event_loop()
     try:
         Chain.build(
-            config, Parts(config, Live(Engine(snapshot.nothing())), loop, Clients(config))
+            config, Parts(config, ActiveEngine(Engine(snapshot.nothing())), loop, Clients(config))
         ).close()
     finally:
         loop.close()

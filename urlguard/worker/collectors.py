@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from urlguard.engine import Live
+from urlguard.engine import ActiveEngine
 from urlguard.hitlog.buffer import HitBuffer
 from urlguard.metrics import Figures
 from urlguard.plugins import Chain, Exchange
@@ -59,10 +59,10 @@ def chain(found: Chain, figures: Figures) -> None:
                     figures.count("urlguard_plugin_events_total", count, plugin.name, event)
 
 
-def canary(found: Chain, live: Live, figures: Figures) -> None:
+def canary(found: Chain, active: ActiveEngine, figures: Figures) -> None:
     """Whether the canary name gets the block answer here, from a guard with a policy."""
     guards = [plugin for plugin in found.plugins if isinstance(plugin, Guard)]
-    armed = live.engine.serial > 0 and any(map(_blocks_canary, guards))
+    armed = active.engine.serial > 0 and any(map(_blocks_canary, guards))
     figures.gauge("urlguard_canary_blocked", 1 if armed else 0)
 
 
@@ -79,16 +79,19 @@ def _blocks_canary(guard: Guard) -> bool:
 def classifier(found: Chain, figures: Figures) -> None:
     """Which models run, and what they say."""
     for plugin in found.plugins:
-        judge = plugin.judge if isinstance(plugin, Guard) else None
-        if judge is None:
+        classifier = plugin.classifier if isinstance(plugin, Guard) else None
+        if classifier is None:
             continue
-        for role, model in (("champion", judge.models.name), ("shadow", judge.models.shadow)):
+        for role, model in (
+            ("champion", classifier.models.name),
+            ("shadow", classifier.models.shadow),
+        ):
             if model is not None:
                 figures.gauge("urlguard_classifier_model", 1, role, model.ident)
-        figures.counts("urlguard_classifier_names_total", judge.counters)
-        figures.counts("urlguard_classifier_shadow_total", judge.shadowed)
-        figures.gauge("urlguard_classifier_known", len(judge))
-        figures.gauge("urlguard_classifier_grey", len(judge.grey))
+        figures.counts("urlguard_classifier_names_total", classifier.counters)
+        figures.counts("urlguard_classifier_shadow_total", classifier.shadowed)
+        figures.gauge("urlguard_classifier_known", len(classifier))
+        figures.gauge("urlguard_classifier_suspects", len(classifier.suspects))
 
 
 def _cache(cache: Cache, figures: Figures) -> None:

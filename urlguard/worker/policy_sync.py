@@ -16,7 +16,7 @@ from typing import Final
 from urlguard import events
 from urlguard.blocklist import snapshot
 from urlguard.blocklist.overlay import Overlay
-from urlguard.engine import Engine, Live
+from urlguard.engine import ActiveEngine, Engine
 from urlguard.errors import SnapshotError
 from urlguard.metrics import Figures
 from urlguard.processes import channel
@@ -36,7 +36,7 @@ class PolicySync:
     """
     The policy of one worker.
 
-    ``live`` is the cell with the engine in use.  ``ready`` is set once the worker is as far as the
+    ``active`` holds the engine in use.  ``ready`` is set once the worker is as far as the
     control process wants it to be before it answers; ``must_wait`` if that may take minutes.
     ``handlers`` deal with further operations, by name; ``background`` are run as long as there
     is a connection, with its writer.
@@ -53,7 +53,7 @@ class PolicySync:
         self._taken_up = time.monotonic()
         self._swaps = 0
         self._swap_s = 0.0
-        self.live = Live(self._open_newest())
+        self.active = ActiveEngine(self._open_newest())
         self._next_snapshot = ""
         self._next: Engine | None = None  # opened, and not yet as far as the one in use
         self._ready_at: int | None = None  # the serial that makes this worker ready
@@ -62,7 +62,7 @@ class PolicySync:
     @property
     def has_policy(self) -> bool:
         """False until there is any policy at all."""
-        return self.live.engine.serial > 0
+        return self.active.engine.serial > 0
 
     async def run(self) -> None:
         """Stay connected to the control process, until cancelled."""
@@ -81,7 +81,7 @@ class PolicySync:
 
     def metrics(self, figures: Figures) -> None:
         """Write which policy is in force, and what swaps took."""
-        engine = self.live.engine
+        engine = self.active.engine
         figures.gauge("urlguard_policy_serial", engine.serial)
         figures.gauge("urlguard_snapshot_serial", engine.snapshot.serial)
         figures.gauge("urlguard_snapshot_age_seconds", time.monotonic() - self._taken_up)
@@ -100,7 +100,7 @@ class PolicySync:
 
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._next = None
-        serial = self.live.engine.serial
+        serial = self.active.engine.serial
         hello = {"op": "hello", "worker": self._number, "serial": serial}
         writer.write(channel.encode({**hello, "snapshot": self._snapshot}))
         background = [asyncio.ensure_future(work(writer)) for work in self.background]
@@ -128,7 +128,7 @@ class PolicySync:
                         self._acknowledge(writer, urgent=int(message["serial"]))
                     case other if handler := self.handlers.get(other):
                         await handler(message, writer)
-                reached = max([self.live.engine.serial, *(u[0] for u in self._urgent)])
+                reached = max([self.active.engine.serial, *(u[0] for u in self._urgent)])
                 if self._ready_at is not None and reached >= self._ready_at:
                     self.ready.set()
         finally:
@@ -167,12 +167,12 @@ class PolicySync:
 
         The serial moves with the last piece: whatever ends this early, all of it is sent again.
         """
-        engine = self._next or self.live.engine
+        engine = self._next or self.active.engine
         for at in range(0, max(1, len(changes)), channel.CHUNK):
             piece, last = changes[at : at + channel.CHUNK], at + channel.CHUNK >= len(changes)
             engine.overlay.apply(piece, serial if last else engine.serial)
             if self._next is None:
-                self.live.changed(_names(piece))
+                self.active.changed(_names(piece))
             elif last:
                 self._swap()
             if not last:
@@ -182,12 +182,12 @@ class PolicySync:
         """Apply a decision at once that is queued behind a change too large for the overlay."""
         decoded = [(str(key), decode(after, str(key))) for key, after in changes]
         # Each new engine needs it again until a snapshot holds it.
-        self._urgent = [u for u in self._urgent if u[0] > self.live.engine.serial]
+        self._urgent = [u for u in self._urgent if u[0] > self.active.engine.serial]
         self._urgent.append((serial, decoded))
-        for engine in (self.live.engine, self._next):
+        for engine in (self.active.engine, self._next):
             if engine is not None:
                 engine.overlay.apply(decoded, engine.serial)
-        self.live.changed(_names(decoded))
+        self.active.changed(_names(decoded))
 
     def _swap(self, anew: bool = False) -> None:
         """
@@ -195,9 +195,9 @@ class PolicySync:
 
         `anew`: the one in use is of another log's history, so its serial means nothing.
         """
-        if self._next is not None and (anew or self._next.serial >= self.live.engine.serial):
+        if self._next is not None and (anew or self._next.serial >= self.active.engine.serial):
             self._snapshot = self._next_snapshot
-            self.live.swap(self._next)
+            self.active.swap(self._next)
             self._next = None
             self._taken_up = time.monotonic()
             self._swaps += 1
@@ -205,7 +205,7 @@ class PolicySync:
     def _acknowledge(
         self, writer: asyncio.StreamWriter, *, refused: bool = False, urgent: int | None = None
     ) -> None:
-        message: Message = {"serial": self.live.engine.serial}
+        message: Message = {"serial": self.active.engine.serial}
         if urgent is not None:
             message["urgent"] = urgent
         if refused:

@@ -30,7 +30,7 @@ from typing import Final, NamedTuple
 
 from urlguard import names
 from urlguard.blocklist.patterns import PatternSet
-from urlguard.engine import Engine, Live
+from urlguard.engine import ActiveEngine, Engine
 from urlguard.impact.sample import MAX_RULES, Count
 from urlguard.processes import channel
 from urlguard.processes.channel import Message
@@ -151,9 +151,9 @@ class SampleQueries:
     Each in a task of its own: a decision on the same connection must not wait for counting.
     """
 
-    def __init__(self, sample: Sample, live: Live) -> None:
+    def __init__(self, sample: Sample, active: ActiveEngine) -> None:
         self._sample = sample
-        self._live = live
+        self._active = active
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, message: Message, writer: asyncio.StreamWriter) -> None:
@@ -163,7 +163,7 @@ class SampleQueries:
         task.add_done_callback(self._tasks.discard)
 
     async def _reply(self, message: Message, writer: asyncio.StreamWriter) -> None:
-        found = await answer(message, self._sample, self._live.engine)
+        found = await answer(message, self._sample, self._active.engine)
         if not writer.is_closing():
             writer.write(channel.encode({"id": message["id"], **found}))
 

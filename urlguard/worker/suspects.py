@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from urlguard.classify.judge import Grey, Suspect
+from urlguard.classify.suspects import Suspect, SuspectMemory
 from urlguard.processes.channel import Message
 
 ROWS: Final = 50  # suspects that are looked at between two looks at the sockets
@@ -25,24 +25,26 @@ class Suspects:
     Answers the control process.
 
     Args:
-        grey: the suspects of each judge in use, read anew each time.
+        memories: the suspects of each classifier policy in use, read anew each time.
         decide: whether a rule covers a name, read anew between two pieces.
     """
 
     def __init__(
-        self, grey: Callable[[], list[Grey]], decide: Callable[[], Callable[[str], object]]
+        self,
+        memories: Callable[[], list[SuspectMemory]],
+        decide: Callable[[], Callable[[str], object]],
     ) -> None:
-        self._grey = grey
+        self._memories = memories
         self._decide = decide
 
     async def top(self, message: Message, writer: asyncio.StreamWriter) -> None:
-        """The most suspicious, for ``urlguard grey``."""
-        found = [one for grey in self._grey() for one in grey.top(int(message["count"]))]
+        """The most suspicious, for ``urlguard suspects``."""
+        found = [one for memory in self._memories() for one in memory.top(int(message["count"]))]
         await self._write(message, writer, found, list)
 
     async def unreported(self, message: Message, writer: asyncio.StreamWriter) -> None:
         """Those that clients asked for since they were reported, each with the queries since."""
-        new = {one: n for grey in self._grey() for one, n in grey.untold(MAX_UNREPORTED)}
+        new = {one: n for some in self._memories() for one, n in some.unreported(MAX_UNREPORTED)}
         open_ = await self._write(message, writer, list(new), lambda one: [*one, new[one]])
         for one in new.keys() - set(open_):
             self._mark(one.name, one.asked)
@@ -53,8 +55,8 @@ class Suspects:
             self._mark(str(name), int(asked))
 
     def _mark(self, name: str, asked: int) -> None:
-        for grey in self._grey():
-            grey.told(name, asked)
+        for memory in self._memories():
+            memory.acknowledge(name, asked)
 
     async def _write(
         self,

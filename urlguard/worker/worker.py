@@ -19,9 +19,10 @@ from functools import partial
 from typing import Final
 
 from urlguard import events
-from urlguard.classify import judge, model
-from urlguard.classify.judge import Grey, InUse
+from urlguard.classify import model, policy
 from urlguard.classify.model import Model
+from urlguard.classify.policy import ActiveModels
+from urlguard.classify.suspects import SuspectMemory
 from urlguard.config import Config
 from urlguard.errors import ConfigError
 from urlguard.hitlog.buffer import HitBuffer, Pseudonyms
@@ -75,7 +76,7 @@ class Worker:
         self.sockets = startup.sockets
         self.updates = updates
         self.policy_sync = PolicySync(self.config.state_dir, self.number)
-        self.models = InUse()
+        self.models = ActiveModels()
         self._taking = asyncio.Lock()  # models, one change after the other
         self.pseudonyms = Pseudonyms()
         self.sample = Sample()
@@ -125,7 +126,7 @@ class Worker:
         ready.cancel()
         stopping.cancel()
         if not self.policy_sync.ready.is_set() and not stop.is_set():
-            serial = self.policy_sync.live.engine.serial
+            serial = self.policy_sync.active.engine.serial
             events.warning("worker.alone", serial=serial, using="last_good")
 
     # Listeners and chain
@@ -135,7 +136,7 @@ class Worker:
         chain, clients = self._chain(self.config)
         frontend = self.frontend = Frontend(chain, clients, loop, sample=self.sample)
         self._equip(frontend)
-        self.policy_sync.live.subscribe(frontend.packets.changed)
+        self.policy_sync.active.subscribe(frontend.packets.changed)
         for transport, descriptor in self.sockets:
             sock = socket.socket(fileno=descriptor)
             listener: Listener
@@ -151,7 +152,7 @@ class Worker:
     def _chain(self, config: Config) -> tuple[Chain, Clients]:
         clients = Clients(config)
         loop = asyncio.get_running_loop()
-        parts = Parts(config, self.policy_sync.live, loop, clients, self.models)
+        parts = Parts(config, self.policy_sync.active, loop, clients, self.models)
         return Chain.build(config, parts), clients
 
     def _equip(self, frontend: Frontend) -> None:
@@ -175,7 +176,7 @@ class Worker:
         self.stats.add(self.policy_sync.metrics)
         self.stats.add(partial(collectors.listeners, self.listeners, self.connections))
         self.stats.add(partial(collectors.chain, frontend.chain))
-        self.stats.add(partial(collectors.canary, frontend.chain, self.policy_sync.live))
+        self.stats.add(partial(collectors.canary, frontend.chain, self.policy_sync.active))
         self.stats.add(partial(collectors.classifier, frontend.chain))
         if tap is not None:
             self.stats.add(partial(collectors.dnstap, tap))
@@ -230,7 +231,7 @@ class Worker:
         old: list[Model | None] = [models.name, models.shadow]
         models.take(name, shadow)
         # What was answered by the model before may be in memory.
-        self.policy_sync.live.changed()
+        self.policy_sync.active.changed()
         events.info(
             "model.swapped",
             model=name and name.ident,
@@ -251,7 +252,7 @@ class Worker:
     def _found_models(self) -> tuple[Model | None, Model | None]:
         options, now = self.config.classify, self.models
         folder = model.folder(options.models)
-        judge.prepare()
+        policy.prepare()
         name, refused = model.find(
             folder, "name", named=options.model, besides=options.shadow, now=now.name
         )
@@ -297,16 +298,16 @@ class Worker:
     # What the control process asks for
 
     def _register(self) -> None:
-        suspects = Suspects(self._greys, lambda: self.policy_sync.live.engine.decide)
+        suspects = Suspects(self._suspect_memories, lambda: self.policy_sync.active.engine.decide)
         self.policy_sync.handlers.update(
             {
                 "flush": self._flush,
                 "stats": self._stats,
                 "hitkey": self._hit_key,
-                "grey": suspects.top,
+                "suspects": suspects.top,
                 "unreported": suspects.unreported,
                 "acknowledged": suspects.acknowledged,
-                "sample": SampleQueries(self.sample, self.policy_sync.live),
+                "sample": SampleQueries(self.sample, self.policy_sync.active),
             }
         )
         self.policy_sync.background.append(self._send_hits)
@@ -324,10 +325,10 @@ class Worker:
     async def _stats(self, message: Message, writer: asyncio.StreamWriter) -> None:
         writer.write(self.stats.reply(message["id"]))
 
-    def _greys(self) -> list[Grey]:
+    def _suspect_memories(self) -> list[SuspectMemory]:
         plugins = self.frontend.chain.plugins if self.frontend else ()
         guards = [plugin for plugin in plugins if isinstance(plugin, Guard)]
-        return [guard.judge.grey for guard in guards if guard.judge is not None]
+        return [guard.classifier.suspects for guard in guards if guard.classifier is not None]
 
     async def _hit_key(self, message: Message, writer: asyncio.StreamWriter) -> None:
         self.pseudonyms.take(message)

@@ -94,7 +94,7 @@ async def test_a_change_of_policy_empties_the_packet_cache(serve):
     for _ in range(2):
         assert texts(await udp(server, make("evil.example"))) == ["127.0.0.1"]
     assert len(server.frontend.packets)
-    server.live.change("other.example")
+    server.active.change("other.example")
     assert not len(server.frontend.packets)
     assert texts(await udp(server, make("evil.example"))) == ["192.0.2.7"]
     assert texts(await udp(server, make("other.example"))) == ["127.0.0.1"]
@@ -136,7 +136,7 @@ async def test_the_packet_cache_is_bounded(serve, monkeypatch):
     monkeypatch.setattr(packet_cache, "MAX_ENTRIES", 8)
     server = await serve()
     names = {f"n{i}.evil.example" for i in range(40)}
-    server.live.change(*names)
+    server.active.change(*names)
     for name in names:
         assert texts(await udp(server, make(name))) == ["127.0.0.1"]
         assert len(server.frontend.packets) <= 8
@@ -336,11 +336,11 @@ async def test_a_change_of_policy_empties_the_packet_cache_of_all_segments(serve
     message = make("evil.example")
     await both(server, message)
     await both(server, message)
-    server.live.change()
+    server.active.change()
     assert len(server.frontend.packets) == 0
     for got in await both(server, message):
         assert texts(got) == ["192.0.2.7"]
-    server.live.change("evil.example")
+    server.active.change("evil.example")
     one, two = await both(server, message)
     assert (texts(one), two.rcode()) == (["127.0.0.1"], 3)
 
@@ -373,10 +373,10 @@ async def test_a_change_of_policy_empties_what_was_remembered_too(serve):
     server = await serve(plugins=CACHED)
     for _ in range(3):
         assert texts(await udp(server, make())) == ["192.0.2.7"]
-    server.live.change("example.org")
+    server.active.change("example.org")
     for _ in range(2):
         assert texts(await udp(server, make())) == ["127.0.0.1"]
-    server.live.change()
+    server.active.change()
     for _ in range(3):
         assert texts(await udp(server, make())) == ["192.0.2.7"]
     assert len(server.upstream.asked) == 1

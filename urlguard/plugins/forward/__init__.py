@@ -3,7 +3,7 @@ forward: ask the upstream recursors and bring their answer back.
 
 Stands last in the chain.  Callbacks of sockets and one timer do all of the work: no task and no
 future is made for a query.  `upstream` knows who is fast and who is down, `udp` the source ports,
-`stream` TCP and TLS, `case` chance, `wheel` time.
+`stream` TCP and TLS, `qname_case` chance, `timer_wheel` time.
 
 How it works
     A question is a *flight*: it may take several *attempts*, each a query to one upstream.  The
@@ -32,11 +32,11 @@ from urlguard import config
 from urlguard.errors import WireError
 from urlguard.names import parents, registrable
 from urlguard.plugins.base import Answer, Done, Exchange, Parts
-from urlguard.plugins.forward.case import Random
+from urlguard.plugins.forward.qname_case import Random
 from urlguard.plugins.forward.stream import CONNECTIONS, Stream, tls_context
+from urlguard.plugins.forward.timer_wheel import TimerWheel
 from urlguard.plugins.forward.udp import Ports, spare
 from urlguard.plugins.forward.upstream import PLAIN_S, Attempt, Flight, Group, Upstream
-from urlguard.plugins.forward.wheel import Wheel
 from urlguard.system_resolvers import system_resolvers
 from urlguard.wire import answer
 from urlguard.wire.query import FORMERR, NOTIMP, REFUSED, SERVFAIL, TC, parse_query
@@ -105,7 +105,7 @@ class Forward:
         self._ports = ports
         self._context = context
         self._random = Random()
-        self._wheel: Wheel[Attempt] = Wheel(loop, self._due)
+        self._wheel: TimerWheel[Attempt] = TimerWheel(loop, self._due)
         self._upstreams: dict[config.Upstream, Upstream] = {}
         self._probers: dict[int, asyncio.Handle] = {}
         self._domains: dict[str, int] = {}  # flights by registrable domain

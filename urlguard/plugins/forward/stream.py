@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, Protocol, cast
 
 from urlguard.errors import ConfigError
-from urlguard.plugins.forward.case import Random, same_name
+from urlguard.plugins.forward.qname_case import Random, same_name
 from urlguard.plugins.forward.upstream import FLATTENS_S, Attempt, Upstream
 
 CONNECTIONS: Final = 4  # to one upstream

@@ -21,7 +21,7 @@ from collections import Counter
 from typing import Final, Protocol
 
 from urlguard.config import Endpoint
-from urlguard.plugins.forward.case import Random, same_name
+from urlguard.plugins.forward.qname_case import Random, same_name
 from urlguard.plugins.forward.upstream import Attempt
 
 BATCH: Final = 16  # datagrams read in one go before the loop may do something else

@@ -18,7 +18,7 @@ _TICKS: Final = 100  # in a second
 _AT_ONCE: Final = 50  # things handed over before the loop may do something else
 
 
-class Wheel(Generic[T]):
+class TimerWheel(Generic[T]):
     """
     Things that are due later.
 
