@@ -197,7 +197,7 @@ class Crash:
                 time.sleep(0.2)
 
     def _one(self, client: Client, case: int) -> None:
-        body = json.dumps({"decision": self._dice.choice(ACTS)}).encode()
+        body = json.dumps({"action": self._dice.choice(ACTS)}).encode()
         key = {"Idempotency-Key": f"case-{case}-{self._dice.random()}"}
         status, found = client.surely(f"/v1/cases/{case}/decide", body, "application/json", **key)
         if status == 200:

@@ -94,7 +94,7 @@ class Race:
         dice: random.Random,
     ) -> None:
         act = "block" if dice.random() < BLOCKS else dice.choice(ACTS)
-        body: dict[str, Any] = {"decision": act, "reason": f"analyst {number}"}
+        body: dict[str, Any] = {"action": act, "reason": f"analyst {number}"}
         path = f"/v1/cases/{cases[0]}/decide"
         if len(cases) > 1:
             path, body = "/v1/cases/decide", {**body, "ids": cases}
@@ -103,7 +103,7 @@ class Race:
         answers = await asyncio.gather(
             *(self._post(session, path, body, key) for _ in range(tries))
         )
-        done = {found["decision"] for status, found in answers if status == 200}
+        done = {found["decision_id"] for status, found in answers if status == 200}
         if len(done) > 1:
             self.twice += cases
         for case in cases if done else ():

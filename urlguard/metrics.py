@@ -157,7 +157,9 @@ METRICS: Final[dict[str, Metric]] = {
     "urlguard_feed_age_seconds": _control("gauge", "since the last good refresh", "feed"),
     "urlguard_feed_failing": _control("gauge", "1 if the last refresh failed", "feed"),
     "urlguard_candidates_waiting": _control("gauge", "candidates that wait to be judged"),
-    "urlguard_decisions_held": _control("gauge", "decisions that wait for a second person"),
+    "urlguard_decisions_pending_approval": _control(
+        "gauge", "decisions that wait for a second person"
+    ),
     "urlguard_hit_log_rows_total": _control("counter", "rows written to the hit log"),
     "urlguard_hit_log_dropped_total": _control("counter", "hits that could not be written"),
 }

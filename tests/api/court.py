@@ -14,7 +14,7 @@ from urlguard.errors import UrlGuardError
 from urlguard.policy.model import Change
 
 FREE = Rate(1e9, 1e9)
-BLOCK = {"decision": "block", "category": "phishing"}
+BLOCK = {"action": "block", "category": "phishing"}
 FEED = "feed:list"
 DAY = 86_400
 

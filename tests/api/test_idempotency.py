@@ -158,7 +158,7 @@ async def test_a_large_answer_of_a_change_is_kept(http, world):
     assert await post(http, world, claim, path="/v1/cases/claim") == (200, first[1], True)
     assert (await post(http, world, {"count": 99}, path="/v1/cases/claim"))[0] == 422
     claimed = await world.casework.store(lambda store: store.cases(limit=1000))
-    assert sum(case.state == "claimed" for case in claimed.items) == 100
+    assert sum(case.state == "leased" for case in claimed.items) == 100
 
 
 async def test_an_answer_beyond_all_limits(http, world, monkeypatch):

@@ -156,7 +156,7 @@ def test_a_decided_case_is_decided_otherwise(desk):
     done = desk.store.begin([case], "bob", Choice("allow"), NOW, appeal=made.number)
     desk.store.finish(done.number, 6, NOW)
     closed(desk.store, made.number, "upheld", 6)
-    assert (desk.only().state, desk.only().decision) == ("decided", "allow")
+    assert (desk.only().state, desk.only().action) == ("decided", "allow")
     with pytest.raises(ConflictError, match="later decision"):
         desk.store.undo(first.number, "ann", "", NOW)
     desk.store.undo(done.number, "eve", "we were fooled", NOW + 1)
@@ -176,7 +176,7 @@ def test_an_aborted_release_leaves_the_case(desk):
     desk.store.finish(first.number, 5, NOW)
     done = desk.store.begin([case], "bob", Choice("allow"), NOW, appeal=1)
     desk.store.abort(done.number, "disk full", NOW)
-    assert (desk.only().state, desk.only().decision) == ("decided", "block")
+    assert (desk.only().state, desk.only().action) == ("decided", "block")
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_claims_by_priority_and_to_one_only(desk):
     desk.bring("c.example", queries=10)
     first = desk.store.claim("ann", 2, 600, NOW)
     assert [c.name for c in first] == ["b.example", "c.example"]
-    assert {(c.state, c.holder, c.lease_until) for c in first} == {("claimed", "ann", NOW + 600)}
+    assert {(c.state, c.holder, c.lease_until) for c in first} == {("leased", "ann", NOW + 600)}
     assert [c.name for c in desk.store.claim("bob", 5, 600, NOW + 1)] == ["a.example"]
     assert desk.store.claim("cyd", 5, 600, NOW + 599) == []
     again = desk.store.claim("cyd", 5, 600, NOW + 600)
@@ -89,7 +89,7 @@ def test_decisions(desk, choice, state, recheck):
     done = desk.store.finish(made.number, 7, NOW)
     assert (done.step, done.serial, done.choice) == (Step.DONE, 7, choice)
     now = case(desk, mine.id)
-    assert (now.state, now.decision, now.holder) == (state, choice.act, None)
+    assert (now.state, now.action, now.holder) == (state, choice.act, None)
     assert now.recheck_at == (None if recheck is None else NOW + recheck)
     assert desk.store.unfinished() == []
     assert desk.store.finish(made.number, 7, NOW + 9) == done  # a second time changes nothing
@@ -173,7 +173,7 @@ def test_abort(desk):
     gone = desk.store.abort(made.number, "the disk is full", NOW)
     assert (gone.step, gone.remark) == (Step.ABORTED, "the disk is full")
     now = case(desk, mine.id)
-    assert (now.state, now.holder, now.decision) == ("claimed", "ann", None)
+    assert (now.state, now.holder, now.action) == ("leased", "ann", None)
     with pytest.raises(ConflictError, match="is aborted"):
         desk.store.finish(made.number, 7, NOW)
     assert desk.store.begin([mine.id], "ann", BLOCK, NOW, key="k").number != made.number
@@ -186,12 +186,12 @@ def test_a_second_person(desk):
     desk.bring("a.example", "b.example")
     a, b = (c.id for c in desk.store.claim("ann", 2, 600, NOW))
     made = desk.store.begin([a], "ann", BLOCK, NOW)
-    assert desk.store.hold(made.number, "a bank", NOW).step == Step.HELD
-    assert case(desk, a).state == State.HELD
+    assert desk.store.hold(made.number, "a bank", NOW).step == Step.PENDING_APPROVAL
+    assert case(desk, a).state == State.PENDING_APPROVAL
     assert desk.store.unfinished() == []
-    assert [d.number for d in desk.store.decisions(Step.HELD)] == [made.number]
+    assert [d.number for d in desk.store.decisions(Step.PENDING_APPROVAL)] == [made.number]
     desk.store.tidy(NOW + DAY)
-    assert case(desk, a).state == State.HELD  # no lease lapses here
+    assert case(desk, a).state == State.PENDING_APPROVAL  # no lease lapses here
     for forbidden in (
         lambda: desk.store.approve(made.number, "ann", NOW),
         lambda: desk.store.finish(made.number, 7, NOW),
@@ -220,13 +220,13 @@ def test_undo(desk):
     assert (begun.step, begun.remark) == (Step.UNDOING, "bob: an appeal")
     assert desk.store.unfinished() == [begun]
     assert desk.store.abort(made.number, "the log is busy", NOW + 2).step == Step.DONE
-    assert (case(desk, number).state, case(desk, number).decision) == ("decided", "block")
+    assert (case(desk, number).state, case(desk, number).action) == ("decided", "block")
     desk.store.undo(made.number, "bob", "an appeal", NOW + 3)
     gone = desk.store.finish(made.number, 9, NOW + 3)
     assert (gone.step, gone.serial, gone.undo_serial) == (Step.UNDONE, 7, 9)
     assert desk.store.finish(made.number, 9, NOW + 3) == gone
     now = case(desk, number)
-    assert (now.state, now.decision, now.recheck_at) == ("open", None, None)
+    assert (now.state, now.action, now.recheck_at) == ("open", None, None)
     with pytest.raises(ConflictError, match="is undone"):
         desk.store.undo(made.number, "bob", "", NOW)
     second = decided(desk, [number], "ann", WATCH, None)
@@ -338,14 +338,14 @@ def test_undo_falls_back_on_what_was_decided_before(desk):
     assert desk.store.source("crawler").right == 1
     desk.store.tidy(NOW + DAY * 400)
     watch = decided(desk, [number], "ann", WATCH, None)
-    assert (case(desk, number).decision, desk.store.source("crawler").right) == ("watch", 0)
+    assert (case(desk, number).action, desk.store.source("crawler").right) == ("watch", 0)
     desk.store.undo(watch.number, "ann", "", NOW)
     desk.store.finish(watch.number, None, NOW)
-    assert (case(desk, number).state, case(desk, number).decision) == ("open", "block")
+    assert (case(desk, number).state, case(desk, number).action) == ("open", "block")
     assert desk.store.source("crawler").right == 1
     desk.store.undo(block.number, "ann", "", NOW)
     desk.store.finish(block.number, 9, NOW)
-    assert (case(desk, number).state, case(desk, number).decision) == ("open", None)
+    assert (case(desk, number).state, case(desk, number).action) == ("open", None)
     assert desk.store.source("crawler").right == 0
 
 
@@ -361,7 +361,7 @@ def test_a_block_is_undone_though_its_case_was_dismissed_since(desk):
     desk.store.undo(block.number, "ann", "", NOW)
     desk.store.finish(block.number, 9, NOW)
     now = case(desk, number)
-    assert (now.state, now.decision) == ("open", "dismiss")
+    assert (now.state, now.action) == ("open", "dismiss")
     assert desk.store.decision(dismiss.number).step == Step.DONE
 
 

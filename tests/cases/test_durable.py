@@ -75,7 +75,7 @@ def test_a_full_disk(tmp_path, desk):
             desk.store.add("crawler", rows, NOW)
         assert desk.store.backlog() == 0
         assert desk.store.item("n0.example") is None
-        assert desk.only().state == "claimed"
+        assert desk.only().state == "leased"
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert desk.store.source("crawler").accepted == 1

@@ -52,7 +52,7 @@ def test_what_opens_a_case_again(desk, choice, name, source, score, known, why):
     assert now.state == ("open" if why else "dismissed" if choice is DISMISS else "decided")
     events = desk.store.case(now.id).events
     assert [e.text for e in events if e.what == "reopened"] == ([why] if why else [])
-    assert now.decision == choice.act  # what stands in the log stands
+    assert now.action == choice.act  # what stands in the log stands
 
 
 def test_known(desk):

@@ -42,7 +42,7 @@ def decide(desk, case, act="block", now=NOW + 10):
 def state(desk, ident):
     """State and decision."""
     found = desk.store.submission(ident)
-    return found.state, found.decision
+    return found.state, found.action
 
 
 def letters(desk, now=NOW + 1000):
@@ -61,7 +61,7 @@ def test_from_the_first_word_to_the_last(desk):
     assert state(desk, ident) == ("open", None)
     made = decide(desk, desk.only().id)
     found = desk.store.submission(ident)
-    assert (found.state, found.decision, found.decided_at) == ("decided", "block", NOW + 10)
+    assert (found.state, found.action, found.decided_at) == ("decided", "block", NOW + 10)
     assert found.by_people
     assert (found.item, found.source, found.evidence) == (
         *("evil.example", "li.na"),
@@ -126,7 +126,7 @@ def test_a_case_that_is_decided_already(desk, act):
     desk.judge(now=NOW + 20, known=act == "block")
     assert state(desk, ident)[1] == act
     (message,) = letters(desk)
-    assert (message["data"]["id"], message["data"]["decision"]) == (ident, act)
+    assert (message["data"]["id"], message["data"]["action"]) == (ident, act)
 
 
 @pytest.mark.parametrize("act", ["allow", "dismiss", "watch", "block"])
@@ -144,7 +144,7 @@ def test_what_strangers_are_not_told(desk, act, later_s):
     for at in (now, now + 5):  # in the same second it may be too old
         desk.judge(now=at, known=act in ("allow", "block"))
     found = desk.store.submission(ident)
-    assert (found.decision, found.by_people) == (act, False)
+    assert (found.action, found.by_people) == (act, False)
     undone = desk.store.undo(made.number, "ana", "mistake", now + 9)
     desk.store.finish(undone.number, 8, now + 9)
     assert not desk.store.submission(ident).by_people
@@ -245,7 +245,7 @@ def test_each_webhook_gets_what_it_wants(desk):
     undone = store.undo(made.number, "ana", "mistake", NOW + 20)
     store.finish(undone.number, 8, NOW + 20)
     decide(desk, desk.only().id, "allow", NOW + 30)
-    said = [(m["type"], m["data"]["decision"]) for m in letters(desk)]
+    said = [(m["type"], m["data"]["action"]) for m in letters(desk)]
     assert said.count(("submission.decided", "allow")) == 2
     assert said.count(("submission.undone", None)) == 4
 

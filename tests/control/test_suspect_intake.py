@@ -38,9 +38,9 @@ def test_a_suspect_becomes_a_case(server, tmp_path, features, monkeypatch):
         time.sleep(0.5)
     assert found()[0]["priority"] >= before[1]
     figures = metrics(running)
-    assert "urlguard_decisions_held 0.0" in figures
+    assert "urlguard_decisions_pending_approval 0.0" in figures
     assert any(name.startswith("urlguard_candidates_waiting ") for name in figures)
     # Blocked, it is sinkholed everywhere and reported no more.
-    status, done = api.ask("POST", f"/v1/cases/{case['id']}/decide", {"decision": "block"})
-    assert (status, done["held"]) == (200, False)
+    status, done = api.ask("POST", f"/v1/cases/{case['id']}/decide", {"action": "block"})
+    assert (status, done["pending_approval"]) == (200, False)
     assert all(running.blocks(toy.GREY) for _ in range(10))

@@ -161,12 +161,12 @@ def test_a_day(server, upstream):
     assert dig(running, name) == [UPSTREAM_ADDRESS]
     before = time.time()
     time.sleep(1.1)  # moments are told apart in seconds
-    decision = {"decision": "block", "category": "phishing", "reason": "fake parcel service"}
+    decision = {"action": "block", "category": "phishing", "reason": "fake parcel service"}
     status, done = ask("ann", "POST", f"/v1/cases/{number}/decide", decision)
     answered = time.monotonic()
     addresses = everywhere(running, name)
     took = time.monotonic() - answered
-    assert (status, done["held"]) == (200, False)
+    assert (status, done["pending_approval"]) == (200, False)
     assert addresses == {"127.0.0.1"}
     assert took < IN_FORCE_S
     assert dig(running, name) == ["127.0.0.1"]

@@ -150,7 +150,7 @@ def test_the_disk_is_full(tmp_path, upstream, small_disk):
         _, claimed = api.ask("POST", "/v1/cases/claim", {"count": 1, "lease_s": 3600})
         (case,) = claimed["items"]
         name, path = case["name"], f"/v1/cases/{case['id']}"
-        decision = {"decision": "block", "category": "phishing"}
+        decision = {"action": "block", "category": "phishing"}
         ballast = small_disk / "ballast"
         with Load(running) as load:
             load.begins()
@@ -175,7 +175,7 @@ def test_the_disk_is_full(tmp_path, upstream, small_disk):
             assert api.ask("GET", "/v1/stats")[1]["serial"] == serial
             assert not running.blocks(f"www.{name}")
             status, found = api.ask("GET", path)
-            assert (status, found["state"], found["decision"]) == (200, "claimed", None)
+            assert (status, found["state"], found["action"]) == (200, "leased", None)
             status, found = api.ask("GET", "/healthz")
             assert (status, found["ok"]) == (200, True)
             time.sleep(1.0)
@@ -191,7 +191,7 @@ def test_the_disk_is_full(tmp_path, upstream, small_disk):
         for item in taken:
             status, found = api.ask("GET", f"/v1/candidates?item={item}")
             assert (status, found["item"]) == (200, item)
-        assert api.ask("GET", path)[1]["decision"] == "block"
+        assert api.ask("GET", path)[1]["action"] == "block"
         assert running.run("log", "--verify").returncode == 0
     finally:
         running.kill_all()

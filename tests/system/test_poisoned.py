@@ -54,14 +54,19 @@ def test_a_poisoned_list_cuts_nobody_off(server):
     for name in NEIGHBOURS:
         assert dig(running, name) == [UPSTREAM_ADDRESS], name
     (row,) = map(json.loads, running.run("feed", "list", "--json").stdout.splitlines())
-    assert (row["rules"], row["held"]) == (len(GOOD), len(POISON))
+    assert (row["rules"], row["pending_approval"]) == (len(GOOD), len(POISON))
     assert dict(row["held_rules"]) == {f"subtree {name}": why for name, why in POISON.items()}
     shown = running.run("feed", "list", "--all").stdout
     for name, reason in POISON.items():
         assert f"subtree {name}: {reason}" in shown
     status, page = Api(running).ask("GET", "/v1/feeds")
     (feed,) = page["items"]
-    assert (status, feed["name"], feed["rules"], feed["held"]) == (200, "list", 10_000, len(POISON))
+    assert (status, feed["name"], feed["rules"], feed["pending_approval"]) == (
+        200,
+        "list",
+        10_000,
+        len(POISON),
+    )
     assert {one["rule"]: one["reason"] for one in feed["held_rules"]} == dict(row["held_rules"])
 
 

@@ -21,10 +21,10 @@ def test_a_decision_reaches_the_fetching_process(server):
         return api.ask("GET", f"/v1/submissions/{sent['id']}")[1]
 
     wait_until(lambda: state()["state"] == "open", 30)
-    status, _ = api.ask("POST", f"/v1/cases/{state()['case']}/decide", {"decision": "block"})
+    status, _ = api.ask("POST", f"/v1/cases/{state()['case']}/decide", {"action": "block"})
     assert status == 200
     assert running.blocks("newshop.example")
-    assert (state()["state"], state()["decision"]) == ("decided", "block")
+    assert (state()["state"], state()["action"]) == ("decided", "block")
 
     def hook():
         return api.ask("GET", "/v1/webhooks")[1]["items"][0]

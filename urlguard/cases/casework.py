@@ -36,7 +36,7 @@ class Waiting(NamedTuple):
     """What waits, as of some seconds ago."""
 
     candidates: int  # to be judged
-    held: int  # decisions, for a second person; counted up to `store.MAX_PAGE`
+    pending_approval: int  # decisions, for a second person; counted up to `store.MAX_PAGE`
 
 
 class Casework:
@@ -182,4 +182,4 @@ class Casework:
 
 
 def _waiting(store: Store) -> Waiting:
-    return Waiting(store.backlog(), len(store.decisions(Step.HELD)))
+    return Waiting(store.backlog(), len(store.decisions(Step.PENDING_APPROVAL)))

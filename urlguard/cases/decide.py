@@ -73,7 +73,7 @@ class Outcome(NamedTuple):
 
     decision: Decision
     serial: int  # of its batch; the log's where it made none
-    held: bool
+    pending_approval: bool
 
 
 class Decider:
@@ -140,7 +140,7 @@ class Decider:
         One that waits already, of the same person and for the same rule, is that one.
         """
         choice = Choice(change.action or "", change.category, reason, "rule", change.expires_at)
-        for made in await self._store(lambda store: store.decisions(Step.HELD)):
+        for made in await self._store(lambda store: store.decisions(Step.PENDING_APPROVAL)):
             same = (made.who, made.source, made.rules) == (
                 who.name,
                 who.source,
@@ -314,7 +314,7 @@ class Decider:
         serial = made.serial if made.step == Step.DONE else made.undo_serial
         if serial is None:
             serial = await self._read(lambda log: log.serial)
-        return Outcome(made, serial, made.step == Step.HELD)
+        return Outcome(made, serial, made.step == Step.PENDING_APPROVAL)
 
     async def recover(self, grace_s: float = 0.0) -> recovery.Recovered:
         """

@@ -31,7 +31,7 @@ class Standing:
     name: str
     created_at: int
     state: str = State.KNOWN
-    decision: str | None = None
+    action: str | None = None
     score: float | None = None
     pattern: str | None = None
     queries: int = 0
@@ -67,7 +67,7 @@ def grow(case: Standing, found: Evidence) -> None:
             if case.items:
                 case.reopened = "an item that no rule covers"
         elif case.state in (State.DECIDED, State.DISMISSED):
-            if case.decision == Act.BLOCK:
+            if case.action == Act.BLOCK:
                 case.reopened = "an item that the block does not cover"
             elif strange:
                 case.reopened = "another source reports it"
@@ -83,7 +83,7 @@ def grow(case: Standing, found: Evidence) -> None:
         found.score is not None and (case.score is None or found.score > case.score)
     ):
         case.score = found.score
-        if case.state != State.CLAIMED:
+        if case.state != State.LEASED:
             case.item, case.name = found.item, found.name
     case.items += found.new
     case.pattern = case.pattern or found.pattern

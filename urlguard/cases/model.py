@@ -54,9 +54,9 @@ class State(StrEnum):
 
     KNOWN = "known"
     OPEN = "open"
-    CLAIMED = "claimed"
+    LEASED = "leased"
     DECIDING = "deciding"
-    HELD = "held"
+    PENDING_APPROVAL = "pending_approval"
     DECIDED = "decided"
     DISMISSED = "dismissed"
 
@@ -75,7 +75,7 @@ class Step(StrEnum):
     """How far a decision has come."""
 
     BEGUN = "begun"  # on its way into the log
-    HELD = "held"  # waits for a second person
+    PENDING_APPROVAL = "pending_approval"  # waits for a second person
     DONE = "done"
     ABORTED = "aborted"  # the log refused it, or a second person did
     UNDOING = "undoing"  # on its way out of the log
@@ -192,7 +192,7 @@ class Case(NamedTuple):
     name: str
     owner: str
     state: str  # a `State`
-    decision: str | None  # the `Act` that stands
+    action: str | None  # the `Act` in force
     score: float | None
     priority: float  # see `priority.rank`
     queries: int

@@ -38,7 +38,7 @@ class Submission(NamedTuple):
     comment: str
     evidence: tuple[Evidence, ...]
     tlp: str  # with whom it may be shared, as in the Traffic Light Protocol
-    decision: str | None = None  # its sender is told at once: a rule stands
+    action: str | None = None  # its sender is told at once: a rule stands
 
 
 class Standing(NamedTuple):
@@ -59,7 +59,7 @@ class Standing(NamedTuple):
     tlp: str
     submitted_at: int
     state: str
-    decision: str | None
+    action: str | None
     decided_at: int | None
     case: int | None
     by_people: bool  # the decision is of people; a stranger's is later than the submission

@@ -261,7 +261,7 @@ class Monitor:
         put("urlguard_compile_failures_total", facts.compile_failures)
         if facts.waiting is not None:
             put("urlguard_candidates_waiting", facts.waiting.candidates)
-            put("urlguard_decisions_held", facts.waiting.held)
+            put("urlguard_decisions_pending_approval", facts.waiting.pending_approval)
         put("urlguard_hit_log_rows_total", facts.hit_rows)
         put("urlguard_hit_log_dropped_total", facts.hits_dropped)
         for feed in found.log.feeds:

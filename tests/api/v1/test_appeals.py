@@ -37,7 +37,7 @@ async def test_from_the_block_to_the_release(court):
     _, seen = await court.ask(None, "GET", f"/v1/appeals/{plea['id']}")
     assert (seen["state"], seen["answer"]) == ("upheld", "Sorry for that.")
     _, whole = await court.ask(Role.ANALYST, "GET", f"/v1/cases/{case}")
-    assert (whole["state"], whole["decision"]) == ("decided", "allow")
+    assert (whole["state"], whole["action"]) == ("decided", "allow")
     assert [e["text"] for e in whole["events"] if e["what"] == "appeal"] == [
         "appeal 1 came",
         "appeal 1 upheld: a shop indeed",

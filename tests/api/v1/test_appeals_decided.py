@@ -178,8 +178,8 @@ async def test_held_and_agreed_to(court):
     """
     (case,) = (await court.bring("http://www.icbc.com.cn/")).values()
     _, made = await court.ask(Role.ADMIN, "POST", f"/v1/cases/{case}/decide", BLOCK)
-    assert made["held"]
-    await court.ask(Role.APPROVER, "POST", f"/v1/decisions/{made['decision']}/approve", {})
+    assert made["pending_approval"]
+    await court.ask(Role.APPROVER, "POST", f"/v1/decisions/{made['decision_id']}/approve", {})
     plea = await court.plead("www.icbc.com.cn")
     for role in (Role.ADMIN, Role.APPROVER):
         assert (await court.judge(role, plea["id"]))[0] == 409
@@ -238,5 +238,5 @@ async def test_cases_in_other_hands(court):
     plea = await court.plead("shop.example")
     assert (await court.judge(Role.APPROVER, plea["id"]))[0] == 200
     _, whole = await court.ask(Role.ANALYST, "GET", f"/v1/cases/{cases['shop.example']}")
-    assert (whole["state"], whole["holder"]) == ("claimed", "my-analyst")
+    assert (whole["state"], whole["holder"]) == ("leased", "my-analyst")
     assert "appeal 1 upheld" in whole["events"][-1]["text"]

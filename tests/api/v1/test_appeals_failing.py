@@ -71,7 +71,7 @@ async def test_a_log_that_fails(court):
     assert (await court.judge(Role.APPROVER, plea["id"]))[0] == 503
     court.error = None
     _, whole = await court.ask(Role.ANALYST, "GET", f"/v1/cases/{case}")
-    assert (whole["state"], whole["decision"]) == ("decided", "block")
+    assert (whole["state"], whole["action"]) == ("decided", "block")
     assert (await court.judge(Role.APPROVER, plea["id"]))[0] == 200
 
 

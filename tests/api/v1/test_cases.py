@@ -7,7 +7,7 @@ import pytest
 
 from urlguard.access.roles import Role
 
-BLOCK = {"decision": "block", "category": "phishing", "reason": "ticket 7"}
+BLOCK = {"action": "block", "category": "phishing", "reason": "ticket 7"}
 
 
 @pytest.fixture
@@ -34,23 +34,23 @@ async def test_from_the_queue_to_a_rule(world, ask):
     assert {c["owner"] for c in page["items"]} == {"evil.example", "mild.example"}
     status, claimed = await ask(Role.ANALYST, "POST", "/v1/cases/claim", {"count": 1})
     (case,) = claimed["items"]
-    assert case["state"] == "claimed"
+    assert case["state"] == "leased"
     assert case["lease_until"] > time.time() + 800
     status, whole = await ask(Role.ANALYST, "GET", f"/v1/cases/{case['id']}")
     assert whole["holder"] == "my-analyst"
     assert whole["sources"] == ["crawler-1"]
     assert {i["item"] for i in whole["reported"]}
     status, done = await ask(Role.ANALYST, "POST", f"/v1/cases/{case['id']}/decide", BLOCK)
-    assert (status, done["held"]) == (200, False)
+    assert (status, done["pending_approval"]) == (200, False)
     claim = world.log.store.active("analyst:my-analyst", f"subtree {case['owner']}")
     assert (claim.action, claim.category, claim.from_serial) == (
         "block",
         "phishing",
         done["serial"],
     )
-    assert claim.evidence == f"case:{case['id']}:{done['decision']}"
+    assert claim.evidence == f"case:{case['id']}:{done['decision_id']}"
     status, whole = await ask(Role.ANALYST, "GET", f"/v1/cases/{case['id']}")
-    assert (whole["state"], whole["decision"]) == ("decided", "block")
+    assert (whole["state"], whole["action"]) == ("decided", "block")
     assert whole["recheck_at"] > time.time() + 179 * 86_400
     assert whole["decisions"][0]["serial"] == done["serial"]
     assert [e["what"] for e in whole["events"]][-1] == "decided"
@@ -74,11 +74,11 @@ async def test_what_a_decision_covers(world, ask, item, more, key):
     """
     (case,) = (await world.bring(item)).values()
     for act in ("block", "allow"):
-        body = {"decision": act, **more}
+        body = {"action": act, **more}
         status, done = await ask(Role.ANALYST, "POST", f"/v1/cases/{case}/decide", body)
         assert status == 200
         assert world.log.store.active("analyst:my-analyst", key).action == act
-        await ask(Role.ANALYST, "POST", f"/v1/decisions/{done['decision']}/undo", {})
+        await ask(Role.ANALYST, "POST", f"/v1/decisions/{done['decision_id']}/undo", {})
         assert world.log.store.active("analyst:my-analyst", key) is None
 
 
@@ -89,10 +89,10 @@ async def test_chosen_urls_of_a_case(world, ask):
     urls = [f"http://shop.example/{n}" for n in range(3)]
     (case,) = (await world.bring(*urls)).values()
     path = f"/v1/cases/{case}/decide"
-    wrong = {"decision": "block", "scope": "url", "items": ["http://other.example/"]}
+    wrong = {"action": "block", "scope": "url", "items": ["http://other.example/"]}
     status, problem = await ask(Role.ANALYST, "POST", path, wrong)
     assert (status, problem["errors"][0]["field"]) == (422, "items")
-    right = {"decision": "block", "scope": "url", "items": urls[:2]}
+    right = {"action": "block", "scope": "url", "items": urls[:2]}
     assert (await ask(Role.ANALYST, "POST", path, right))[0] == 200
     standing = [world.log.store.active("analyst:my-analyst", f"url {u[7:]}") for u in urls]
     assert [bool(claim) for claim in standing] == [True, True, False]
@@ -107,18 +107,18 @@ async def test_a_well_known_name_waits_for_a_second_person(world, ask):
     path = f"/v1/cases/{cases['google.com']}/decide"
     serial = world.log.serial
     status, done = await ask(Role.APPROVER, "POST", path, BLOCK)
-    assert (status, done["held"], done["serial"]) == (200, True, serial)
+    assert (status, done["pending_approval"], done["serial"]) == (200, True, serial)
     assert "google.com" in done["why"]
     assert world.log.serial == serial
-    status, held = await ask(Role.AUDITOR, "GET", "/v1/decisions?step=held")
-    assert [d["id"] for d in held["items"]] == [done["decision"]]
-    word = f"/v1/decisions/{done['decision']}"
+    status, held = await ask(Role.AUDITOR, "GET", "/v1/decisions?step=pending_approval")
+    assert [d["id"] for d in held["items"]] == [done["decision_id"]]
+    word = f"/v1/decisions/{done['decision_id']}"
     assert (await ask(Role.ANALYST, "POST", f"{word}/approve", {}))[0] == 403
     status, problem = await ask(Role.APPROVER, "POST", f"{word}/approve", {})
     assert status == 409
     assert "another must approve" in problem["detail"]
     status, agreed = await ask(Role.ADMIN, "POST", f"{word}/approve", {})
-    assert (status, agreed["held"]) == (200, False)
+    assert (status, agreed["pending_approval"]) == (200, False)
     assert agreed["serial"] > serial
     claim = world.log.store.active("analyst:my-approver", "subtree google.com")
     assert claim.action == "block"
@@ -133,14 +133,14 @@ async def test_a_held_decision_taken_back(world, ask):
     (case,) = (await world.bring("http://www.google.com/")).values()
     path = f"/v1/cases/{case}/decide"
     _, done = await ask(Role.APPROVER, "POST", path, BLOCK)
-    word = f"/v1/decisions/{done['decision']}/reject"
+    word = f"/v1/decisions/{done['decision_id']}/reject"
     assert (await ask(Role.ANALYST, "POST", word, {"reason": "no"}))[0] == 403
     assert (await ask(Role.ADMIN, "POST", word, {"reason": "no"}))[0] == 200
     _, whole = await ask(Role.ANALYST, "GET", f"/v1/cases/{case}")
     assert whole["state"] == "open"
     assert whole["decisions"][0]["step"] == "aborted"
     _, done = await ask(Role.ANALYST, "POST", path, BLOCK)
-    own = f"/v1/decisions/{done['decision']}/reject"
+    own = f"/v1/decisions/{done['decision_id']}/reject"
     assert (await ask(Role.ANALYST, "POST", own, {}))[0] == 200
 
 
@@ -157,9 +157,9 @@ async def test_a_campaign_in_one_decision(world, ask):
     before = world.log.serial
     status, done = await ask(Role.ANALYST, "POST", "/v1/cases/decide", body)
     assert (status, done["serial"]) == (200, before + 1)
-    _, made = await ask(Role.ANALYST, "GET", f"/v1/decisions/{done['decision']}")
+    _, made = await ask(Role.ANALYST, "GET", f"/v1/decisions/{done['decision_id']}")
     assert len(made["cases"]) == len(made["rules"]) == 20 - theirs
-    undo = f"/v1/decisions/{done['decision']}/undo"
+    undo = f"/v1/decisions/{done['decision_id']}/undo"
     assert (await ask(Role.ADMIN, "POST", undo, {"reason": "a mistake"}))[0] == 200
     assert world.log.serial == before + 2
     assert list(world.log.store.active_after("analyst:my-analyst", "", 100)) == []
@@ -175,9 +175,9 @@ async def test_undoing_brings_back_what_was_said_before(world, ask):
     (case,) = (await world.bring("http://evil.example/")).values()
     rule = {"rule": "evil.example", "category": "scam", "reason": "old"}
     await ask(Role.ANALYST, "POST", "/v1/rules", rule)
-    _, done = await ask(Role.ANALYST, "POST", f"/v1/cases/{case}/decide", {"decision": "allow"})
+    _, done = await ask(Role.ANALYST, "POST", f"/v1/cases/{case}/decide", {"action": "allow"})
     assert world.log.store.active("analyst:my-analyst", "subtree evil.example").action == "allow"
-    await ask(Role.ANALYST, "POST", f"/v1/decisions/{done['decision']}/undo", {})
+    await ask(Role.ANALYST, "POST", f"/v1/decisions/{done['decision_id']}/undo", {})
     claim = world.log.store.active("analyst:my-analyst", "subtree evil.example")
     assert (claim.action, claim.category, claim.evidence) == ("block", "scam", "old")
 
@@ -208,8 +208,8 @@ async def test_what_cannot_be_decided(world, ask):
         (f"/v1/cases/{case}/decide", BLOCK, 409),
         ("/v1/cases/999/decide", BLOCK, 404),
         ("/v1/cases/999", None, 404),
-        (f"/v1/cases/{case}/decide", {"decision": "bless"}, 422),
-        (f"/v1/cases/{case}/decide", {"decision": "allow", "category": "x"}, 422),
+        (f"/v1/cases/{case}/decide", {"action": "bless"}, 422),
+        (f"/v1/cases/{case}/decide", {"action": "allow", "category": "x"}, 422),
         (f"/v1/cases/{case}/decide", {**BLOCK, "expires_at": 5}, 422),
         (f"/v1/cases/{case}/decide", {**BLOCK, "items": ["http://evil.example/"]}, 422),
         ("/v1/cases/decide", BLOCK, 422),
@@ -285,7 +285,7 @@ async def test_racing_analysts(world, ask):
     (case,) = (await world.bring("http://evil.example/")).values()
     path = f"/v1/cases/{case}/decide"
     done = await asyncio.gather(
-        *(ask(Role.ANALYST, "POST", path, {"decision": act}) for act in ("block", "allow") * 10)
+        *(ask(Role.ANALYST, "POST", path, {"action": act}) for act in ("block", "allow") * 10)
     )
     assert sorted(status for status, _ in done) == [200] + [409] * 19
 
@@ -322,11 +322,11 @@ async def test_an_allowance_that_came_while_a_block_was_held(world, ask):
     (case,) = (await world.bring("http://www.google.com/")).values()
     _, held = await ask(Role.ANALYST, "POST", f"/v1/cases/{case}/decide", BLOCK)
     await ask(Role.ADMIN, "POST", "/v1/rules", {"rule": "google.com", "action": "allow"})
-    path = f"/v1/decisions/{held['decision']}/approve"
+    path = f"/v1/decisions/{held['decision_id']}/approve"
     status, problem = await ask(Role.APPROVER, "POST", path, {})
     assert (status, "operator allows it" in problem["detail"]) == (409, True)
-    _, made = await ask(Role.ANALYST, "GET", f"/v1/decisions/{held['decision']}")
-    assert made["step"] == "held"
+    _, made = await ask(Role.ANALYST, "GET", f"/v1/decisions/{held['decision_id']}")
+    assert made["step"] == "pending_approval"
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ async def test_an_allowance_of_others_names_waits(world, ask, rule, action, held
     assert (made["decision"] is not None) is held
     assert (world.log.serial == 0) is held
     if held:
-        path = f"/v1/decisions/{made['decision']['decision']}/approve"
+        path = f"/v1/decisions/{made['decision']['decision_id']}/approve"
         assert (await ask(Role.APPROVER, "POST", path, {}))[0] == 200
         (claim,) = world.log.store.active_after("analyst:my-analyst", "", 10)
         assert claim.action == action

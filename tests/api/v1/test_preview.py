@@ -127,7 +127,12 @@ async def test_lists_with_what_is_held_back(http, world, lists):
     status, found = await call(http, world, "GET", "/v1/feeds", Role.AUDITOR)
     assert status == 200
     old, new = found["items"]
-    assert (old["name"], old["shadow"], old["rules"], old["held"]) == ("old", False, 1, 1)
+    assert (old["name"], old["shadow"], old["rules"], old["pending_approval"]) == (
+        "old",
+        False,
+        1,
+        1,
+    )
     assert old["held_rules"] == [{"rule": "subtree google.com", "reason": "protected name"}]
     assert (new["name"], new["shadow"], new["error"]) == ("new", True, None)
     assert new["serial"] == 2

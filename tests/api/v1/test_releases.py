@@ -46,6 +46,6 @@ async def test_what_was_released_is_not_blocked_again_by_one_person(court):
         status, _ = await court.ask(Role.APPROVER, "POST", "/v1/rules", {"rule": rule})
         assert status == (409 if "/" not in rule else 200)
     status, made = await court.ask(Role.APPROVER, "POST", "/v1/rules", {"rule": "www.shop.example"})
-    assert (status, made["decision"]["held"]) == (200, True)
-    assert "released on appeal" in made["decision"]["why"]
+    assert (status, made["decision"]["pending_approval"]) == (200, True)
+    assert "released on appeal" in made["decision"]["approval_reason"]
     assert await court.says("www.shop.example") == ["allow"]

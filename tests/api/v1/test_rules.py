@@ -158,10 +158,10 @@ async def test_a_rule_that_waits_for_a_second_person(http, world, rule):
     body = {"rule": rule, "reason": "an order", "expires_at": "1d"}
     status, held = await call(http, world, "POST", "/v1/rules", json=body)
     assert (status, held["changed"], held["in_force"]) == (200, False, 0)
-    assert held["decision"]["held"] is True
-    assert rule.removeprefix("*.") in held["decision"]["why"]
+    assert held["decision"]["pending_approval"] is True
+    assert rule.removeprefix("*.") in held["decision"]["approval_reason"]
     assert world.log.serial == 0
-    path = f"/v1/decisions/{held['decision']['decision']}/approve"
+    path = f"/v1/decisions/{held['decision_id']['decision_id']}/approve"
     status, agreed = await call(http, world, "POST", path, Role.APPROVER, json={})
     assert (status, agreed["serial"]) == (200, 1)
     (batch,) = world.log.store.batches(0, 10)
@@ -215,11 +215,11 @@ async def test_a_rule_that_waits_already(http, world):
     Asked for again, it is the same one that waits; another person's is another.
     """
     body = {"rule": "google.com"}
-    first = (await call(http, world, "POST", "/v1/rules", json=body))[1]["decision"]["decision"]
-    again = (await call(http, world, "POST", "/v1/rules", json=body))[1]["decision"]["decision"]
+    first = (await call(http, world, "POST", "/v1/rules", json=body))[1]["decision"]["decision_id"]
+    again = (await call(http, world, "POST", "/v1/rules", json=body))[1]["decision"]["decision_id"]
     other = await call(http, world, "POST", "/v1/rules", Role.APPROVER, json=body)
-    assert again == first != other[1]["decision"]["decision"]
-    _, page = await call(http, world, "GET", "/v1/decisions?step=held")
+    assert again == first != other[1]["decision"]["decision_id"]
+    _, page = await call(http, world, "GET", "/v1/decisions?step=pending_approval")
     assert len(page["items"]) == 2
 
 

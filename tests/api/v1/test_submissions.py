@@ -44,7 +44,7 @@ async def judged(world):
 async def decide(http, world, case, act="block"):
     """Decide a case; the answer."""
     url = f"{world.base}/v1/cases/{case}/decide"
-    async with http.post(url, json={"decision": act}, headers=world.head(Role.ANALYST)) as answer:
+    async with http.post(url, json={"action": act}, headers=world.head(Role.ANALYST)) as answer:
         assert answer.status == 200, await answer.text()
         return await answer.json()
 
@@ -83,7 +83,7 @@ async def test_from_the_first_word_to_the_last(http, world):
     cases = await judged(world)
     await decide(http, world, cases["evil.example"])
     status, mine = await look(http, world, sent["id"])
-    assert (status, mine["state"], mine["decision"]) == (200, "decided", "block")
+    assert (status, mine["state"], mine["action"]) == (200, "decided", "block")
     assert mine["evidence"] == [
         {"text": "您的包裹", "kind": "text"},
         {"text": "from +0 00", "kind": "sms"},
@@ -108,7 +108,7 @@ async def test_a_known_one_is_answered_at_once(http, world):
     world.log.commit("operator", [Change("domain good.example", "allow")], actor="a", reason="")
     for url, decision in (("http://www.evil.example/a", "block"), ("good.example", "allow")):
         status, sent, _ = await send(http, world, {"url": url})
-        assert (status, sent["state"], sent["decision"]) == (200, "known", decision)
+        assert (status, sent["state"], sent["action"]) == (200, "known", decision)
         assert sent["verdict"]["action"] == decision
         assert sent["verdict"]["rule"]["sources"] == ["operator"]
         assert (await look(http, world, sent["id"]))[1]["state"] == "known"
@@ -263,8 +263,7 @@ async def test_it_is_no_oracle(http, served):
     assert len(world.judging.asked) - asked <= 3  # by triage alone
     told = [{**sent, "id": ""} for sent in answers]
     assert (
-        told
-        == [{"id": "", "state": "received", "item": None, "decision": None, "verdict": None}] * 3
+        told == [{"id": "", "state": "received", "item": None, "action": None, "verdict": None}] * 3
     )
     cases = await judged(world)
     for sent in answers:
@@ -276,7 +275,7 @@ async def test_it_is_no_oracle(http, served):
     assert found["state"] == "decided"
     assert {k for k, v in found.items() if v} == {"id", "state"}
     _, staff = await look(http, world, answers[1]["id"], Role.ANALYST)
-    assert (staff["decision"], staff["source"]) == ("block", "(public)")
+    assert (staff["action"], staff["source"]) == ("block", "(public)")
     assert len({sent["id"] for sent in answers}) == 3
     assert all(len(sent["id"]) == 24 for sent in answers)
 
@@ -298,7 +297,7 @@ async def test_what_was_decided_before_is_no_oracle(http, served, act):
     cases = await judged(world)
     told = [(await look(http, world, ident, None))[1]["state"] for ident in again]
     assert told == ["received"] * 3
-    undo = f"{world.base}/v1/decisions/{made['decision']}/undo"
+    undo = f"{world.base}/v1/decisions/{made['decision_id']}/undo"
     async with http.post(undo, json={}, headers=world.head(Role.ADMIN)) as answer:
         assert answer.status == 200, await answer.text()
     assert (await look(http, world, first["id"], None))[1]["state"] == "received"

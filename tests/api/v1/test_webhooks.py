@@ -102,7 +102,7 @@ async def test_a_decision_is_told(http, tmp_path, monkeypatch):
         assert url == HOOK["url"]
         found = json.loads(body)
         assert found["type"] == "submission.decided"
-        assert (found["data"]["id"], found["data"]["decision"]) == (sent["id"], "block")
+        assert (found["data"]["id"], found["data"]["action"]) == (sent["id"], "block")
         moment = int(headers["webhook-timestamp"])
         assert signing.verify([made["secret"]], headers, body, moment)
     world.close()

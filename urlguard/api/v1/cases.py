@@ -17,7 +17,9 @@ from urlguard.cases.model import MAX_LEASE_S, MAX_PAGE, Choice, State
 LEASE_S: Final = 900
 _MAX_BODY: Final = 1 << 20
 
-CaseState = Literal["known", "open", "claimed", "deciding", "held", "decided", "dismissed"]
+CaseState = Literal[
+    "known", "open", "leased", "deciding", "pending_approval", "decided", "dismissed"
+]
 Act = Literal["block", "allow", "watch", "dismiss"]
 Number = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
 Numbers = Annotated[list[Number], msgspec.Meta(min_length=1, max_length=MAX_PAGE)]
@@ -55,7 +57,7 @@ class Case(msgspec.Struct):
     name: str
     owner: Annotated[str, msgspec.Meta(description="Whose it is: one case an owner.")]
     state: CaseState
-    decision: Annotated[Act | None, msgspec.Meta(description="The one that stands.")]
+    action: Annotated[Act | None, msgspec.Meta(description="The one that stands.")]
     score: Annotated[
         Annotated[float, msgspec.Meta(ge=0, le=1)] | None,
         msgspec.Meta(description="The worst that a model gave."),
@@ -166,7 +168,7 @@ class Noted(msgspec.Struct):
 class DecideRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A decision."""
 
-    decision: Act
+    action: Act
     category: Annotated[
         Category | None, msgspec.Meta(description="Of a block; `fraud` if left out.")
     ] = None
@@ -302,7 +304,7 @@ async def cases_decide(call: Call[DecideManyRequest, Nothing]) -> DecideAnswer:
 
 def _of_campaign(found: store.Store, campaign: str | None, who: str) -> list[int]:
     ids: list[int] = []
-    for state in (State.OPEN, State.CLAIMED):
+    for state in (State.OPEN, State.LEASED):
         page = found.cases(state=state, campaign=campaign, limit=MAX_PAGE)
         ids += [c.id for c in page.items if state == State.OPEN or c.holder == who]
     return ids[:MAX_PAGE]
@@ -311,10 +313,10 @@ def _of_campaign(found: store.Store, campaign: str | None, who: str) -> list[int
 async def _decide(
     call: Call[Any, Any], ids: list[int], asked: DecideRequest, items: list[str]
 ) -> DecideAnswer:
-    if asked.category is not None and asked.decision != "block":
+    if asked.category is not None and asked.action != "block":
         _invalid("category", "only of a block")
     expires_at = moment(asked.expires_at, "expires_at")
-    choice = Choice(asked.decision, asked.category or "", asked.reason, asked.scope, expires_at)
+    choice = Choice(asked.action, asked.category or "", asked.reason, asked.scope, expires_at)
     key = call.request.headers.get("Idempotency-Key")
     who = person(call.holder)
     done = await told(decider(call.services).decide(ids, who, choice, only=items, key=key))
@@ -394,9 +396,9 @@ ROUTES: Final = (
         roles=STAFF,
         tag=_TAG,
         summary="Decide a case",
-        words="An open one, or one that oneself has claimed. What is blocked or allowed is in force"
-        " on every worker when the answer comes, unless `held` says that a second person must"
-        " agree first.",
+        words="An open case, or one that the caller has leased. A block or an allowance is in force"
+        " on every worker when the answer comes, unless `pending_approval` is true: then a second"
+        " person must approve it first.",
         params=OneCase,
         body=DecideOneRequest,
         max_body=_MAX_BODY,

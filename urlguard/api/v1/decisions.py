@@ -13,7 +13,7 @@ from urlguard.api.v1.casework import casework, decider, person, stored, told
 from urlguard.cases import model
 from urlguard.cases.decide import Outcome
 
-Step = Literal["begun", "held", "done", "aborted", "undoing", "undone"]
+Step = Literal["begun", "pending_approval", "done", "aborted", "undoing", "undone"]
 SECOND: Final = frozenset({Role.APPROVER, Role.ADMIN})
 
 
@@ -24,12 +24,12 @@ class MadeDecision(msgspec.Struct):
     step: Annotated[
         Step,
         msgspec.Meta(
-            description="`held`: waits for a second person; `done`: stands; `aborted`: was taken"
-            " back, or the log refused it."
+            description="`pending_approval`: waits for a second person; `done`: in force;"
+            " `aborted`: taken back, or refused by the log."
         ),
     ]
-    by: str
-    decision: Literal["block", "allow", "review", "watch", "dismiss"]
+    decided_by: str
+    action: Literal["block", "allow", "review", "watch", "dismiss"]
     category: str
     reason: str
     scope: Annotated[
@@ -59,11 +59,11 @@ class DecideAnswer(msgspec.Struct):
     serial: Annotated[
         int, msgspec.Meta(description="Of its batch in the policy log, or of the log's last one.")
     ]
-    decision: Annotated[int, msgspec.Meta(description="Its number, see `/v1/decisions/{id}`.")]
-    held: Annotated[
+    decision_id: Annotated[int, msgspec.Meta(description="Its number, see `/v1/decisions/{id}`.")]
+    pending_approval: Annotated[
         bool, msgspec.Meta(description="True if it waits for a second person; `why` says why.")
     ]
-    why: str = ""
+    approval_reason: str = ""
 
 
 class DecisionParams(Page, kw_only=True):
@@ -92,8 +92,8 @@ def made(one: model.Decision) -> MadeDecision:
     return MadeDecision(
         id=one.number,
         step=cast(Step, one.step),
-        by=one.who,
-        decision=cast(Any, choice.act),
+        decided_by=one.who,
+        action=cast(Any, choice.act),
         category=choice.category,
         reason=choice.reason,
         scope=choice.scope,
@@ -111,8 +111,8 @@ def made(one: model.Decision) -> MadeDecision:
 
 def outcome(done: Outcome) -> DecideAnswer:
     """The answer to whoever decided."""
-    why = done.decision.remark if done.held else ""
-    return DecideAnswer(done.serial, done.decision.number, done.held, why)
+    why = done.decision.remark if done.pending_approval else ""
+    return DecideAnswer(done.serial, done.decision.number, done.pending_approval, why)
 
 
 async def decisions_list(call: Call[Nothing, DecisionParams]) -> DecisionPage:
@@ -176,7 +176,7 @@ ROUTES: Final = (
         roles=READERS,
         tag=_TAG,
         summary="What was decided",
-        words="With `step=held`: what waits for a second person.",
+        words="With `step=pending_approval`: what waits for a second person.",
         params=DecisionParams,
         answer=DecisionPage,
         handler=decisions_list,

@@ -240,7 +240,9 @@ async def rules_create(call: Call[RuleRequest, Nothing]) -> RuleAnswer:
         who = person(call.holder)
         held = decider(call.services).hold(change, who, asked.reason, "; ".join(why), again)
         found = outcome(await told(held))
-        return RuleAnswer(_ident(source, key), found.serial, not found.held, 0, 0, ends, found)
+        return RuleAnswer(
+            _ident(source, key), found.serial, not found.pending_approval, 0, 0, ends, found
+        )
     done = await commit(call.services, source, [change], call.holder, asked.reason)
     return RuleAnswer(_ident(source, key), *done, ends)
 

@@ -85,7 +85,7 @@ class Submitted(msgspec.Struct):
         ),
     ]
     item: Annotated[str | None, msgspec.Meta(description="In canonical form.")] = None
-    decision: Decision = None
+    action: Decision = None
     verdict: Annotated[Verdict | None, msgspec.Meta(description="Where a rule stands.")] = None
 
 
@@ -95,7 +95,7 @@ class SubmissionState(msgspec.Struct):
     id: str
     state: State
     item: str | None = None
-    decision: Decision = None
+    action: Decision = None
     submitted_at: Seconds | None = None
     decided_at: Seconds | None = None
     comment: str | None = None
@@ -168,7 +168,7 @@ async def submit(call: Call[SubmissionRequest, Nothing]) -> Submitted:
     if caller is None:
         return Submitted(submission.id, "received")
     told = _told(standing)
-    return Submitted(told.id, told.state, told.item, told.decision, verdict)
+    return Submitted(told.id, told.state, told.item, told.action, verdict)
 
 
 async def _candidate(asked: SubmissionRequest, judging: Judging) -> Candidate:
@@ -212,7 +212,7 @@ def _told(found: Standing, *, staff: bool = False) -> SubmissionState:
         found.id,
         found.state,  # type: ignore[arg-type]
         found.item,
-        found.decision,  # type: ignore[arg-type]
+        found.action,  # type: ignore[arg-type]
         found.submitted_at,
         found.decided_at,
         found.comment,

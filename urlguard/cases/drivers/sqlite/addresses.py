@@ -31,7 +31,7 @@ DUE: Final = "SELECT id FROM cases WHERE address_until <= :now ORDER BY address_
 WAITING: Final = (
     # By itself SQLite would find the states by another index, and sort all that is open.
     "SELECT id, name FROM cases INDEXED BY cases_unaddressed WHERE address_until IS NULL"
-    " AND state IN ('open', 'claimed') ORDER BY place, id LIMIT :count"
+    " AND state IN ('open', 'leased') ORDER BY place, id LIMIT :count"
 )
 
 

@@ -47,7 +47,7 @@ class Desk(Connection):
             )
             ids = [number for (number,) in rows.fetchall()]
             db.executemany(
-                "UPDATE cases SET state = 'claimed', holder = ?, lease_until = ? WHERE id = ?",
+                "UPDATE cases SET state = 'leased', holder = ?, lease_until = ? WHERE id = ?",
                 [(who, int(now + lease_s), number) for number in ids],
             )
             return by_number(db, ids)
@@ -58,7 +58,7 @@ class Desk(Connection):
             lapse(db, now)
             rows = db.execute(
                 "UPDATE cases SET state = 'open', holder = NULL, lease_until = NULL"
-                " WHERE id IN (SELECT value FROM json_each(?)) AND state = 'claimed'"
+                " WHERE id IN (SELECT value FROM json_each(?)) AND state = 'leased'"
                 " AND holder = ? RETURNING id",
                 (numbers(cases), who),
             ).fetchall()
@@ -141,7 +141,7 @@ class Desk(Connection):
         due = priority.recheck_at(choice.act, choice.category, choice.expires_at, now)
         _move(db, made.cases, state, now)
         db.executemany(
-            "UPDATE cases SET decision = ?, number = ?, decided_at = ?, recheck_at = ?,"
+            "UPDATE cases SET action = ?, decision = ?, decided_at = ?, recheck_at = ?,"
             " holder = NULL, lease_until = NULL WHERE id = ?",
             [(choice.act, made.number, now, due, case) for case in made.cases],
         )
@@ -170,14 +170,14 @@ class Desk(Connection):
         """See `Store.hold`."""
         with self.writing() as db:
             there = _expect(db, number, Step.BEGUN)
-            _move(db, there.cases, State.HELD, now)
-            add_events(db, there.cases, now, there.who, "held", clean(reason, MAX_TEXT))
-            return _set(db, number, step=Step.HELD, remark=clean(reason, MAX_TEXT))
+            _move(db, there.cases, State.PENDING_APPROVAL, now)
+            add_events(db, there.cases, now, there.who, "pending_approval", clean(reason, MAX_TEXT))
+            return _set(db, number, step=Step.PENDING_APPROVAL, remark=clean(reason, MAX_TEXT))
 
     def approve(self, number: int, who: str, now: int) -> Decision:
         """See `Store.approve`."""
         with self.writing() as db:
-            there = _expect(db, number, Step.HELD)
+            there = _expect(db, number, Step.PENDING_APPROVAL)
             if who == there.who:
                 raise ConflictError(f"decision {number}: {who!a} made it; another must approve it")
             if there.choice.expires_at is not None and there.choice.expires_at <= now:
@@ -189,7 +189,7 @@ class Desk(Connection):
     def reject(self, number: int, who: str, reason: str, now: int) -> Decision:
         """See `Store.reject`."""
         with self.writing() as db:
-            there = _expect(db, number, Step.HELD)
+            there = _expect(db, number, Step.PENDING_APPROVAL)
             _free(db, there.cases)
             _move(db, there.cases, State.OPEN, now)
             add_events(db, there.cases, now, who, "rejected", clean(reason, MAX_TEXT))
@@ -209,12 +209,13 @@ class Desk(Connection):
                     # One without rules has nothing that this one's would have been replaced by.
                     "SELECT number FROM decided JOIN decisions USING (number) WHERE case_id = ?"
                     " AND number > ? AND act IN ('block', 'allow')"
-                    " AND step IN ('begun', 'held', 'done', 'undoing') ORDER BY number LIMIT 1",
+                    " AND step IN ('begun', 'pending_approval', 'done', 'undoing')"
+                    " ORDER BY number LIMIT 1",
                     (case, number),
                 ).fetchone()
                 if later:
                     raise ConflictError(f"case {case}: a later decision, {later[0]}, stands")
-                if state in (State.DECIDING, State.HELD, State.CLAIMED):
+                if state in (State.DECIDING, State.PENDING_APPROVAL, State.LEASED):
                     raise ConflictError(f"case {case}: is {state}")
                 db.execute(
                     "UPDATE decided SET before = ? WHERE number = ? AND case_id = ?",
@@ -243,11 +244,11 @@ def _checked(choice: Choice) -> Choice:
 
 def _refuse(case: Case, who: str, appeal: int) -> None:
     """Raise unless `who` may decide a case; an appeal's decision comes after another one."""
-    if case.state == State.OPEN or (case.state == State.CLAIMED and case.holder == who):
+    if case.state == State.OPEN or (case.state == State.LEASED and case.holder == who):
         return
     if appeal and case.state == State.DECIDED:
         return
-    if case.state == State.CLAIMED:
+    if case.state == State.LEASED:
         raise ConflictError(f"case {case.id}: {case.holder!a} has it until {case.lease_until}")
     raise ConflictError(f"case {case.id}: is {case.state}")
 
@@ -307,7 +308,7 @@ def _fall_back(db: sqlite3.Connection, undone: Decision, now: int) -> None:
         ).fetchone()
         number, act = row or (None, None)
         db.execute(
-            "UPDATE cases SET decision = ?, number = ?, recheck_at = NULL, decided_at = ?"
+            "UPDATE cases SET action = ?, decision = ?, recheck_at = NULL, decided_at = ?"
             " WHERE id = ?",
             (act, number, now, case),
         )

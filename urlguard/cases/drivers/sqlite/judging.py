@@ -242,7 +242,7 @@ class Judging(Connection):
         """See `Store.tidy`."""
         with self.reading() as db:
             wanted = db.execute(
-                "SELECT EXISTS (SELECT 1 FROM cases WHERE state = 'claimed'"
+                "SELECT EXISTS (SELECT 1 FROM cases WHERE state = 'leased'"
                 " AND (lease_until <= ?1 OR lease_until > ?2))"
                 " OR EXISTS (SELECT 1 FROM cases WHERE recheck_at <= ?1)"
                 " OR EXISTS (SELECT 1 FROM queue WHERE bulk IN (0, 1) AND due > ?3)",
@@ -270,7 +270,7 @@ def lapse(db: sqlite3.Connection, now: int) -> int:
     """Open the cases whose lease has lapsed; returns how many."""
     return db.execute(
         "UPDATE cases SET state = 'open', holder = NULL, lease_until = NULL"
-        " WHERE state = 'claimed' AND (lease_until <= ? OR lease_until > ?)",
+        " WHERE state = 'leased' AND (lease_until <= ? OR lease_until > ?)",
         (now, now + MAX_LEASE_S),
     ).rowcount
 

@@ -38,7 +38,7 @@ from urlguard.errors import InputError
 _MAX_EVENTS: Final = 1000  # that `case` shows, the newest
 _PRIORITY, _NEWEST, _OWNER = "priority", "newest", "owner"
 _CASE: Final = (
-    "SELECT c.id, c.item, c.name, c.owner, c.state, c.decision, c.score, c.place,"  # noqa: S608
+    "SELECT c.id, c.item, c.name, c.owner, c.state, c.action, c.score, c.place,"  # noqa: S608
     " c.queries, c.items, CASE WHEN c.pattern IS NOT NULL AND EXISTS (SELECT 1 FROM cases o"
     f" WHERE o.pattern = c.pattern AND o.id <> c.id) THEN c.pattern ELSE {addresses.CAMPAIGN} END,"
     " c.created_at, c.updated_at, c.holder, c.lease_until, c.recheck_at FROM "

@@ -79,8 +79,8 @@ CREATE TABLE cases (
     item TEXT NOT NULL,
     name TEXT NOT NULL,
     state TEXT NOT NULL,
-    decision TEXT,
-    number INTEGER,                                -- of the decision
+    action TEXT,                                   -- the `Act` in force; NULL: undecided
+    decision INTEGER,                              -- its number in `decisions`
     score REAL,
     place REAL NOT NULL,                           -- minus the priority: the first comes first
     pattern TEXT,
@@ -100,11 +100,11 @@ CREATE INDEX cases_queue ON cases (state, place, id);
 CREATE INDEX cases_place ON cases (place, id);
 CREATE INDEX cases_newest ON cases (state, id);
 CREATE INDEX cases_pattern ON cases (pattern, place, id) WHERE pattern IS NOT NULL;
-CREATE INDEX cases_lease ON cases (lease_until) WHERE state = 'claimed';
+CREATE INDEX cases_lease ON cases (lease_until) WHERE state = 'leased';
 CREATE INDEX cases_recheck ON cases (recheck_at) WHERE recheck_at IS NOT NULL;
 CREATE INDEX cases_address ON cases (address, place, id) WHERE address IS NOT NULL;
 CREATE INDEX cases_unaddressed ON cases (place, id)
-    WHERE address_until IS NULL AND state IN ('open', 'claimed');
+    WHERE address_until IS NULL AND state IN ('open', 'leased');
 CREATE INDEX cases_address_until ON cases (address_until) WHERE address_until IS NOT NULL;
 CREATE TABLE case_sources (
     source INTEGER NOT NULL,
@@ -165,13 +165,13 @@ CREATE TABLE submissions (
     evidence TEXT NOT NULL,                        -- JSON
     tlp TEXT NOT NULL,
     submitted_at INTEGER NOT NULL,
-    decision TEXT,                                 -- that its submitter was told of
-    made INTEGER,                                  -- its number; NULL: a rule stood before
+    action TEXT,                                   -- that its submitter was notified of
+    decision INTEGER,                              -- its number; NULL: a rule was in force before
     decided_at INTEGER
 );
 CREATE INDEX submissions_item ON submissions (item);
 CREATE INDEX submissions_source ON submissions (source, number);
-CREATE INDEX submissions_made ON submissions (made) WHERE made IS NOT NULL;
+CREATE INDEX submissions_decision ON submissions (decision) WHERE decision IS NOT NULL;
 CREATE TABLE webhooks (
     number INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,

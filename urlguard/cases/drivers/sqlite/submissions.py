@@ -33,7 +33,7 @@ from urlguard.cases.submissions import (
 
 _STANDING: Final = (
     "SELECT s.number, s.id, i.item, s.source, s.public, s.network, s.comment, s.evidence, s.tlp,"
-    " s.submitted_at, s.decision, s.made, s.decided_at, i.case_id, i.error,"
+    " s.submitted_at, s.action, s.decision, s.decided_at, i.case_id, i.error,"
     " EXISTS (SELECT 1 FROM queue q WHERE q.item = i.id)"
     " FROM submissions s JOIN items i ON i.id = s.item"
 )
@@ -60,7 +60,7 @@ class Submissions(Intake):
                 (
                     *(said.id, said.source, said.public, said.network),
                     *(clean(said.comment, MAX_COMMENT), json.dumps(evidence), said.tlp, now),
-                    *(said.decision, None if said.decision is None else now),
+                    *(said.action, None if said.action is None else now),
                     candidate.item,
                 ),
             )
@@ -143,8 +143,8 @@ def settle(db: sqlite3.Connection, made: Decision, now: int) -> None:
 def unsettle(db: sqlite3.Connection, number: int, now: int) -> None:
     """A decision is undone: what it has decided is open again, and webhooks are told."""
     rows = db.execute(
-        "UPDATE submissions SET decision = NULL, made = NULL, decided_at = NULL WHERE made = ?"
-        " RETURNING number",
+        "UPDATE submissions SET action = NULL, decision = NULL, decided_at = NULL"
+        " WHERE decision = ? RETURNING number",
         (number,),
     ).fetchall()
     _post(db, [row[0] for row in rows], webhooks.UNDONE, now)
@@ -157,12 +157,12 @@ def settle_judged(db: sqlite3.Connection, items: Iterable[int], now: int) -> Non
     So are those that a rule covers which came between the submission and its being judged.
     """
     rows = db.execute(
-        "SELECT s.number, i.action, i.reason, c.state, c.decision, c.number,"
+        "SELECT s.number, i.action, i.reason, c.state, c.action, c.decision,"
         # What was decided in the same second may have been there before.
         " CASE WHEN s.public AND c.decided_at <= s.submitted_at"
         " THEN min(c.decided_at, s.submitted_at - 1) END"
         " FROM submissions s JOIN items i ON i.id = s.item JOIN cases c ON c.id = i.case_id"
-        " WHERE s.item IN (SELECT value FROM json_each(?)) AND s.decision IS NULL",
+        " WHERE s.item IN (SELECT value FROM json_each(?)) AND s.action IS NULL",
         (numbers(list(items)),),
     ).fetchall()
     for submission, action, reason, state, decision, made, at in rows:
@@ -185,7 +185,7 @@ def _tell(
             "SELECT decision FROM submissions WHERE number = ?", (submission,)
         ).fetchone()
         db.execute(
-            "UPDATE submissions SET decision = ?, made = ?, decided_at = ? WHERE number = ?",
+            "UPDATE submissions SET action = ?, decision = ?, decided_at = ? WHERE number = ?",
             (act, made, now if at is None else at, submission),
         )
         if act != before:
@@ -229,7 +229,7 @@ def _data(told: Standing) -> dict[str, Any]:
         "tlp": told.tlp,
         "submitted_at": told.submitted_at,
         "state": told.state,
-        "decision": told.decision,
+        "action": told.action,
         "decided_at": told.decided_at,
         "case": told.case,
     }
