@@ -56,7 +56,7 @@ class Both:
 
     def turn(self):
         """What control does at its start and at midnight."""
-        self.key.turn()
+        self.key.rotate()
         self.pseudonyms.take(json.loads(json.dumps(self.key.message)))
 
     def flush(self):

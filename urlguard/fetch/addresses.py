@@ -1,12 +1,12 @@
 """
-Which IP addresses are public: those that a request to a stranger's name may go to.
+Public IP addresses: the only ones to which requests to third-party servers go.
 
 ``is_global`` of the standard library follows IANA's registries of special-purpose addresses (RFC
-6890, RFC 8190), differently from version to version.  It lacks what this needs: multicast is global
-to it, and so are addresses that carry another address in them, which a translator unpacks on the
-way.  So networks are refused here by name first, and the library is asked after that.
+6890, RFC 8190), with differences between versions.  It counts multicast as global, and addresses
+that embed another one, which a translator unpacks on the way.  So networks are refused here by name
+first, and the library decides on the rest.
 
-Addresses of this machine need not be known: those that are public reach what anybody can reach.
+Addresses of this machine need no rule: its public ones only reach what is public anyway.
 """
 
 import ipaddress
@@ -62,7 +62,7 @@ _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
 def is_public(text: str) -> bool:
     """
-    True if an address belongs to the public internet.
+    True if an address is public.
 
     Args:
         text: an IPv4 or IPv6 address; False for anything else, and for one with a scope.

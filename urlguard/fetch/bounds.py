@@ -16,9 +16,9 @@ MAX_ANSWER: Final = 4 << 10  # octets of a webhook's answer that are read; the r
 MAX_URL: Final = 2048  # characters
 MAX_ADDRESSES: Final = 32  # of one name
 MAX_TXT: Final = 100  # records of one name
-LOOKUP_S: Final = 5.0  # for one question to the upstreams, with all that are tried
+LOOKUP_S: Final = 5.0  # for one look-up, with all upstreams that are tried
 TRY_S: Final = 2.0  # for one upstream, once over UDP and once over TCP
-LOW_PORTS: Final = 1024  # a webhook goes to 443 or to one from here: those below have their owners
+LOW_PORTS: Final = 1024  # a webhook goes to 443 or a port from here; lower ones have protocols
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Bounds:
     """
     The rules of a request.
 
-    The defaults are the only ones that a server has: nothing in its configuration changes them.
-    Tests, whose servers stand on loopback, pass others.
+    A server always has the defaults; its configuration cannot change them.  Tests, whose servers
+    are on loopback, pass others.
     """
 
     public: Callable[[str], bool] = is_public
-    ca_file: Path | None = None  # authorities that are believed; None: the system's
+    ca_file: Path | None = None  # trusted authorities; None: the system's
     http_port: int = 80  # of proof files
     https_port: int = 443
     total_s: float = 10.0  # for one request, from the look-up of the name to the last octet
@@ -44,9 +44,8 @@ class Fetched(NamedTuple):
     """
     An answer.
 
-    ``status`` is never one of a redirect, and 200 for a proof file.  ``body`` is as it came over
-    the wire: a webhook's at most the first `MAX_ANSWER` octets.  ``scheme`` is ``https`` or
-    ``http``.
+    ``status`` is never a redirect's, and 200 for a proof file.  ``body`` is as received: for a
+    webhook at most the first `MAX_ANSWER` octets.  ``scheme`` is ``https`` or ``http``.
     """
 
     status: int
@@ -55,16 +54,16 @@ class Fetched(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """True if the other side says that it has taken it."""
+        """True if the server has accepted the request (2xx)."""
         return 200 <= self.status < 300
 
 
 class FetchError(UrlGuardError):
     """
-    There is no answer.
+    A request failed.
 
-    ``refused`` is True if the request was against the rules and would be so again: nothing, or at
-    most a question to the DNS, has left this machine.
+    ``refused`` is True if it violated the rules and would again; nothing, or at most a DNS query,
+    was sent.
     """
 
     def __init__(self, message: str, *, refused: bool = False) -> None:

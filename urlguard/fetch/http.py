@@ -1,17 +1,15 @@
 """
-One request to a stranger, within `bounds`: a webhook is sent, or a proof file is read.
+One request to a third-party server, within `bounds`: send a webhook, or read a proof file.
 
-Stands on aiohttp; knows no DNS, since addresses come from a callable, and no policy.
+Uses aiohttp; knows no DNS, since addresses come from a callable, and no policy.
 
-How it works.  The name is resolved first, and unless each of its addresses is public nothing is
-sent: a name with one private address among others is either a mistake or an attack.  Then aiohttp
-gets a resolver of its own that knows this one name and those very addresses, so that nothing looks
-the name up a second time, when it might lead elsewhere (DNS rebinding).  Host, SNI and the check of
-the certificate go by the name.
+How it works.  The name is resolved first.  If one of its addresses is not public nothing is sent: a
+private address among others is a mistake or an attack.  aiohttp then gets a resolver that returns
+these very addresses, so that the name is not looked up again, when it may lead elsewhere (DNS
+rebinding).  Host, SNI and the check of the certificate use the name.
 
-No redirects, no proxies, no cookies, no decompression, no connection that is used twice.  What the
-other side sends is read up to a limit, and for `Bounds.total_s` in all; header lines, their number
-and their length are limited by aiohttp.
+No redirects, proxies, cookies, decompression or reused connections.  The answer is read up to a
+limit, and the request takes at most `Bounds.total_s`; aiohttp limits header lines.
 """
 
 import asyncio
@@ -42,13 +40,13 @@ from urlguard.fetch.bounds import (
 
 Resolve = Callable[[str], Awaitable[list[str]]]  # a canonical name to its addresses
 
-AGENT: Final = "urlguard"  # no version: strangers need not know it
-# Headers that say where a message ends, whose it is, or what else the connection is for.
+AGENT: Final = "urlguard"  # no version: third-party servers need not know it
+# Headers that define the message's end, its host or the use of the connection.
 RESERVED: Final = frozenset(
     "accept-encoding connection content-encoding content-length cookie expect host keep-alive "
     "proxy-authorization proxy-connection te trailer transfer-encoding upgrade user-agent".split()
 )
-MAX_HEADERS: Final = 4096  # characters of those that a caller may add
+MAX_HEADERS: Final = 4096  # characters of the caller's headers
 _MAX_REASON: Final = 200  # characters
 
 _is_plain = re.compile(r"[!-\[\]-~]+").fullmatch  # printable ASCII without the backslash
@@ -84,7 +82,7 @@ class Client:
             headers: added to the request's own, and none of `RESERVED`.
 
         Raises:
-            FetchError: it was not sent, or not answered; or the answer is a redirect.
+            FetchError: the request was refused or failed, or the answer is a redirect.
         """
         target = check_webhook(url)
         if len(body) > MAX_SENT:
@@ -102,8 +100,8 @@ class Client:
             url: over HTTPS or HTTP, to the usual port.
 
         Raises:
-            FetchError: the status is not 200, the file is longer than `MAX_PROOF` octets or
-                compressed; or there is no answer.
+            FetchError: the request failed, the status is not 200, or the file is compressed or
+                longer than `MAX_PROOF` octets.
         """
         target = _target(url, ("https", "http"))
         if not target.is_default_port():
@@ -190,7 +188,7 @@ class Client:
 
 
 class _Pinned(aiohttp.abc.AbstractResolver):
-    """Gives the addresses that were checked, and asks nobody."""
+    """Returns the addresses that were checked."""
 
     def __init__(self, addresses: list[str]) -> None:
         self._addresses = addresses
@@ -216,10 +214,10 @@ class _Pinned(aiohttp.abc.AbstractResolver):
 
 def check_webhook(url: str) -> yarl.URL:
     """
-    The URL of a webhook, its host in canonical form; nothing is looked up.
+    The URL of a webhook, with its host in canonical form; nothing is looked up.
 
     Raises:
-        FetchError: nothing would ever be sent there, for the reason given.
+        FetchError: the URL violates the rules.
     """
     target = _target(url, ("https",))
     port = target.port or 0
@@ -231,7 +229,7 @@ def check_webhook(url: str) -> yarl.URL:
 
 
 def _target(url: str, schemes: tuple[str, ...]) -> yarl.URL:
-    """A URL of one of the schemes whose host is a name with a dot."""
+    """The parsed URL, of one of the schemes, with a name with a dot as host."""
     if len(url) > MAX_URL or not _is_plain(url):
         raise FetchError(
             f"url: {len(url)} characters, or one that is none of a URL; must be 1 to {MAX_URL}, "
@@ -257,7 +255,7 @@ def _target(url: str, schemes: tuple[str, ...]) -> yarl.URL:
 
 
 def _check_headers(where: str, headers: Mapping[str, str]) -> None:
-    """Refuse headers that would be more than a note beside the body."""
+    """Refuse reserved headers and invalid ones."""
     for name, value in headers.items():
         if not _is_token(name) or name.lower() in RESERVED or not _is_value(value):
             raise FetchError(
@@ -268,7 +266,7 @@ def _check_headers(where: str, headers: Mapping[str, str]) -> None:
 
 
 async def _beginning(response: aiohttp.ClientResponse, limit: int = MAX_ANSWER) -> bytes:
-    """At most so many octets of a body; the rest is never read, since the connection is closed."""
+    """The first octets of a body; the rest is not read, and the connection is closed."""
     data = bytearray()
     async for block in response.content.iter_chunked(limit):
         data += block
@@ -278,7 +276,7 @@ async def _beginning(response: aiohttp.ClientResponse, limit: int = MAX_ANSWER) 
 
 
 def _reason(exc: Exception) -> str:
-    """What went wrong on the way, in a line, and without the URL that aiohttp likes to tell."""
+    """The error in one line, without the URL that aiohttp adds."""
     cause: BaseException = exc
     if isinstance(exc, aiohttp.ClientConnectorCertificateError):
         cause = exc.certificate_error

@@ -1,7 +1,7 @@
 """
-Where names lead: the public addresses of many names at once.
+The public addresses of many names at once.
 
-Asks by `lookup`, and connects to nothing.  Knows neither who wants to know nor what for.
+Asks the upstreams, see `lookup`, and connects to nothing.  Knows nothing of cases.
 """
 
 import asyncio
@@ -20,24 +20,24 @@ async def addresses(
     """
     The public addresses of names, the lowest first.
 
-    IPv6 is asked for only where there is no public IPv4 address: one question is enough for nearly
+    AAAA is asked for only if there is no public IPv4 address, so one query is enough for nearly
     every name.
 
     Args:
-        lookup: who is asked.
+        lookup: asks the upstreams.
         names: canonical; all are asked at once, for `bounds.LOOKUP_S` seconds.
-        public: says of an address whether it counts.
+        public: whether an address counts.
 
     Returns:
-        At most `bounds.MAX_ADDRESSES` by name.  A name that does not exist, or has none, has an
-        empty list; one is not there if nobody could say in time.
+        At most `bounds.MAX_ADDRESSES` by name: an empty list if a name does not exist or has none;
+        no entry if no upstream answered in time.
     """
     tasks = {asyncio.create_task(_one(lookup, name, public)): name for name in names}
     done, late = await asyncio.wait(tasks, timeout=LOOKUP_S) if tasks else (set(), set())
     for task in late:
         task.cancel()
     await asyncio.gather(*late, return_exceptions=True)
-    # Whatever a stranger's answer or an odd name has broken concerns that name alone.
+    # An error that a server's answer or an odd name has caused concerns that name alone.
     return {tasks[task]: task.result() for task in done if task.exception() is None}
 
 

@@ -1,14 +1,12 @@
 """
-Names asked of the upstreams: addresses of who is fetched from, and TXT records.
+Look-ups at the upstreams: addresses and TXT records.
 
-Asks ``[forward] upstreams`` and never UrlGuard's own workers, which give a sinkhole's address for
-just those names whose owners want to prove that they are theirs.  Knows no HTTP, and judges no
-address.
+Asks ``[forward] upstreams`` and never UrlGuard's own workers, which answer with the sinkhole for
+blocked names, whose owners may want to prove control.  Knows no HTTP, and checks no addresses.
 
 How it works.  The upstreams are asked in their order, each once over UDP, and over TCP if the
-answer does not fit; over TLS (RFC 7858) where the upstream is written so.  The first that knows
-wins: an answer, or that there is none.  A datagram that does not fit the question (RFC 5452 section
-9) is as if it had not come.
+answer is truncated; over TLS (RFC 7858) if configured.  The first answer counts, also that there
+are no records.  Datagrams that do not match the query (RFC 5452 section 9) are ignored.
 """
 
 import asyncio
@@ -33,7 +31,7 @@ _PAYLOAD = 1232  # octets over UDP: not broken up on the way, as DNS Flag Day 20
 
 
 def preload() -> None:
-    """Import what dnspython imports with the answers that need it, for a process without files."""
+    """Import what dnspython would import later, when the process can open no files."""
     dns.asyncbackend.get_backend("asyncio")
     dns.rdata.load_all_types()  # type: ignore[no-untyped-call]
 
@@ -44,7 +42,7 @@ class Lookup:
 
     Args:
         upstreams: in the order in which they are asked.
-        ca_file: authorities for those over TLS; None: the system's.
+        ca_file: trusted authorities for TLS; None: the system's.
 
     Raises:
         ConfigError: `ca_file` cannot be read.
@@ -59,13 +57,13 @@ class Lookup:
 
     async def addresses(self, name: str) -> list[str]:
         """
-        All addresses of a name, IPv4 first, behind its aliases.
+        All addresses of a name, IPv4 first; CNAMEs are followed.
 
         Args:
             name: canonical, see `names.canonical`.
 
         Raises:
-            FetchError: there are none or too many, or nobody could say.
+            FetchError: there are none or too many, or no upstream has answered.
         """
         kinds = (dns.rdatatype.A, dns.rdatatype.AAAA)
         answers = await asyncio.gather(
@@ -86,22 +84,22 @@ class Lookup:
 
     async def of_kind(self, name: str, kind: dns.rdatatype.RdataType) -> list[str]:
         """
-        The addresses of a name in its records of type A or AAAA, behind its aliases; maybe none.
+        The addresses in a name's A or AAAA records, maybe none; CNAMEs are followed.
 
         Raises:
-            FetchError: nobody could say.
+            FetchError: no upstream has answered.
         """
         return [record.address for record in await self._records(name, kind)]
 
     async def txt(self, name: str) -> list[str]:
         """
-        The TXT records of a name, behind its aliases; none if there is no such name.
+        The TXT records of a name, none if it does not exist; CNAMEs are followed.
 
-        The strings of one record are joined without anything between them, as RFC 7208 section 3.3
-        does; octets that are no UTF-8 come out as U+FFFD.
+        The strings of a record are concatenated (RFC 7208 section 3.3); octets that are not UTF-8
+        become U+FFFD.
 
         Raises:
-            FetchError: there are too many, or nobody could say.
+            FetchError: there are too many, or no upstream has answered.
         """
         records = await self._records(name, dns.rdatatype.TXT)
         if len(records) > MAX_TXT:

@@ -1,4 +1,4 @@
-"""Where the owner of a domain puts the proof that it is theirs: a TXT record or a file."""
+"""Proofs of control over a domain: a TXT record or a file."""
 
 from typing import Final
 
@@ -8,7 +8,7 @@ from urlguard.fetch.bounds import Fetched, FetchError
 from urlguard.fetch.http import Client
 from urlguard.fetch.lookup import Lookup
 
-LABEL: Final = "_urlguard"  # RFC 8552: below it stands nothing but the proof
+LABEL: Final = "_urlguard"  # an underscored name, RFC 8552
 PATH: Final = "/.well-known/urlguard-proof.txt"  # RFC 8615
 
 
@@ -17,18 +17,17 @@ async def txt(lookup: Lookup, name: str) -> list[str]:
     The TXT records at ``_urlguard.NAME``.
 
     Raises:
-        FetchError: see `Lookup.txt`; or this cannot be a domain.
+        FetchError: see `Lookup.txt`; or `name` is no domain.
     """
     return await lookup.txt(_domain(f"{LABEL}.{_domain(name)}"))
 
 
 async def file(client: Client, name: str) -> Fetched:
     """
-    The proof file of a domain, over HTTPS, and over HTTP if there is none: whoever can put it there
-    is in control of the domain's web server either way.
+    The proof file of a domain, over HTTPS or else HTTP: either shows control of its web server.
 
     Raises:
-        FetchError: neither gives one; or this cannot be a domain.
+        FetchError: there is no file; or `name` is no domain.
     """
     name = _domain(name)
     try:

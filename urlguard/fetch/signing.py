@@ -3,9 +3,9 @@ Signatures of webhooks as in Standard Webhooks 1.0.0 (https://www.standardwebhoo
 
 Pure functions over texts and octets: no clock, no network, no store of secrets.
 
-A secret is ``whsec_`` and 24 to 64 random octets in base64.  What is signed is the message's ID,
-the time in seconds, and the body as it is sent, with dots between them; so the ID has no dot.
-While a secret is being replaced a message is signed with both, and the receiver takes either.
+A secret is ``whsec_`` and 24 to 64 random octets in base64.  The signature covers the message's ID,
+the time in seconds, and the body as sent, joined by dots; so the ID has no dot.  While a secret is
+being replaced a message is signed with both, and the receiver accepts either.
 """
 
 import base64
@@ -30,7 +30,7 @@ _is_id = re.compile(r"[!-\-/-~]{1,255}").fullmatch  # printable, and no dot
 
 
 def new_secret() -> str:
-    """A secret that nobody has had before."""
+    """A new random secret."""
     return PREFIX + base64.b64encode(randomness.token_bytes(SECRET_OCTETS)).decode()
 
 
@@ -40,13 +40,12 @@ def sign(secrets: Sequence[str], message_id: str, timestamp: int, body: bytes) -
 
     Args:
         secrets: one, or the new one and the old one.
-        message_id: the same each time that this message is sent, so that a receiver that has seen
-            it can tell.
-        timestamp: seconds since 1970, of this attempt to send it.
+        message_id: the same at each attempt, so that a receiver can recognize a repetition.
+        timestamp: seconds since 1970, of this attempt.
         body: the octets that are sent.
 
     Raises:
-        InputError: a secret or the ID is not one.
+        InputError: a secret or the ID is invalid.
     """
     if not secrets:
         raise InputError("webhook: no secret; must have at least one")
@@ -60,14 +59,14 @@ def sign(secrets: Sequence[str], message_id: str, timestamp: int, body: bytes) -
 
 def verify(secrets: Sequence[str], headers: Mapping[str, str], body: bytes, now: float) -> bool:
     """
-    True if one of the secrets has signed a message, and not too long ago.
+    True if a message is signed with one of the secrets, at most `TOLERANCE_S` ago.
 
     Args:
         headers: the three of `sign`, in lower case; others are ignored.
         now: seconds since 1970.
 
     Raises:
-        InputError: a secret is not one.
+        InputError: a secret is invalid.
     """
     keys = [_key(secret) for secret in secrets]
     message_id, timestamp = headers.get(ID, ""), headers.get(TIMESTAMP, "")
@@ -77,7 +76,7 @@ def verify(secrets: Sequence[str], headers: Mapping[str, str], body: bytes, now:
         return False
     expected = [_signature(key, message_id, int(timestamp), body).encode() for key in keys]
     given = headers.get(SIGNATURE, "").encode().split(b" ")
-    # Each with each, always: how long it takes tells nothing.
+    # All pairs, always: the time that it takes must not depend on the result.
     hits = [hmac.compare_digest(one, other) for one in given for other in expected]
     return any(hits)
 
@@ -89,7 +88,7 @@ def _signature(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
 
 
 def _key(secret: str) -> bytes:
-    """The octets of a secret; what is wrong with it is told without telling it."""
+    """The octets of a secret; errors do not contain it."""
     try:
         key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
     except (binascii.Error, ValueError):

@@ -1,4 +1,4 @@
-"""Whose certificates are believed, read at once: later there may be no files to read."""
+"""Trusted authorities, read at once: later the process may not open files."""
 
 import re
 import ssl
@@ -19,7 +19,7 @@ def context(ca_file: Path | None) -> ssl.SSLContext:
     they are read here.
 
     Args:
-        ca_file: certificates of authorities in PEM, the only ones believed; None: the system's.
+        ca_file: certificates of the only trusted authorities, in PEM; None: the system's.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -33,9 +33,9 @@ def context(ca_file: Path | None) -> ssl.SSLContext:
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     folder = ssl.get_default_verify_paths().capath
     if ca_file is None and folder is not None:
-        with suppress(OSError):  # a folder that cannot be listed is as good as none
+        with suppress(OSError):  # a folder that cannot be listed counts as empty
             for file in sorted(Path(folder).iterdir()):
                 if _hashed(file.name):
-                    with suppress(OSError):  # a broken link: the others may do
+                    with suppress(OSError):  # a broken link
                         made.load_verify_locations(cafile=file)
     return made

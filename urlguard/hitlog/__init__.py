@@ -1,1 +1,1 @@
-"""The hit log: who was kept from what, under a pseudonym of the day."""
+"""The hit log: blocked, review and shadow hits, with a daily pseudonym of the client."""

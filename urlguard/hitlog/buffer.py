@@ -1,15 +1,14 @@
 """
-The hit log, the worker's half: who was kept from what, under a pseudonym of the day.
+The worker's part of the hit log: a buffer of hits, and the pseudonyms of clients.
 
-`HitBuffer.add` notes a blocked, review or shadow hit in memory.  Once a second the buffer is sent
+`HitBuffer.add` keeps a blocked, review or shadow hit in memory.  Once a second the buffer is sent
 to the control process, which writes it.  A client's address leaves this process only as a
-pseudonym: a keyed hash (BLAKE2b) under a key that control makes for one day in UTC and destroys
-after it.  All workers have the same key, so a client is one pseudonym a day, and another one the
-next day; after the key is gone nobody can tell which address it was, not even by trying all of
-them.
+pseudonym: a keyed hash (BLAKE2b) under a key that the control process makes for one day in UTC and
+destroys after it.  All workers have the same key, so a client has one pseudonym per day.  Once the
+key is destroyed, pseudonyms cannot be mapped to addresses, not even by trying all of them.
 
-Both halves keep to days by the hit's own time: a hit of yesterday never gets today's pseudonym,
-which would link the two.
+The hit's own time decides on its day: a hit of yesterday never gets today's pseudonym, which would
+link the two.
 """
 
 import asyncio
@@ -23,11 +22,11 @@ from typing import Any, Final
 from urlguard.processes import channel
 from urlguard.processes.channel import Message
 
-MAX_HITS: Final = 10_000  # different hits that wait in a worker; one more is dropped and counted
-MAX_OF_CLIENT: Final = 20  # rows of one client in one second; hits beyond are dropped and counted
-MAX_UNREAD: Final = 1 << 20  # octets that control may leave unread before the buffer waits
+MAX_HITS: Final = 10_000  # different hits in the buffer; more are dropped and counted
+MAX_OF_CLIENT: Final = 20  # rows per client and second; more are dropped and counted
+MAX_UNREAD: Final = 1 << 20  # octets that control has not read, above which nothing is sent
 FLUSH_S: Final = 1.0
-CHUNK: Final = 100  # hits in one message, which take 0.5 ms to make
+CHUNK: Final = 100  # hits in one message, which takes 0.5 ms to encode
 KEY_OCTETS: Final = 32
 
 
@@ -53,22 +52,22 @@ class Pseudonyms:
 
     def take(self, message: Message) -> None:
         """
-        Take over the key in a message ``{"op": "hitkey", "day": …, "key": hex}``: it is today's.
+        Use the key in a message ``{"op": "hitkey", "day": …, "key": hex}`` as today's.
 
         Raises:
-            ValueError, KeyError, TypeError: it is none.
+            ValueError, KeyError, TypeError: the message has no valid key.
         """
         day, key = str(message["day"]), bytes.fromhex(message["key"])
         datetime.date.fromisoformat(day)
         if len(key) != KEY_OCTETS:
             raise ValueError(f"hit key: {len(key)} octets; must have {KEY_OCTETS}")
-        # The one before stays for hits that are still on their way.
+        # The key before stays for hits that are still in the buffer.
         before = {self.today: self._keys[self.today]} if self.today in self._keys else {}
         self._keys = {**before, day: key}
         self.today = day
 
     def forget_before(self) -> None:
-        """Forget every key but today's."""
+        """Delete every key but today's."""
         if len(self._keys) > 1:
             self._keys = {self.today: self._keys[self.today]}
 
@@ -81,10 +80,10 @@ class Pseudonyms:
 
     def address(self, client: str) -> bytes:
         """
-        Today's pseudonym in the shape of the client's address; empty without today's key.
+        Today's pseudonym as an address of the client's version; empty without today's key.
 
-        An IPv4 address becomes one in 240.0.0.0/4, which is nobody's (RFC 1112 section 4), an IPv6
-        address one in fd00::/8 (RFC 4193), so that no pseudonym looks like a subscriber.
+        An IPv4 address becomes one in 240.0.0.0/4, which is reserved (RFC 1112 section 4), an IPv6
+        address one in fd00::/8 (RFC 4193), so no pseudonym is a subscriber's address.
         """
         now = self._clock()
         if not self._day_ends - 86_400 <= now < self._day_ends:
@@ -101,13 +100,13 @@ class Pseudonyms:
 
 class HitBuffer:
     """
-    The hits of one worker on their way to the control process.
+    One worker's hits until they are sent to the control process.
 
-    ``counters`` holds, since the start: ``noted`` and ``dropped`` (the buffer was full, or
-    the client had `MAX_OF_CLIENT` in this second: one that makes up names would fill the disk).
+    ``counters`` since the start: ``noted`` and ``dropped`` hits.  Hits are dropped if the buffer is
+    full or the client has `MAX_OF_CLIENT` rows in this second; made-up names would fill the disk.
 
     Args:
-        pseudonyms: with the keys; hits wait here until there is one for their day.
+        pseudonyms: has the keys; hits stay here until there is one for their day.
         clock: seconds since 1970, UTC.
     """
 
@@ -136,16 +135,16 @@ class HitBuffer:
         segment: str,
     ) -> None:
         """
-        Note a hit.
+        Add a hit.
 
         Args:
             client: the address, as the socket gives it.
-            name: the name asked for, as in `Query.name`.
-            qtype: its type.
+            name: of the query, as in `Query.name`.
+            qtype: of the query.
             action: block, review or shadow.
             category: of the rule.
             rule: its key, such as ``subtree evil.example``.
-            sources: who says it.
+            sources: whose claims the rule has.
             segment: the client's; empty for none.
         """
         hits = self._hits
@@ -176,10 +175,11 @@ class HitBuffer:
 
     def lines(self) -> Iterator[bytes]:
         """
-        Messages ``{"op": "hits", "rows": […]}`` with what has gathered, each made when it is taken.
+        Messages ``{"op": "hits", "rows": […]}`` with the hits so far, each encoded when taken.
 
-        A row is: second since 1970, pseudonym (null if the key of its day is gone), and then what
-        `add` got, and how often in that second.  What is not taken, or waits for a key, stays.
+        A row is: second since 1970, pseudonym (null if the key of its day is gone), the arguments
+        of `add`, and the number of equal hits in that second.  Hits of messages that are not taken,
+        and hits without a key yet, stay.
         """
         leaving, hits = self._leaving, self._hits
         leaving.extend(hits.items())
@@ -203,6 +203,6 @@ class HitBuffer:
             self.counters["noted"] += len(rows)
             yield channel.encode({"op": "hits", "rows": rows})
         else:
-            if not hits:  # they may have come while the last message was on its way
+            if not hits:  # some may have been added meanwhile
                 self._pseudonyms.forget_before()
         self._room = MAX_HITS - len(leaving)

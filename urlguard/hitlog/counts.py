@@ -1,8 +1,8 @@
 """
-What rules in shadow would have blocked, from the hit log.
+Counts of shadow hits in the hit log.
 
 Knows the hit log's files and rows; knows no policy.  Files of up to gigabytes are read from the
-newest back, no more than `MAX_OCTETS` in all, and the answer says if that was not everything.
+newest back, at most `MAX_OCTETS` in all; the result says whether that was all.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ _SOUGHT: Final = b'"action":"shadow"'
 
 
 class Hits(NamedTuple):
-    """Queries that would have been blocked."""
+    """Queries that rules in shadow would have blocked."""
 
     queries: int
-    clients: int  # by pseudonyms, so one that comes on two days is two
-    complete: bool  # False: there are older ones that were not read
+    clients: int  # by pseudonym, so a client counts once per day
+    complete: bool  # False: older rows were not read
 
 
 def of(folder: Path, source: str, since: int) -> Hits:
@@ -33,15 +33,15 @@ def of(folder: Path, source: str, since: int) -> Hits:
     The hits of one source's rules in shadow.
 
     Args:
-        folder: the hit log's; it need not be there.
+        folder: of the hit log; need not exist.
         source: such as ``feed:NAME``.
-        since: seconds since 1970; older ones do not count.
+        since: seconds since 1970; older hits do not count.
     """
     start = _text(since)
     queries, room = 0, MAX_OCTETS
     clients: set[tuple[str, str | None]] = set()
     for path in _files(folder, start[:10]):
-        # A file may be deleted or compressed meanwhile; the others still say what they can.
+        # A file may be deleted or compressed meanwhile; the others still count.
         with contextlib.suppress(OSError, EOFError):
             for piece in _pieces(path):
                 room -= len(piece)
@@ -66,7 +66,7 @@ def _files(folder: Path, first: str) -> list[Path]:
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
-    """Whole lines, a MiB at a time."""
+    """Whole lines, about 1 MiB at a time."""
     with path.open("rb") as raw:
         file: IO[bytes] = raw
         if path.suffix == ".gz":
@@ -76,12 +76,12 @@ def _pieces(path: Path) -> Iterator[bytes]:
 
 
 def _rows(piece: bytes) -> Iterator[dict[str, Any]]:
-    """The rows of rules in shadow in some whole lines; no others are taken apart."""
+    """The shadow rows in some whole lines; other lines are not parsed."""
     at = piece.find(_SOUGHT)
     while at >= 0:
         end = piece.find(b"\n", at)
         line = piece[piece.rfind(b"\n", 0, at) + 1 : end if end >= 0 else len(piece)]
-        # Half a line after a crash, or what somebody else wrote there.
+        # An incomplete line after a crash, or not written by us.
         with contextlib.suppress(ValueError, KeyError, TypeError):
             row = json.loads(line)
             if row["action"] == "shadow":

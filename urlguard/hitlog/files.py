@@ -1,13 +1,13 @@
 """
-The hit log, the control process's half: the day's key, and the files.
+The control process's part of the hit log: the day's key, and the files.
 
     state_dir/hits/key                 the day and its key; mode 0600, destroyed after the day
     state_dir/hits/2026-11-23.jsonl    a JSON object a line; the next file is 2026-11-23.1.jsonl
     state_dir/hits/2026-11-22.jsonl.gz a finished day
 
-Rows come from the workers with pseudonyms in place of addresses; no address ever gets here.  Files
-are written on a thread: a full or slow disk costs rows, which are counted, and holds up nobody.
-All files together keep to ``total_mb``: clients choose how many hits there are.
+Workers send rows with pseudonyms in place of addresses.  A thread writes the files: if the disk is
+full or slow, rows are dropped and counted, and nothing else waits.  All files together are limited
+to ``total_mb``, since clients choose how many hits there are.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from urlguard.processes.channel import Message
 
 MAX_PENDING: Final = 100_000  # rows that wait for the disk
 TIDY_S: Final = 60.0  # between looks for files to compress and delete
-RESUME: Final = 64  # once full, this part of all must be free again: no event at each flush
+RESUME: Final = 64  # once full, 1/64 must be free before writing resumes, so events are few
 GRACE_S: Final = 300.0  # after midnight, for hits of the day before; later ones are dropped
 _FILE = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.(\d{1,6}))?\.jsonl(\.gz)?")
 _PART = re.compile(r"\d{4}-\d\d-\d\d(?:\.\d{1,6})?\.jsonl\.gz\.part")
@@ -44,7 +44,7 @@ _unprintable = re.compile(r"[^!-~]").sub
 
 
 def folder_of(state_dir: Path) -> Path:
-    """Where the hit log lies."""
+    """The hit log's folder."""
     return state_dir / "hits"
 
 
@@ -65,7 +65,7 @@ class DayKey:
 
     @property
     def message(self) -> Message | None:
-        """What a worker is told; None before the first `turn`."""
+        """The message with the key for workers; None before the first `rotate`."""
         if not self._day:
             return None
         return {"op": "hitkey", "day": self._day, "key": self._key.hex()}
@@ -75,12 +75,12 @@ class DayKey:
         """True if the day of the key is over."""
         return day_of(self._clock()) != self._day
 
-    def turn(self) -> None:
+    def rotate(self) -> None:
         """
-        Make today's key the key: the one in the file, or a new one in place of an older day's.
+        Use today's key: the one in the file, or a new one that replaces an older day's.
 
-        Reads and writes the disk.  A key that cannot be kept is used all the same: a restart then
-        begins with other pseudonyms.
+        Reads and writes the disk.  A key that cannot be written is used all the same; pseudonyms
+        then change at a restart.
         """
         today = day_of(self._clock())
         found = self._read()
@@ -103,10 +103,10 @@ class DayKey:
 
     def destroy(self) -> None:
         """
-        Overwrite the file and remove it, if it is there.
+        Overwrite the file and remove it, if it exists.
 
         Raises:
-            OSError: that cannot be done.
+            OSError: the disk fails.
         """
         with contextlib.suppress(FileNotFoundError):
             with self._path.open("r+b") as file:
@@ -120,7 +120,7 @@ class DayKey:
             found = json.loads(self._path.read_bytes()[:1024])
             day, key = str(found["day"]), bytes.fromhex(found["key"])
         except (OSError, ValueError, KeyError, TypeError):
-            return None  # none, or one that was not written to its end
+            return None  # no file, or an incomplete one
         return (day, key) if len(key) == KEY_OCTETS else None
 
 
@@ -128,7 +128,7 @@ class HitFiles:
     """
     The files of the hit log.  Its methods use the disk and belong on one thread, `tidy` on any.
 
-    ``counters`` holds, since the start: ``written`` and ``dropped`` rows.
+    ``counters`` since the start: ``written`` and ``dropped`` rows.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class HitFiles:
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock`: seconds since 1970, UTC; `steady`: seconds that nobody sets."""
+        """`clock`: seconds since 1970, UTC; `steady`: monotonic seconds."""
         self.counters: Counter[str] = Counter()
         self._folder = folder
         self.limit = options.max_mb << 20  # octets of one file, and at most one row more
@@ -146,7 +146,7 @@ class HitFiles:
         self._options = options
         self._clock = clock
         self._steady = steady
-        # For all below, and for every unlink: `tidy` must not take a file that is written to.
+        # Guards all below, and every unlink: `tidy` must not remove a file that is written to.
         self._lock = threading.Lock()
         self._file: IO[bytes] | None = None
         self._path: Path | None = None  # of the open file
@@ -154,12 +154,12 @@ class HitFiles:
         self._size = 0
         self._used = 0.0  # when the open file was last written to, by `steady`
         self._packing: Path | None = None  # the file that `tidy` compresses
-        self._total: int | None = None  # octets of all files, rather too many; None: to be counted
+        self._total: int | None = None  # octets of all files, an upper bound; None: must be counted
         self._failing = False
         self._full = False
 
     def write(self, rows: list[list[Any]]) -> None:
-        """Append rows as `HitBuffer.lines` sends them; what cannot be written is counted."""
+        """Append rows as `HitBuffer.lines` sends them; rows that cannot be written are counted."""
         with self._lock:
             self._check()
             self._write(rows)
@@ -203,7 +203,7 @@ class HitFiles:
                     events.info("hits.resumed", dropped=self.counters["dropped"])
 
     def _check(self) -> None:
-        """Close the open file if its name is gone or another's: nobody would find the rows."""
+        """Close the open file if it was renamed or deleted."""
         if self._file is None or self._path is None:
             return
         try:
@@ -214,10 +214,10 @@ class HitFiles:
         if (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
             self._close()
         else:
-            self._size = mine.st_size  # somebody may have cut it
+            self._size = mine.st_size  # it may have been truncated
 
     def _fitting(self, lines: list[bytes]) -> int:
-        """How many of `lines` there is room for, after the oldest files have made it."""
+        """How many of `lines` fit into ``total_mb``, after old files have been deleted."""
         size = sum(map(len, lines))
         if self._total is None or self._total + size > self.total_limit:
             self._total = self._make_room(size)
@@ -245,10 +245,10 @@ class HitFiles:
 
     def _make_room(self, size: int) -> int:
         """
-        Delete files of other days, the oldest first, until `size` octets more fit in all.
+        Delete files of other days, the oldest first, until `size` octets more fit.
 
         Returns:
-            the octets of the files that are left.
+            The octets of the remaining files.
         """
         today = day_of(self._clock())
         sizes: dict[Path, int] = {}
@@ -291,7 +291,7 @@ class HitFiles:
                 self._open(day)
             assert self._file is not None
             end, size = start, self._size
-            # At least one, so that a limit smaller than a line still gets on.
+            # At least one line, even if the limit is smaller than a line.
             while end < len(lines) and (end == start or size + len(lines[end]) <= limit):
                 size += len(lines[end])
                 end += 1
@@ -301,7 +301,7 @@ class HitFiles:
                 while written < len(data):
                     written += self._file.write(data[written:])
             except OSError:
-                with contextlib.suppress(OSError):  # no half a line for the next to begin in
+                with contextlib.suppress(OSError):  # leave no incomplete line
                     self._file.truncate(self._size)
                 raise
             self._size, start = size, end
@@ -327,7 +327,7 @@ class HitFiles:
             try:
                 size = os.fstat(descriptor).st_size
                 if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                    size += file.write(b"\n")  # a crash left half a line
+                    size += file.write(b"\n")  # a crash left an incomplete line
             except OSError:
                 file.close()
                 raise
@@ -348,19 +348,19 @@ class HitFiles:
         """
         Delete files older than ``keep_days`` and compress those of finished days.
 
-        The file that is written to is let alone whatever the clock says; one of a day long over
-        counts as such for ten minutes more, in which a clock that leapt may be set right.
+        Does not touch the file that is written to, whatever the clock says; a file of an earlier
+        day counts as that for ten minutes more, in case the clock has jumped and is corrected.
 
         Raises:
-            OSError: the disk is full or fails; it is tried again the next time.
+            OSError: the disk is full or fails; the next call tries again.
         """
         now = self._clock()
         oldest = day_of(now - self._options.keep_days * 86_400)
-        growing = day_of(now - 2 * GRACE_S)  # nobody writes to earlier ones, also not just now
+        growing = day_of(now - 2 * GRACE_S)  # files of earlier days are finished
         with contextlib.suppress(FileNotFoundError):
             for path in self._folder.iterdir():
                 if _PART.fullmatch(path.name):
-                    path.unlink(missing_ok=True)  # of a run that was killed
+                    path.unlink(missing_ok=True)  # left by a killed process
         with self._lock:
             if self._day < growing and self._steady() - self._used >= 2 * GRACE_S:
                 self._close()
@@ -374,7 +374,7 @@ class HitFiles:
                         continue
                     if zipped or day >= growing or not path.exists():
                         continue
-                    self._packing = path  # the writer begins another, also if the day comes again
+                    self._packing = path  # the writer opens another file, even for the same day
                 _compress(path)
             with self._lock:
                 self._make_room(0)
@@ -400,7 +400,7 @@ def presentation(name: str) -> str:
 
 
 def _compress(path: Path) -> None:
-    """Put ``path.gz`` in the place of `path`, whole or not at all."""
+    """Replace `path` by ``path.gz``, atomically."""
     part = path.with_name(path.name + ".gz.part")
     try:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -413,20 +413,20 @@ def _compress(path: Path) -> None:
     except OSError:
         part.unlink(missing_ok=True)
         if not path.exists():
-            return  # deleted meanwhile, to make room
+            return  # deleted meanwhile by `_make_room`
         raise
     path.unlink(missing_ok=True)
 
 
 class HitLog:
     """
-    Key and files at work in the control process.
+    Rotates the key and writes the files, in the control process.
 
     Args:
         state_dir: of the server.
         options: ``[hits]``.
-        keyed: whether workers need pseudonyms although there is no log: for dnstap.
-        changed: called with the message for the workers when a day's key begins.
+        keyed: whether workers need pseudonyms even if the log is disabled: for dnstap.
+        changed: called with the message for the workers when the key changes.
         clock: seconds since 1970, UTC.
     """
 
@@ -450,7 +450,7 @@ class HitLog:
 
     @property
     def key_message(self) -> Message | None:
-        """What a new worker is told; None if it needs no key, or will be told soon."""
+        """The message with the key for a new worker; None without a key, or before there is one."""
         return self._key.message if self._keyed else None
 
     @property
@@ -460,15 +460,15 @@ class HitLog:
 
     @property
     def dropped(self) -> int:
-        """Rows lost since the start."""
+        """Rows dropped since the start."""
         return self._files.counters["dropped"] + self._lost
 
     def take(self, message: Message) -> None:
         """
-        Take a worker's rows; they are written within a second.
+        Queue a worker's rows; they are written within a second.
 
         Raises:
-            ValueError: it holds none.
+            ValueError: the message has no rows.
         """
         rows = message["rows"]
         if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
@@ -480,7 +480,7 @@ class HitLog:
         self._lost += max(0, len(rows) - room)
 
     async def run(self) -> None:
-        """Turn keys, write and tidy until cancelled; then write what is left."""
+        """Rotate keys, write and tidy until cancelled; then write the remaining rows."""
         loop = asyncio.get_running_loop()
         writing = ThreadPoolExecutor(1, "hits")
         tidying = ThreadPoolExecutor(1, "hits-tidy")
@@ -493,13 +493,13 @@ class HitLog:
                     await loop.run_in_executor(writing, self._key.destroy)
             while True:
                 if self._keyed and self._key.due:
-                    await loop.run_in_executor(writing, self._key.turn)
+                    await loop.run_in_executor(writing, self._key.rotate)
                     if message := self._key.message:
                         self._changed(message)
                 if self._pending:
                     rows, self._pending = self._pending, []
                     await loop.run_in_executor(writing, self._files.write, rows)
-                # Beside the writing: a day of gigabytes takes its time.
+                # On another thread: compressing a day of gigabytes takes long.
                 if sweep is not None and sweep.done():
                     error, sweep = sweep.exception(), None
                     if error is not None and not failed:

@@ -1,10 +1,9 @@
 """
-Reading the hit log: when clients were kept from a name, and by what.
+Search in the hit log: the hits of a name around a moment.
 
-A name's rows are looked for around one moment, in files of up to gigabytes.  Rows lie roughly by
-time, so an open day's file is entered by halving; a compressed one has to be read from its start.
-No more than `MAX_OCTETS` are read, and the answer says if that was not all.  Pseudonyms of clients
-are left out: who it was that asked explains no verdict.
+Files have up to gigabytes.  Rows are roughly in the order of time, so a plain file is searched by
+bisection; a compressed one must be read from its start.  At most `MAX_OCTETS` are read, and the
+result says whether that was all.  Clients' pseudonyms are left out: they explain no verdict.
 """
 
 import contextlib
@@ -20,17 +19,17 @@ from typing import IO, Any, Final, NamedTuple
 
 from urlguard.rules import SHADOW
 
-AROUND_S: Final = 3600.0  # before and after the moment
+AROUND_S: Final = 3600.0  # searched before and after the moment
 MAX_OCTETS: Final = 64 << 20  # read in all, after decompression
 MAX_HITS: Final = 50
-_LATE_S: Final = 60.0  # rows of a worker whose turn was late may lie behind younger ones
+_LATE_S: Final = 60.0  # a delayed worker's rows may stand behind newer ones
 _PIECE: Final = 1 << 20
 _FILE: Final = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.(\d{1,6}))?\.jsonl(?:\.gz)?")
 _TIME: Final = re.compile(rb'"time":"([^"]{20})"')
 
 
 class Seen(NamedTuple):
-    """What clients met in one second."""
+    """A hit, as clients met it in one second."""
 
     time: int  # seconds since 1970
     action: str
@@ -41,26 +40,26 @@ class Seen(NamedTuple):
 
 def around(folder: Path, name: str, moment: float) -> tuple[list[tuple[Seen, int]], bool]:
     """
-    The hits of a name around a moment, each with how often; the nearest, newest first.
+    The hits of a name nearest to a moment, newest first, each with its number.
 
     Args:
-        folder: the hit log's; it need not be there.
-        name: canonical, so it is written as it is.
+        folder: of the hit log; need not exist.
+        name: canonical.
         moment: seconds since 1970.
 
     Returns:
-        At most `MAX_HITS`, and whether all that lie within `AROUND_S` were looked at and given.
+        At most `MAX_HITS`, and whether these are all within `AROUND_S`.
     """
     start, end = moment - AROUND_S, moment + AROUND_S
     found: Counter[Seen] = Counter()
     room = MAX_OCTETS
     for path in _files(folder, start, end):
-        # A file may be deleted or compressed meanwhile; the others still say what they can.
+        # A file may be deleted or compressed meanwhile; the others still count.
         with contextlib.suppress(OSError, EOFError):
             for piece in _pieces(path, start, end):
                 room -= len(piece)
                 for seen, count in _rows(piece, name):
-                    # What is only counted, nobody met.
+                    # Shadow hits had no effect on clients.
                     if start <= seen.time <= end and seen.action != SHADOW:
                         found[seen] += count
                 if room <= 0:
@@ -86,7 +85,7 @@ def _files(folder: Path, start: float, end: float) -> list[Path]:
 
 
 def _pieces(path: Path, start: float, end: float) -> Iterator[bytes]:
-    """Whole lines from about `start` to about `end`, a MiB at a time."""
+    """Whole lines from about `start` to about `end`, about 1 MiB at a time."""
     with path.open("rb") as raw:
         file: IO[bytes] = raw
         if path.suffix == ".gz":
@@ -100,7 +99,7 @@ def _pieces(path: Path, start: float, end: float) -> Iterator[bytes]:
 
 
 def _place(file: IO[bytes], moment: float) -> int:
-    """Where the first line at or after a time begins, or a line before it."""
+    """The offset of the first line at or after a time, or of a line before it."""
     low, high = 0, os.fstat(file.fileno()).st_size
     while high - low > _PIECE:
         middle = (low + high) // 2
@@ -116,7 +115,7 @@ def _place(file: IO[bytes], moment: float) -> int:
 
 
 def _time(lines: bytes) -> int | None:
-    """The time of the first row."""
+    """The first row's time in seconds since 1970; None without one."""
     match = _TIME.search(lines, 0, 4096)
     if match is None:
         return None
@@ -138,7 +137,7 @@ def _rows(piece: bytes, name: str) -> Iterator[tuple[Seen, int]]:
     while at >= 0:
         end = piece.find(b"\n", at)
         line = piece[piece.rfind(b"\n", 0, at) + 1 : end if end >= 0 else len(piece)]
-        # Half a line after a crash, or what somebody else wrote there.
+        # An incomplete line after a crash, or not written by us.
         with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError):
             yield _row(json.loads(line))
         at = -1 if end < 0 else piece.find(sought, end)

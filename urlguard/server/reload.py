@@ -1,7 +1,7 @@
 """
-A configuration that comes while the server runs: may it, what is different, what takes effect.
+Reloading a configuration: is it valid, what differs, which keys take effect.
 
-Knows configurations and who reads them; knows nothing of processes, which the supervisor tells.
+Knows configurations and the parts that read them; knows nothing of processes.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from urlguard.plugins import Chain
 from urlguard.plugins.base import Parts
 from urlguard.plugins.clients import Clients
 
-# Keys that stay as they were until a restart, and what holds on to them.
+# Keys that need a restart, and why.
 RESTART: Final = {
     "state_dir": "locked, and full of open files",
     "server.listen": "the sockets are open, and held for as long as the server runs",
@@ -27,17 +27,17 @@ RESTART: Final = {
     "store.url": "the policy log of one history must not become that of another under way",
 }
 
-_MAX_TEXT = 120  # characters of one value; a longer list is told by what came and went
+_MAX_TEXT = 120  # characters of one value; of a longer list, changes are shown
 _MAX_ITEMS = 20  # of those
 _TABLE = "{}"
 
 
 class Difference(NamedTuple):
     """
-    One key that is not as it was.
+    One key that differs.
 
-    ``old`` and ``new`` are the values as text, ``{}`` for a whole table, None where it is not
-    there.  ``restart`` tells that it takes effect at the next start only.
+    ``old`` and ``new`` are the values as text: ``{}`` for a whole table, None if there is none.
+    ``restart`` is True if the key takes effect at the next start only.
     """
 
     key: str
@@ -55,15 +55,15 @@ class Difference(NamedTuple):
 
 def examine(config: Config) -> list[str]:
     """
-    Have whoever reads the configuration try: a process would only die of what is wrong.
+    Have the plugins and the RPZ primary read the configuration, as the processes would.
 
     Files named in it (certificates, keys, secrets) are read as well.
 
     Returns:
-        Warnings: what is permitted and probably not meant.
+        Warnings: settings that are valid and probably not meant.
 
     Raises:
-        ConfigError: with every problem that the plugins, or the zone for other resolvers, found.
+        ConfigError: with every problem that they have found.
     """
     if config.rpz.listen:
         # Its DNS library takes a while to import; most servers do without.
@@ -82,7 +82,7 @@ def examine(config: Config) -> list[str]:
 
 
 def in_force(old: Config, new: Config) -> Config:
-    """The new configuration, with the keys of `RESTART` as the running server has them."""
+    """The new configuration, with the running server's values of the keys in `RESTART`."""
     kept = new
     for key in RESTART:
         kept = _with(kept, key.split("."), _get(old, key.split(".")))
@@ -91,13 +91,13 @@ def in_force(old: Config, new: Config) -> Config:
 
 def differences(old: Config, new: Config) -> list[Difference]:
     """
-    What is not the same in two configurations.
+    The keys that differ between two configurations.
 
-    Keys are dotted names as in the file.  Feeds, segments and keys are found by their names, so
-    their order does not count.  Passwords inside addresses are left out.
+    Keys are dotted names as in the file.  Feeds, segments and keys are matched by their names, so
+    their order does not count.  Passwords in addresses are left out.
 
     Returns:
-        One entry for each key, in the order of the sections; for a table that came or went, one.
+        One entry per key, in the order of the sections; one for a table that was added or removed.
     """
     return list(_tables("", old, new))
 
@@ -158,7 +158,7 @@ def _by_name(tables: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _lists(old: tuple[Any, ...], new: tuple[Any, ...]) -> tuple[str, str]:
-    """Two lists as text: whole, or if they are long their sizes and what came and went."""
+    """Two lists as text: whole, or if they are long their sizes and the changes."""
     before, after = _text(old), _text(new)
     if max(len(before), len(after)) <= _MAX_TEXT:
         return before, after
@@ -166,12 +166,12 @@ def _lists(old: tuple[Any, ...], new: tuple[Any, ...]) -> tuple[str, str]:
     moves = [f"-{_cut(_text(i))}" for i in old if i not in are]
     moves += [f"+{_cut(_text(i))}" for i in new if i not in were]
     more = f" and {len(moves) - _MAX_ITEMS} more" if len(moves) > _MAX_ITEMS else ""
-    told = ", ".join(moves[:_MAX_ITEMS]) + more if moves else "in another order"
-    return f"{len(old)} items", f"{len(new)} items: {told}"
+    changes = ", ".join(moves[:_MAX_ITEMS]) + more if moves else "in another order"
+    return f"{len(old)} items", f"{len(new)} items: {changes}"
 
 
 def _brief(value: Any) -> str:
-    """A value that came or went; a whole table is told by its name alone."""
+    """A value that was added or removed; ``{}`` for a whole table."""
     return _TABLE if dataclasses.is_dataclass(value) else _cut(_text(value))
 
 
