@@ -259,7 +259,7 @@ def test_a_restart_keeps_the_days_pseudonyms(both):
     The key of the day is read again; the file is for the server's user alone.
     """
     again = DayKey(both.folder, both.clock)
-    again.turn()
+    again.rotate()
     assert again.message == both.key.message
     assert stat.S_IMODE((both.folder / "key").stat().st_mode) == 0o600
     assert stat.S_IMODE(both.folder.stat().st_mode) == 0o700
@@ -272,7 +272,7 @@ def test_a_damaged_key_is_replaced(both, damage):
     """
     (both.folder / "key").write_bytes(damage)
     again = DayKey(both.folder, both.clock)
-    again.turn()
+    again.rotate()
     assert len(bytes.fromhex(again.message["key"])) == 32
     assert json.loads((both.folder / "key").read_bytes())["key"] == again.message["key"]
 
