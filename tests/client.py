@@ -1,6 +1,7 @@
 """A DNS client that keeps many queries in flight, for comparing whole lists of names."""
 
 import asyncio
+import functools
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,6 +16,7 @@ Question = tuple[str, str]  # name, type
 
 WAIT_S = 3.0  # for one answer over UDP, before the query is sent again
 TCP_WAIT_S = 10.0
+TRIES = 5  # as many as a stub resolver and the people before it
 
 
 def query(name: str, qtype: str, number: int = 0) -> bytes:
@@ -47,28 +49,39 @@ class Ask(NamedTuple):
 
     def wire(self) -> bytes:
         """The query, its ID zero."""
-        name = self.name
-        if isinstance(name, str):
-            name = dns.name.from_text(name)
-        flags = self.opcode << 11
-        for wanted, flag in (
-            (self.rd, dns.flags.RD),
-            (self.ad, dns.flags.AD),
-            (self.cd, dns.flags.CD),
-        ):
-            flags |= int(flag) if wanted else 0
-        octets = struct.pack("!HHHHHH", 0, flags, 1, 0, 0, 0 if self.size is None else 1)
-        # By octets: dnspython would refuse a few of the names that a hostile client may send.
-        octets += b"".join(bytes([len(label)]) + label for label in name.labels)
+        return _written(self) if isinstance(self.name, str) else _write(self)
+
+    def question(self) -> bytes:
+        """The query's question section."""
+        wire = self.wire()
+        return wire[12:] if self.size is None else wire[12 : -11 - len(self.options)]
+
+
+def _write(one: Ask) -> bytes:
+    """The octets of a query."""
+    name = one.name
+    if isinstance(name, str):
+        name = dns.name.from_text(name)
+    flags = one.opcode << 11
+    for wanted, flag in ((one.rd, dns.flags.RD), (one.ad, dns.flags.AD), (one.cd, dns.flags.CD)):
+        flags |= int(flag) if wanted else 0
+    octets = struct.pack("!HHHHHH", 0, flags, 1, 0, 0, 0 if one.size is None else 1)
+    # By octets: dnspython would refuse a few of the names that a hostile client may send.
+    octets += b"".join(bytes([len(label)]) + label for label in name.labels)
+    octets += struct.pack(
+        "!HH", dns.rdatatype.from_text(one.qtype), dns.rdataclass.from_text(one.qclass)
+    )
+    if one.size is not None:
         octets += struct.pack(
-            "!HH", dns.rdatatype.from_text(self.qtype), dns.rdataclass.from_text(self.qclass)
+            "!BHHBBHH",
+            *(0, 41, one.size, 0, one.version, 0x8000 if one.do else 0, len(one.options)),
         )
-        if self.size is not None:
-            octets += struct.pack(
-                "!BHHBBHH",
-                *(0, 41, self.size, 0, self.version, 0x8000 if self.do else 0, len(self.options)),
-            )
-        return octets + self.options
+    return octets + one.options
+
+
+# Tests ask the same questions many times.  Not of a `dns.name.Name`: it is equal to itself in other
+# letters.
+_written = functools.cache(_write)
 
 
 class _Client(asyncio.DatagramProtocol):
@@ -87,14 +100,13 @@ class _Client(asyncio.DatagramProtocol):
             future.set_result(data)
 
     async def ask(self, wire: bytes, number: int) -> bytes | None:
-        for _ in range(3):
-            future = self.waiting[number] = asyncio.get_running_loop().create_future()
-            self.transport.sendto(wire)  # type: ignore[union-attr]
-            try:
-                return await asyncio.wait_for(future, WAIT_S)
-            except TimeoutError:
-                continue
-        return None
+        future = self.waiting[number] = asyncio.get_running_loop().create_future()
+        self.transport.sendto(wire)  # type: ignore[union-attr]
+        done, _ = await asyncio.wait([future], timeout=WAIT_S)
+        return future.result() if done else None
+
+    def closed(self) -> bool:
+        return False
 
     def close(self) -> None:
         self.transport.close()  # type: ignore[union-attr]
@@ -107,6 +119,7 @@ class _Stream(asyncio.Protocol):
         self.waiting: dict[int, asyncio.Future[bytes]] = {}
         self.transport: asyncio.Transport | None = None
         self._octets = b""
+        self._lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
@@ -126,6 +139,7 @@ class _Stream(asyncio.Protocol):
         self._octets = octets[at:]
 
     def connection_lost(self, _exc: Exception | None) -> None:
+        self._lost = True
         for future in self.waiting.values():
             if not future.done():
                 future.cancel()
@@ -134,8 +148,11 @@ class _Stream(asyncio.Protocol):
         future = self.waiting[number] = asyncio.get_running_loop().create_future()
         self.transport.write(len(wire).to_bytes(2, "big") + wire)  # type: ignore[union-attr]
         done, _ = await asyncio.wait([future], timeout=TCP_WAIT_S)
-        # None also where the server closed the connection: an answer was due.
+        # None also where the server closed the connection.
         return None if not done or future.cancelled() else future.result()
+
+    def closed(self) -> bool:
+        return self._lost
 
     def close(self) -> None:
         self.transport.close()  # type: ignore[union-attr]
@@ -152,26 +169,37 @@ async def exchange(
     """
     The answers to queries in order, each under an ID of ours; None where none came.
 
-    A query over UDP is tried three times, one over TCP once.
+    A query without an answer is sent again, `TRIES` times in all, over TCP on a new connection if
+    the server has closed the first (RFC 7766 section 6.2.4).
     """
     answers: list[bytes | None] = [None] * len(wires)
     loop = asyncio.get_running_loop()
     numbers = iter(range(len(wires)))
 
-    async def work(client: _Client | _Stream, number: int) -> None:
+    made: list[_Client | _Stream] = []
+
+    async def connect() -> _Client | _Stream:
+        client: _Client | _Stream
+        if tcp:
+            client = (await loop.create_connection(_Stream, *address))[1]
+        else:
+            client = (await loop.create_datagram_endpoint(_Client, remote_addr=address))[1]
+        made.append(client)
+        return client
+
+    async def work(slot: int, number: int) -> None:
         ident = number.to_bytes(2, "big")
         for index in numbers:
-            answers[index] = await client.ask(ident + wires[index][2:], number)
+            for _ in range(TRIES):
+                if clients[slot].closed():
+                    clients[slot] = await connect()
+                answers[index] = await clients[slot].ask(ident + wires[index][2:], number)
+                if answers[index] is not None:
+                    break
 
-    clients: list[_Client | _Stream] = []
-    for _ in range(sockets):
-        if tcp:
-            clients.append((await loop.create_connection(_Stream, *address))[1])
-        else:
-            clients.append((await loop.create_datagram_endpoint(_Client, remote_addr=address))[1])
-    each = window // sockets
-    await asyncio.gather(*(work(c, n) for c in clients for n in range(each)))
-    for client in clients:
+    clients = [await connect() for _ in range(sockets)]
+    await asyncio.gather(*(work(s, n) for s in range(sockets) for n in range(window // sockets)))
+    for client in made:
         client.close()
     return answers
 
@@ -179,7 +207,7 @@ async def exchange(
 async def ask_many(
     address: tuple[str, int], questions: Sequence[Question], window: int = 100, sockets: int = 4
 ) -> list[bytes | None]:
-    """The answers to plain `questions` in order; None where none came after three tries."""
+    """The answers to plain `questions` in order; None where none came."""
     wires = [query(*question) for question in questions]
     return await exchange(address, wires, window=window, sockets=sockets)
 

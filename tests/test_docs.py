@@ -191,7 +191,7 @@ def leads(module, rest):
     return True
 
 
-TARGETS = set(re.findall(r"^([a-z]+):", text(ROOT / "Makefile"), re.M))
+TARGETS = set(re.findall(r"^([a-z-]+):", text(ROOT / "Makefile"), re.M))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=shown)
@@ -200,7 +200,7 @@ def test_make_targets_exist(page):
     Every ``make`` target that a page names stands in the Makefile.
     """
     spans = " ; ".join([*code(prose(page)), *blocks(page, "sh", "console", "")])
-    assert set(re.findall(r"\bmake ([a-z]+)\b", spans)) <= TARGETS
+    assert set(re.findall(r"\bmake ([a-z-]+)\b", spans)) <= TARGETS
 
 
 @pytest.mark.parametrize("page", PAGES, ids=shown)
