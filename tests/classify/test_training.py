@@ -17,14 +17,19 @@ import pytest
 
 pytest.importorskip("sklearn", reason="training needs the extra train")
 
+from click.testing import CliRunner
+
 from tests.classify import rows as synthetic
+from urlguard import cli
 from urlguard.classify.evaluation import metrics
 from urlguard.classify.model import Model
 from urlguard.classify.training import card, dataset, files, job
 from urlguard.classify.training.dataset import DataError
+from urlguard.cli import learn
 from urlguard.processes import lifetime
 
 SCRIPT = Path(sys.executable).with_name("urlguard")
+MODELS = Path(__file__).parents[2] / "models"
 NAME, URL = "name-2026-11-24", "url-2026-11-24"
 
 
@@ -36,13 +41,33 @@ def urlguard(*arguments, cwd):
         check=False,
         cwd=cwd,
         env=os.environ | {"NO_COLOR": "1"},
-        timeout=300,
+        timeout=1800,  # against a hang; a minute on a quiet machine
     )
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """``called(argument, …, cwd=folder)``: the command in this process."""
+    # `train` sets a handler for the process that it has to itself.
+    monkeypatch.setattr(learn.signal, "signal", lambda *_: None)
+
+    def call(*arguments, cwd):
+        monkeypatch.chdir(cwd)
+        done = CliRunner().invoke(cli.main, list(map(str, arguments)))
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return done
+
+    return call
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Both models, trained once by the command; all of pytest's processes share the folder."""
+    """
+    Both models, trained once by the command; all of pytest's processes share the folder.
+
+    Takes most of a minute of processor time, so the tests that use it are slow.
+    """
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent
@@ -68,6 +93,7 @@ def said(trained):
 # -- train -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_command_makes_both_models(trained, said):
     """
     Four files each and nothing else; they open, and tell fraud from what is harmless.
@@ -79,6 +105,7 @@ def test_one_command_makes_both_models(trained, said):
     assert model.score("login-abcdefg77.top") > 10 * model.score("abcdefgarden.org")
 
 
+@pytest.mark.slow
 def test_progress_and_figures_are_told(said):
     """
     Steps with their time on stderr, what was made and each target on stdout; nobody's folders.
@@ -90,6 +117,7 @@ def test_progress_and_figures_are_told(said):
     assert "recall kept when changed by tld_swap ≥ 70 %" in said["out"]
 
 
+@pytest.mark.slow
 def test_figures_of_the_card_are_those_of_the_scores(trained):
     """
     The kept scores, measured once more, give the figures that the card has.
@@ -114,6 +142,7 @@ def test_figures_of_the_card_are_those_of_the_scores(trained):
     assert hosting["rows"] == (shared & (label == 0)).sum()
 
 
+@pytest.mark.slow
 def test_test_rows_are_newer_and_of_other_owners(trained):
     """
     The scores kept are of rows that no part before has seen an owner or a month of.
@@ -127,6 +156,7 @@ def test_test_rows_are_newer_and_of_other_owners(trained):
     assert min(found.first_seen[n] for n in parts.test if found.label[n]) >= dataset.TEST_FROM
 
 
+@pytest.mark.slow
 def test_noncommercial_sources_never_train(trained):
     """
     The card says of each source how many rows trained; of some, none.
@@ -137,6 +167,7 @@ def test_noncommercial_sources_never_train(trained):
     assert {"gsb-inversion", "deepurlbench-benign"} <= said["sources"].keys()
 
 
+@pytest.mark.slow
 def test_the_readable_card_has_it_all(trained):
     """
     Licences, counts, split, thresholds, slices, sources, months, families, mutations, features.
@@ -164,6 +195,7 @@ def test_the_readable_card_has_it_all(trained):
     assert str(trained) not in page
 
 
+@pytest.mark.slow
 def test_the_report(trained):
     """
     One page for both models, with every section.
@@ -173,6 +205,7 @@ def test_the_report(trained):
         assert words in page
 
 
+@pytest.mark.slow
 def test_the_same_rows_give_the_same_model(trained, tmp_path):
     """
     Octet by octet, with the figures.
@@ -599,7 +632,7 @@ def test_a_header_cannot_drive_the_terminal(tmp_path):
 # -- calls that are refused before anything begins -------------------------------------------------
 
 
-def test_a_version_that_is_there_is_refused_at_once(tmp_path):
+def test_a_version_that_is_there_is_refused_at_once(called, tmp_path):
     """
     Before the data is looked at, with what to do; and nothing is changed.
     """
@@ -607,40 +640,40 @@ def test_a_version_that_is_there_is_refused_at_once(tmp_path):
     out.mkdir()
     (out / "url-2026-11-24.txt").write_text("old")
     arguments = ["train", "--data", ".", "--version", "2026-11-24"]
-    done = urlguard(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
+    done = called(*arguments, cwd=tmp_path)
+    assert done.exit_code == 2
     assert "url-2026-11-24.txt is there already; must be another version, such as 2026-11-24.2" in (
         done.stderr
     )
     assert "--force" in done.stderr
     for more in (["--kind", "name"], ["--force"]):
-        done = urlguard(*arguments, *more, cwd=tmp_path)
-        assert done.returncode == 1
+        done = called(*arguments, *more, cwd=tmp_path)
+        assert done.exit_code == 1
         assert "train_domains.csv.gz: No such file" in done.stderr
     assert [path.name for path in out.iterdir()] == ["url-2026-11-24.txt"]
 
 
-def test_a_report_that_cannot_be_written_is_told_at_once(tmp_path):
+def test_a_report_that_cannot_be_written_is_told_at_once(called, tmp_path):
     """
     Also where permissions would allow it; the try leaves nothing behind and changes nothing.
     """
     for command in (["train", "--data", "."], ["evaluate", "none.csv"]):
-        done = urlguard(*command, "--report", f"{'x' * 300}.html", cwd=tmp_path)
-        assert done.returncode == 2
+        done = called(*command, "--report", f"{'x' * 300}.html", cwd=tmp_path)
+        assert done.exit_code == 2
         assert "File name too long; must be a file that can be written" in done.stderr
-        done = urlguard(*command, "--report", "r.html", cwd=tmp_path)
+        done = called(*command, "--report", "r.html", cwd=tmp_path)
         assert "No such file" in done.stderr
         assert not (tmp_path / "r.html").exists()
         (tmp_path / "old.html").write_text("old")
-        done = urlguard(*command, "--report", "old.html", cwd=tmp_path)
+        done = called(*command, "--report", "old.html", cwd=tmp_path)
         assert "No such file" in done.stderr
         assert (tmp_path / "old.html").read_text() == "old"
     scores = tmp_path / "scores" / "name-2026-11-24.npz"
     scores.mkdir(parents=True)
-    done = urlguard(
+    done = called(
         *["train", "--data", ".", "--version", "2026-11-24", "--scores", "scores"], cwd=tmp_path
     )
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "--scores scores/name-2026-11-24.npz: Is a directory" in done.stderr
 
 
@@ -648,8 +681,6 @@ def test_a_folder_with_any_name_stands_in_the_command_of_the_card():
     """
     As a shell reads it, without signs that drive a terminal, and without anybody's path.
     """
-    from urlguard.cli import learn
-
     for path, shown in (
         ("data", "data"),
         ("/home/me/data", "data"),
@@ -675,12 +706,13 @@ def own(tmp_path):
     return path
 
 
-def test_evaluate_measures_what_the_model_says(trained, own):
+@pytest.mark.slow
+def test_evaluate_measures_what_the_model_says(called, trained, own):
     """
     The figures are those of the model's own scores of the canonical names.
     """
-    done = urlguard("evaluate", own, "--models", "models", "--json", cwd=trained)
-    assert done.returncode == 0, done.stderr
+    done = called("evaluate", own, "--models", "models", "--json", cwd=trained)
+    assert done.exit_code == 0, done.stderr
     assert "flatter" in done.stderr
     said = json.loads(done.stdout)
     model = Model.open(trained / "models", "name")
@@ -698,27 +730,29 @@ def test_evaluate_measures_what_the_model_says(trained, own):
     assert said["all"]["auc"] == pytest.approx(metrics.roc_auc(label, score), abs=1e-6)
 
 
-def test_evaluate_tells_of_contradictions(trained, tmp_path):
+@pytest.mark.slow
+def test_evaluate_tells_of_contradictions(called, trained, tmp_path):
     """
     An item with both labels is refused with both places; owners with both are counted.
     """
     first = written(tmp_path / "a.csv", "domain,label\na.evil.com,1\nb.evil.com,0\nc.net,0\n")
-    done = urlguard("evaluate", first, "--models", "models", "--json", cwd=trained)
-    assert done.returncode == 0, done.stderr
+    done = called("evaluate", first, "--models", "models", "--json", cwd=trained)
+    assert done.exit_code == 0, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "both labels" in line]
     assert line.startswith("warning: 1 owners ")
     assert "2 rows in all" in line
     json.loads(done.stdout)
     good = written(tmp_path / "c.csv", "domain,label\na.evil.com,1\nb.evil.com,1\nc.net,0\n")
-    done = urlguard("evaluate", good, "--models", "models", cwd=trained)
+    done = called("evaluate", good, "--models", "models", cwd=trained)
     assert "both labels" not in done.stderr
     second = written(tmp_path / "b.csv", "domain,label\nA.Evil.com,0\n")
-    done = urlguard("evaluate", good, second, "--models", "models", cwd=trained)
-    assert done.returncode == 1
+    done = called("evaluate", good, second, "--models", "models", cwd=trained)
+    assert done.exit_code == 1
     assert "b.csv, line 2: 'a.evil.com' has label 0, and 1 in " in done.stderr
 
 
-def test_evaluate_needs_the_prior_of_the_card(trained, own, tmp_path):
+@pytest.mark.slow
+def test_evaluate_needs_the_prior_of_the_card(called, trained, own, tmp_path):
     """
     A card without it, or with one that is none, is refused with its file.
     """
@@ -732,20 +766,21 @@ def test_evaluate_needs_the_prior_of_the_card(trained, own, tmp_path):
         said = json.loads(path.read_text())
         del said["prior"]
         path.write_text(json.dumps({**said, **change}))
-        done = urlguard("evaluate", own, "--models", tmp_path, cwd=tmp_path)
-        assert done.returncode == 1
+        done = called("evaluate", own, "--models", tmp_path, cwd=tmp_path)
+        assert done.exit_code == 1
         assert f"{path}: {words}" in done.stderr
 
 
-def test_evaluate_in_words_and_as_a_page(trained, own, tmp_path):
+@pytest.mark.slow
+def test_evaluate_in_words_and_as_a_page(called, trained, own, tmp_path):
     """
     Names and URLs in one call, plain or gzip; text from a file does not drive the terminal.
     """
     more = synthetic.table(tmp_path / "u.csv.gz", "url", synthetic.urls(80, seed=8))
     page = tmp_path / "page.html"
     options = ["--models", "models", "--report", page]
-    done = urlguard("evaluate", own, more, *options, cwd=trained)
-    assert done.returncode == 0, done.stderr
+    done = called("evaluate", own, more, *options, cwd=trained)
+    assert done.exit_code == 0, done.stderr
     assert f"{NAME}@" in done.stdout
     assert f"{URL}@" in done.stdout
     assert "recall" in done.stdout
@@ -770,7 +805,7 @@ def test_evaluate_in_words_and_as_a_page(trained, own, tmp_path):
         (["train"], 2, "--data"),
     ],
 )
-def test_wrong_calls(trained, own, arguments, code, words):
+def test_wrong_calls(called, own, arguments, code, words):
     """
     One line that says what is wrong, and the exit code that all commands have for it.
     """
@@ -778,9 +813,9 @@ def test_wrong_calls(trained, own, arguments, code, words):
     (here / "good.csv").write_text("domain,label\na.example,0\nb.example,0\n")
     (here / "bad.csv").write_text("domain,label\na.example,0\nb.example,yes\n")
     if arguments[0] == "evaluate" and "--models" not in arguments:
-        arguments = [*arguments, "--models", trained / "models"]
-    done = urlguard(*arguments, cwd=here)
-    assert done.returncode == code
+        arguments = [*arguments, "--models", MODELS]
+    done = called(*arguments, cwd=here)
+    assert done.exit_code == code
     assert words in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -789,7 +824,6 @@ def test_a_missing_extra_is_named(monkeypatch):
     """
     What is not installed is told with what installs it, before anything has begun.
     """
-    from urlguard.cli import learn
     from urlguard.errors import UrlGuardError
 
     with pytest.raises(UrlGuardError, match=r"no_such_thing is not .* 'urlguard\[train\]'"):
