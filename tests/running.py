@@ -186,11 +186,20 @@ def server(tmp_path: Path, upstream: Upstream) -> Iterator[MakeServer]:
     """Makes servers; those still running are ended after the test."""
     made: list[Server] = []
 
-    def make(feed: str | None = "evil.example\nfraud.example\n", more: str = "") -> Server:
+    def make(
+        feed: str | None = "evil.example\nfraud.example\n",
+        more: str = "",
+        *,
+        workers: int = 1,
+        classify: bool = False,
+    ) -> Server:
+        # Each worker and each model costs a second or more of processor time at every start.
         text = (
-            f'[server]\nlisten = ["127.0.0.1:0"]\n'
+            f'[server]\nlisten = ["127.0.0.1:0"]\nworkers = {workers}\n'
             f'[forward]\nupstreams = ["127.0.0.1:{upstream.port}"]\ntimeout_ms = 500\n{more}\n'
         )
+        if not classify and "[classify]" not in more:
+            text += '[classify]\nmode = "off"\n'
         if "[api]" not in more:
             text += '[api]\nlisten = "127.0.0.1:0"\n'
         if feed is not None:

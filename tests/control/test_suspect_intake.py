@@ -14,7 +14,7 @@ def test_a_suspect_becomes_a_case(server, tmp_path, features, monkeypatch):
     Names between the thresholds come to the analysts by themselves, and rise with their queries.
     """
     toy.write(tmp_path / "models")
-    running = server(more='[classify]\nmodels = "models"\n').start()
+    running = server(more='[classify]\nmodels = "models"\n', workers=2).start()
     api = Api(running)
     for _ in range(5):
         assert not running.blocks(toy.GREY)

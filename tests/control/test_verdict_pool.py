@@ -689,7 +689,7 @@ def test_through_a_server(server):
     """
     from tests.system.test_api import Api
 
-    running_server = server(more=OFF).start()
+    running_server = server(more=OFF, workers=2, classify=True).start()
     api = Api(running_server)
     for name, action in (("fraud.example", "block"), ("new.example", "none")):
         status, found = api.ask("POST", "/v1/check", {"items": [name]})

@@ -575,7 +575,7 @@ def test_a_reload_changes_the_answers_of_the_running_workers(server):
     """
     After SIGHUP the same processes on the same port give the new answer; decisions stay.
     """
-    running = server().start()
+    running = server(workers=2).start()
     running.run("block", "kept.example")
     workers = running.pids("urlguard.worker.worker")
     assert running.blocks("evil.example")

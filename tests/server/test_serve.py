@@ -32,7 +32,7 @@ def test_a_decision_is_in_force_on_every_worker_when_the_command_returns(server)
     """
     After `block` returns, no query from any port is answered otherwise; `remove` likewise.
     """
-    running = server().start()
+    running = server(workers=2).start()
     assert running.addresses("new.example") == [UPSTREAM_ADDRESS]
     out = running.run("block", "new.example").stdout
     assert "in force on 2 of 2 workers" in out
@@ -112,7 +112,7 @@ def test_a_killed_process_is_started_again_and_nothing_confirmed_is_lost(server,
     """
     kill -9 of a worker or of the control process: queries go on, decisions stay, new ones work.
     """
-    running = server().start()
+    running = server(workers=2).start()
     running.run("block", "kept.example")
     (victim, *_) = running.pids(module)
     os.kill(victim, signal.SIGKILL)
@@ -144,7 +144,7 @@ def test_no_process_outlives_a_killed_supervisor(server):
     """
     After kill -9 of the supervisor nobody goes on answering beside the next server.
     """
-    running = server().start()
+    running = server(workers=2).start()
     children = [pid for pid in running.processes() if pid != running.process.pid]
     os.kill(running.process.pid, signal.SIGKILL)
     running.forget()
@@ -276,7 +276,7 @@ def test_block_to_answer_is_fast(server):
     from urlguard.policy.model import Change
     from urlguard.processes import channel
 
-    running = server().start()
+    running = server(workers=2).start()
     times = []
     for number in range(200):
         name = f"quick{number}.example"
@@ -301,7 +301,7 @@ def test_a_restored_log_is_believed_over_newer_snapshots(server):
     After an older copy of the log is put back, what it does not say is not enforced, and a new
     decision is, although workers had seen its serial before.
     """
-    running = server().start()
+    running = server(workers=2).start()
     running.run("block", "a.example")
     running.stop()
     database = running.folder / "var" / "policy.db"
@@ -325,7 +325,7 @@ def test_a_decision_does_not_wait_behind_a_large_list(server):
     While a change too large for the overlay is being compiled, a decision is in force at once, and
     stays in force across the swap.
     """
-    running = server().start()
+    running = server(workers=2).start()
     names = "".join(f"n{number}.example\n" for number in range(60_000))
     (running.folder / "list.txt").write_text(names + "evil.example\n")
     running.run("feed", "refresh", "--force")

@@ -54,7 +54,7 @@ def test_a_rule_is_in_force_when_the_api_answers(server):
     """
     Blocked and released on every worker with the answer; the log tells by whom, and verifies.
     """
-    running = server(more="[guard]\nblock_ttl_s = 0").start()
+    running = server(more="[guard]\nblock_ttl_s = 0", workers=2, classify=True).start()
     api = Api(running)
     assert not running.blocks("new.example")
     for n in range(5):
@@ -78,7 +78,7 @@ def test_tokens_made_and_revoked_beside_it(server):
     """
     A command's token is good with the next request, and bad with the next after its end.
     """
-    running = server().start()
+    running = server(workers=2, classify=True).start()
     api = Api(running)
     token = running.run("token", "create", "li.na", "--role", "auditor").stdout.strip()
     assert api.ask("GET", "/v1/log", token=token)[0] == 200
@@ -92,7 +92,7 @@ def test_a_killed_control_process(server):
     """
     Names are answered meanwhile; afterwards what was answered under a key is answered again.
     """
-    running = server().start()
+    running = server(workers=2, classify=True).start()
     api = Api(running)
     rule = {"rule": "evil2.example"}
     first = api.ask("POST", "/v1/rules", rule, Idempotency_Key="k")

@@ -13,7 +13,7 @@ def test_released_on_every_worker_when_the_answer_comes(server):
     A list blocks a shop: without an account it appeals, a second person upholds it, and the very
     next query resolves, whichever worker gets it; another start does not forget it.
     """
-    running = server().start()
+    running = server(workers=2).start()
     api = Api(running)
     second = running.run("token", "create", "second", "--role", "approver").stdout.strip()
     assert running.blocks("www.evil.example")

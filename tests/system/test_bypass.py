@@ -137,12 +137,13 @@ def cloaking(folder, listed, options=""):
     return Authority(folder, texts, options=f"minimal-responses no; {options}")
 
 
-def guarded(folder, upstream, listed, more=""):
+def guarded(folder, upstream, listed, more="", workers=1):
     """An UrlGuard that has the names on a list and asks the server at a port."""
     (folder / "list.txt").write_text("".join(f"{name}\n" for name in listed))
     return Server(
         folder,
-        f'[server]\nlisten = ["127.0.0.1:0"]\n[forward]\nupstreams = ["127.0.0.1:{upstream}"]\n'
+        f'[server]\nlisten = ["127.0.0.1:0"]\nworkers = {workers}\n[classify]\nmode = "off"\n'
+        f'[forward]\nupstreams = ["127.0.0.1:{upstream}"]\n'
         '[[feed]]\nname = "list"\npath = "list.txt"\nformat = "domains"\nallow_popular = true\n'
         f"max_bad = 0\n{more}",
     )
@@ -285,7 +286,7 @@ async def test_what_the_cache_has_is_judged_again_at_once(tmp_path):
     listed = listed_names(8)
     choose = random.Random(3)
     with cloaking(tmp_path / "bind", listed) as bind:
-        running = guarded(tmp_path, bind.port, ["other.example"])
+        running = guarded(tmp_path, bind.port, ["other.example"], workers=2)
         try:
             running.start()
             every = [(f, n, t) for f, n, t in forms(range(len(listed))) if f not in HARMLESS]

@@ -16,7 +16,7 @@ from tests.system.test_api import Api
 
 def prepared(server, more=""):
     """A running server, the port of its API and an admin's headers."""
-    running = server(more=more).start()
+    running = server(more=more, workers=2, classify=True).start()
     api = Api(running)
     port = int(api.base.rpartition(":")[2])
     return running, port, {"Authorization": f"Bearer {api.token}"}

@@ -70,7 +70,7 @@ def test_a_model_blocks_until_somebody_decides_otherwise(server, tmp_path, featu
     Blocked like a listed name; allowed, it resolves at once, and removed, it is blocked again.
     """
     toy.write(tmp_path / "models")
-    running = server(more='[classify]\nmodels = "models"\n').start()
+    running = server(more='[classify]\nmodels = "models"\n', workers=2).start()
     assert len(said(running, "model.swapped")) == 2
     for _ in range(5):
         assert running.blocks(toy.BAD)
@@ -101,7 +101,7 @@ def test_a_new_model_comes_without_a_pause(server, tmp_path, features):
     A card appears and the server is told: no query waits or is lost, and ready answers go.
     """
     toy.write(tmp_path / "models")
-    running = server(more='[classify]\nmodels = "models"\n').start()
+    running = server(more='[classify]\nmodels = "models"\n', workers=2).start()
     assert running.blocks(toy.BAD)
     slow, stop = [], threading.Event()
 
@@ -145,7 +145,7 @@ def test_nothing_in_the_folder_keeps_dns_from_answering(server, tmp_path, featur
     toy.write(folder)
     os.mkfifo(folder / "name-2026-12-12.json")
     toy.write(folder, "name-2026-12-13", calibration=[[10**400, 0.5]])
-    running = server(more='[classify]\nmodels = "models"\n').start()
+    running = server(more='[classify]\nmodels = "models"\n', workers=2).start()
     assert running.blocks(toy.BAD)
     refused = len(said(running, "model.refused"))
     assert refused == 4
@@ -164,7 +164,7 @@ def test_without_a_model_all_else_works(server, tmp_path, features):
     """
     One line says so; a model that comes later is used from then on.
     """
-    running = server(more='[classify]\nmodels = "models"\n').start()
+    running = server(more='[classify]\nmodels = "models"\n', workers=2).start()
     assert len(said(running, "model.absent")) == 1
     assert running.blocks("evil.example")
     assert not running.blocks(toy.BAD)
@@ -180,7 +180,7 @@ def test_switched_off_no_model_is_opened(server, tmp_path, features):
     Nor missed.
     """
     toy.write(tmp_path / "models")
-    running = server(more='[classify]\nmode = "off"\nmodels = "models"\n').start()
+    running = server(more='[classify]\nmode = "off"\nmodels = "models"\n', workers=2).start()
     assert not running.blocks(toy.BAD)
     assert not said(running, "model.swapped")
     assert not said(running, "model.absent")

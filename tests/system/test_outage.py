@@ -201,7 +201,7 @@ def test_the_control_process_and_its_databases_are_away(server):
     """
     Killed, hung, with its files gone: nobody who asks for names notices, and then it catches up.
     """
-    running = server(more="[guard]\nblock_ttl_s = 0").start()
+    running = server(more="[guard]\nblock_ttl_s = 0", workers=2, classify=True).start()
     api = Api(running)
     state = running.folder / "var"
     assert blocks(api, "before.example")

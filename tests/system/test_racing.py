@@ -13,7 +13,7 @@ def test_no_case_is_decided_twice(server):
     """
     Fifty analysts race for 300 cases, by claims, in bulk, and for each other's.
     """
-    running = server()
+    running = server(workers=2, classify=True)
     state = running.folder / "var"
     racing.fill(state, 300)
     running.start()

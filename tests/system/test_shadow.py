@@ -15,7 +15,7 @@ def running(server, tmp_path):
     """A server with a list in force and another in shadow."""
     (tmp_path / "new.txt").write_text(NEW)
     more = '[[feed]]\nname = "new"\npath = "new.txt"\nformat = "domains"\nshadow = true\n'
-    return server(more=more).start()
+    return server(more=more, workers=2).start()
 
 
 def preview(running, *options):

@@ -51,11 +51,11 @@ def upstreams(tmp_path):
 
 def started(server, ports, more="", feed="evil.example\nfraud.example\n", workers=2):
     """A server that asks these upstreams."""
-    made = server(feed, more)
+    made = server(feed, more, workers=workers, classify=True)
     text = made.config.read_text()
     listed = ", ".join(f'"127.0.0.1:{port}"' for port in ports)
     text = re.sub(r"^upstreams = .*$", f"upstreams = [{listed}]", text, flags=re.M)
-    made.config.write_text(text.replace("[server]\n", f"[server]\nworkers = {workers}\n"))
+    made.config.write_text(text)
     return made.start()
 
 
