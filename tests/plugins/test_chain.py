@@ -165,11 +165,11 @@ async def test_only_answers_above_which_all_is_cacheable_are_ready(active, query
     """
     chain = await build(active, "acl", "guard", "counting")
     who, stranger = chain.find("127.0.0.1"), chain.find("203.0.113.1")
-    assert chain.local(query("evil.example", who=who)).ready
-    assert not chain.local(query("special.example", who=who)).ready
+    assert chain.local(query("evil.example", who=who)).storable
+    assert not chain.local(query("special.example", who=who)).storable
     chain = await build(active, "acl", "counting", "guard")
-    assert not chain.local(query("evil.example", who=who)).ready
-    assert not chain.local(query("evil.example", who=stranger)).ready  # of this client alone
+    assert not chain.local(query("evil.example", who=who)).storable
+    assert not chain.local(query("evil.example", who=stranger)).storable  # of this client alone
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ async def test_a_plugin_that_raises_costs_its_query_only(active, query, outside,
     for _ in range(50):
         found = chain.local(query())
         assert rcode(found) == 2
-        assert not found.ready
+        assert not found.storable
     assert chain.local(query("evil.example")).source == "guard"
     assert [(e, k["plugin"], k["error"]) for e, k in lines] == [
         ("plugin.failed", "broken", "RuntimeError: oh no")
@@ -239,7 +239,7 @@ async def test_what_is_no_question_is_answered_before_plugins(active, query, qty
     found = chain.local(query("evil.example", qtype, qclass=qclass))
     assert rcode(found) == code
     assert found.source == "chain"
-    assert not found.ready
+    assert not found.storable
 
 
 async def test_the_last_plugin_may_be_a_coroutine(active, query, outside):
@@ -325,9 +325,9 @@ async def test_answers_of_a_waiting_plugin_are_ready_if_all_above_permit(active,
     middle = Middle()
     middle.known["example.org"] = 0
     loop = asyncio.get_running_loop()
-    assert Chain([middle, Last()], loop).local(query()).ready
+    assert Chain([middle, Last()], loop).local(query()).storable
     counting = Counting(Counting.Options())
-    assert not Chain([counting, middle, Last()], loop).local(query()).ready
+    assert not Chain([counting, middle, Last()], loop).local(query()).storable
 
 
 @pytest.mark.parametrize(("once", "fleeting"), [(False, False), (False, True), (True, False)])
@@ -352,10 +352,10 @@ async def test_what_is_made_of_an_answer_holds_no_longer_than_it(active, query, 
 
     loop = asyncio.get_running_loop()
     plain = Chain([Knowing()], loop).local(query())
-    assert (plain.ready, plain.fleeting) == (not once, fleeting)
+    assert (plain.storable, plain.fleeting) == (not once, fleeting)
     replaced = Chain([Replacing(), Knowing()], loop).local(query())
     assert (rcode(replaced), replaced.fleeting) == (3, fleeting)
-    assert replaced.ready is not once
+    assert replaced.storable is not once
 
 
 async def test_a_new_chain_adopts_what_the_old_one_learnt(active, query):
@@ -396,3 +396,124 @@ def test_the_table_and_its_pages_agree():
     assert {name: made.name for name, made in plugins.BUILTIN.items()} == {
         name: name for name in plugins.BUILTIN
     }
+
+
+# ---- several queries at once
+
+
+class Batching(Local):
+    """Answers names that begin with ``batch``, and remembers how it was asked."""
+
+    name = "batching"
+
+    def __init__(self, fail=None):
+        self.batches, self.single, self.fail = [], [], fail
+
+    def on_query(self, x):
+        self.single.append(x.query.name)
+        return self._answer(x)
+
+    def on_queries(self, batch):
+        self.batches.append([x.query.name for x in batch])
+        if self.fail is not None:
+            return self.fail(batch)
+        return [self._answer(x) for x in batch]
+
+    def _answer(self, x):
+        if x.query.name.startswith("batch"):
+            return Answer(answer.error(x, 3), self.name)
+        return None
+
+
+class Picky(Local):
+    """Raises on one name, answers those that begin with ``picky``."""
+
+    name = "picky"
+
+    def __init__(self):
+        self.seen = []
+
+    def on_query(self, x):
+        self.seen.append(x.query.name)
+        if x.query.name == "bad.example":
+            raise RuntimeError("oh no")
+        if x.query.name.startswith("picky"):
+            return Answer(answer.error(x, 5), self.name)
+        return None
+
+
+NAMES = ("a.example", "batch-1.example", "picky-1.example", "batch-2.example", "picky-2.example")
+
+
+def sources(chain, batch):
+    """Who answered each query of a batch, and with which ID."""
+    found = chain.local_batch(batch)
+    for x, one in zip(batch, found, strict=True):
+        assert one is None or one.wire[:2] == x.query.data[:2]
+    return [one and one.source for one in found]
+
+
+async def test_a_batch_is_answered_as_one_query_after_the_other(query):
+    """
+    In the order of the queries, each by the first plugin that has an answer.
+    """
+    batch = [query(name) for name in NAMES]
+    chain = Chain([Batching(), Picky(), Last()], asyncio.get_running_loop())
+    assert sources(chain, batch) == [None, "batching", "picky", "batching", "picky"]
+    assert sources(chain, batch) == [one and one.source for one in map(chain.local, batch)]
+    assert chain.local_batch([]) == []
+
+
+async def test_a_plugin_with_a_batch_hook_sees_the_batch(query):
+    """
+    All that nobody before it answered, in one call; others are asked one by one, in order.
+    """
+    first, batching, last = Picky(), Batching(), Picky()
+    chain = Chain([first, batching, last, Last()], asyncio.get_running_loop())
+    chain.local_batch([query(name) for name in NAMES])
+    assert chain.batches
+    assert first.seen == list(NAMES)
+    assert (batching.batches, batching.single) == ([[NAMES[0], NAMES[1], NAMES[3]]], [])
+    assert last.seen == [NAMES[0]]
+    assert not Chain([first, last, Last()], asyncio.get_running_loop()).batches
+
+
+async def test_a_plugin_that_raises_costs_the_one_query(query):
+    """
+    SERVFAIL for that one; the others get their answers, and later plugins do not see it.
+    """
+    last = Batching()
+    chain = Chain([Picky(), last, Last()], asyncio.get_running_loop())
+    batch = [query(name) for name in ("batch.example", "bad.example", "a.example")]
+    found = chain.local_batch(batch)
+    assert found[1].wire[3] & 15 == 2
+    assert found[1].once
+    assert [one and one.source for one in found] == ["batching", "picky", None]
+    assert last.batches == [["batch.example", "a.example"]]
+    assert chain.failures == 1
+
+
+@pytest.mark.parametrize("fail", [lambda batch: 1 // 0, lambda batch: [None]])
+async def test_a_batch_hook_that_fails_is_asked_one_by_one(query, fail):
+    """
+    If it raises, or gives another number of answers: no query is lost.
+    """
+    batching = Batching(fail)
+    chain = Chain([batching, Last()], asyncio.get_running_loop())
+    batch = [query(name) for name in ("a.example", "batch.example")]
+    assert sources(chain, batch) == [None, "batching"]
+    assert batching.single == ["a.example", "batch.example"]
+    assert chain.failures == 0
+
+
+async def test_a_batch_passes_back_through_the_plugins_above(query):
+    """
+    And what is no question to plugins is answered as always.
+    """
+    above = Counting(Counting.Options())
+    chain = Chain([above, Batching()], asyncio.get_running_loop())
+    batch = [query("batch.example"), query("a.example", qclass="CH"), query("a.example")]
+    found = chain.local_batch(batch)
+    assert [one.source for one in found] == ["batching", "chain", "chain"]
+    assert [one.wire[3] & 15 for one in found] == [3, 5, 2]
+    assert above.seen == ["batch.example", "a.example", "batching"]

@@ -98,8 +98,8 @@ class Answer:
     (the TTL of all its records, in seconds) say how it is given.
 
     ``source`` is the name of the plugin that gave it.  ``ruling`` is the rule that decided or that
-    let the query pass for review.  ``ready`` is set by the chain: the same datagram may get the
-    same answer, without asking again, until the policy changes; if ``fleeting``, for a second; if
+    let the query pass for review.  ``storable`` is set by the chain: the packet cache may give the
+    same answer to the same datagram until the policy changes; if ``fleeting``, for a second; if
     ``once``, never: it is for this client alone.  ``depends_on`` has the names, beside the one
     asked for, whose rules it depends on.
     """
@@ -111,10 +111,10 @@ class Answer:
         "flat_ttl",
         "fleeting",
         "once",
-        "ready",
         "reply",
         "ruling",
         "source",
+        "storable",
         "wire",
     )
 
@@ -132,7 +132,7 @@ class Answer:
         self.age = 0
         self.ede: int | None = None
         self.flat_ttl: int | None = None
-        self.ready = False
+        self.storable = False
         self.fleeting = False
         self.once = False
         self.depends_on: tuple[str, ...] = (
@@ -177,6 +177,10 @@ class Plugin(Protocol):
     that pass back through it, depends only on the datagram's octets, on the client's segment and
     being allowed, and on the policy, and it need not see each query.  Without it, no answer from it
     or from below it is ever given without asking it.
+
+    A plugin may have ``on_queries(batch)`` beside `on_query`: a list of exchanges in, the answers
+    in the same order out, None for each that the next plugin is to be asked about.  It is called
+    where several queries are at hand, for plugins to which many cost less than one by one.
 
     A plugin may have ``counters``, a Counter that shows up among the metrics; ``close()``, called
     when the worker ends or a new configuration takes its place; and ``adopt(old)``, called on the

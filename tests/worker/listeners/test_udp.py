@@ -753,3 +753,40 @@ async def test_clients_to_be_dropped_get_no_error_either(serve):
         await asyncio.sleep(0.1)
         with pytest.raises(BlockingIOError):
             sock.recv(4096)
+
+
+# ---- a plugin that takes batches
+
+
+async def test_a_plugin_with_a_batch_hook_gets_what_was_read_together(serve):
+    """
+    In one call for all that the packet cache has no answer to; each is answered, forwarded or not.
+    """
+
+    class Batching(Local):
+        name, cacheable, sizes = "batching", True, ()
+
+        def on_queries(self, batch):
+            self.sizes += (len(batch),)
+            return [None] * len(batch)
+
+        def on_query(self, x):
+            raise AssertionError("asked one by one")
+
+    server = await serve(extra=(batching := Batching()))
+    server.frontend.packets.queries.left = 100  # no query of the sample ends the batch
+    names = ["evil.example", *(f"n{number}.example" for number in range(5))]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        sock.connect((server.host, server.port))
+        for name in names:
+            sock.send(make(name).to_wire())
+        loop = asyncio.get_running_loop()
+        got = [await asyncio.wait_for(loop.sock_recv(sock, 4096), 5) for _ in names]
+    answers = [dns.message.from_wire(wire) for wire in got]
+    assert {one.question[0].name.to_text(True) for one in answers} == set(names)
+    assert all(texts(one) for one in answers)
+    assert batching.sizes == (6,)
+    assert server.udp.counters["forwarded"] == 5
+    await udp(server, make("evil.example"))
+    assert server.udp.counters["packet_cache"] == 1
