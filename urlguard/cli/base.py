@@ -2,8 +2,10 @@
 What every command needs: how errors are told, the configuration, who is asking.
 """
 
+import functools
 import getpass
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,9 @@ class Group(click.Group):
             click.secho(f"error: {exc}", fg="red", err=True)
             # What was typed is no name, rule, time or feed: the call is wrong.
             ctx.exit(2 if isinstance(exc, InputError) else 1)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(128 + signal.SIGINT)
         except OSError as exc:
             if not isinstance(exc, BrokenPipeError):
                 click.secho(f"error: {exc}", fg="red", err=True)
@@ -47,14 +52,10 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
         metavar="FILE",
         help="Configuration file; default: $URLGUARD_CONFIG, ./urlguard.toml, or built-in.",
     )
+    @functools.wraps(command)  # with the options that it has already
     def run(config_path: Path | None, **arguments: Any) -> None:
         command(configuration.load(config_path), **arguments)
 
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
-    run.__click_params__ = [  # type: ignore[attr-defined]
-        *getattr(command, "__click_params__", []),
-        *getattr(run, "__click_params__", []),
-    ]
     return run
 
 

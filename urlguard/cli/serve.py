@@ -3,59 +3,52 @@
 """
 
 import asyncio
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from urlguard import __version__, events
 from urlguard import config as configuration
+from urlguard import events
 from urlguard.cli.base import warn, with_config
 from urlguard.config.checks import models_folder
 from urlguard.errors import ConfigError, UrlGuardError
 
 if TYPE_CHECKING:
     from urlguard.classify.model import Model
-    from urlguard.engine import Engine
 
 
 @click.command()
 @with_config
 def serve(config: configuration.Config) -> None:
-    """Start the resolver, and run until Ctrl-C or SIGTERM."""
+    """
+    Start the resolver and run it until Ctrl-C or SIGTERM.
+
+    SIGHUP reloads the configuration.
+    """
+    from urlguard.cli import banner
     from urlguard.server.supervisor import Supervisor
 
     for warning in _examined(config):
         warn(warning)
     supervisor = Supervisor(config)
     supervisor.open()
-    addresses = ", ".join(str(a) for a in supervisor.addresses)
     if not any((config.state_dir / "snapshots").glob("[0-9]*")):
         click.echo(f"First start: importing the lists into {config.state_dir} …", err=True)
-
-    def ready() -> None:
-        from urlguard.local_policy import open_engine
-
-        click.echo(f"UrlGuard {__version__} answers DNS on {addresses} (UDP and TCP).")
-        sys.stdout.flush()
-        with suppress(UrlGuardError):  # a courtesy: the server runs, whatever comes of it
-            engine = open_engine(config)
-            if engine.paused:
-                warn("filtering is PAUSED: nothing is blocked; see `urlguard status`")
-            elif example := _example(engine):
-                where = supervisor.addresses[0]
-                click.echo(f"Try:  dig @{where.host} -p {where.port} {example}")
-        sys.stdout.flush()
-
     try:
         events.in_background()
-        asyncio.run(supervisor.run(ready))
+        asyncio.run(supervisor.run(lambda: banner.show(config, supervisor.addresses)))
     finally:
+        # All processes have ended; a second Ctrl-C has nothing left to stop.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         supervisor.close()
+    with suppress(OSError):  # nobody reads our output any more
+        # At a terminal over the ^C that it shows.
+        click.echo(("\r" if sys.stdout.isatty() else "") + "UrlGuard has stopped.")
 
 
 def _examined(config: configuration.Config) -> list[str]:
@@ -63,16 +56,6 @@ def _examined(config: configuration.Config) -> list[str]:
     from urlguard.server.reload import examine
 
     return examine(config)
-
-
-def _example(engine: "Engine") -> str | None:
-    """A name that is blocked now."""
-    some = (name for name, _ in islice(engine.snapshot.names.items(), 1000))
-    readable = sorted(some, key=lambda name: (name.startswith("xn--"), len(name)))
-    for name in readable:
-        if (ruling := engine.decide(name)) and ruling.action == "block":
-            return name
-    return None
 
 
 @click.command("check-config")

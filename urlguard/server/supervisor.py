@@ -96,6 +96,9 @@ class _Child:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             pass_fds=self._descriptors,
+            # Ctrl-C at a terminal goes to the supervisor alone, which stops its children in order;
+            # one that still imports would answer it with a traceback.
+            start_new_session=True,
         )
         if child.stdin is None or child.stdout is None:
             raise RuntimeError("a child was started without pipes")
