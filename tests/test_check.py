@@ -433,9 +433,9 @@ def test_a_long_list_is_checked_quickly(engine):
     Tens of thousands of lines a second, so that a list can be piped through.
     """
     data = b"".join(b"www.host%d.example\n" % i for i in range(20_000))
-    started = time.perf_counter()
+    started = time.process_time()
     assert sum(out.count(b"\n") for out in check.lines(engine, iter([data]))) == 20_000
-    assert time.perf_counter() - started < 4  # 0.3 s on a quiet machine
+    assert time.process_time() - started < 4  # 0.3 s on a quiet machine
 
 
 def test_an_engine_without_policy():

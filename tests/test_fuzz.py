@@ -280,11 +280,11 @@ def test_a_large_reply_of_pointers_does_not_hold_up_the_loop():
     one of 4,000 addresses is read in a moment.
     """
     asked = corpus.question("www.honest.example")
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(WireError, match="pointer"):
         read_reply(corpus.large(asked, 0, "deep"), 12 + len(asked), corpus.A)
     reply = read_reply(corpus.large(asked, 0, "many"), 12 + len(asked), corpus.A)
-    assert time.perf_counter() - begun < 0.2
+    assert time.process_time() - begun < 0.2
     assert len(reply.addresses) == 4000
 
 

@@ -355,6 +355,7 @@ def test_one_write_a_day(tokens, tmp_path, clock):
     watching.close()
 
 
+@pytest.mark.timing
 def test_a_day_that_cannot_be_written_harms_nobody(tokens, tmp_path, clock, monkeypatch):
     """
     The token is valid all the same, at once, and the day is written with the next.
@@ -469,6 +470,7 @@ def test_while_the_file_cannot_be_read_the_last_good_state_holds(tmp_path, clock
     tokens.close()
 
 
+@pytest.mark.timing
 def test_a_writer_does_not_hold_up_who_asks(tokens, opened, tmp_path):
     """
     While another process writes, tokens are checked as they were before.

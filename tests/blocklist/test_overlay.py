@@ -72,9 +72,9 @@ def test_the_most_patterns_there_may_be():
     overlay.apply((change(f"pattern *word{i:04}*") for i in range(MAX_PATTERNS - 1)), 1)
     took = []
     for serial in range(2, 5):
-        started = time.perf_counter()
+        started = time.process_time()
         overlay.apply([change("pattern *word9999*")], serial)
-        took.append(time.perf_counter() - started)
+        took.append(time.process_time() - started)
     assert min(took) < 0.1  # 2 ms on a quiet machine
     for i in (0, 500, MAX_PATTERNS - 2, 9999):
         (found,) = overlay.pattern_set.matching(f".my-word{i:04}.example.")

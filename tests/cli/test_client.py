@@ -107,6 +107,7 @@ def test_a_control_process_that_is_started_again_is_waited_for(config, replies):
 
 @pytest.mark.usefixtures("held")
 @pytest.mark.parametrize("decide", ["apply", "pause"])
+@pytest.mark.timing
 def test_while_a_server_runs_nothing_waits_for_the_next_start(config, monkeypatch, decide):
     """
     A control process that stays away finds the decision in the log; nobody has confirmed it.

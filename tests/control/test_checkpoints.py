@@ -75,6 +75,7 @@ async def test_signs_while_the_log_grows(config, monkeypatch):
     assert threading.main_thread() not in threads
 
 
+@pytest.mark.timing
 async def test_a_thread_that_hangs_does_not_hold_up_the_stop(config, monkeypatch):
     """
     As with a disk that answers no more.

@@ -182,6 +182,7 @@ async def test_addresses_of_a_hundred(authority, said):
     assert said == []
 
 
+@pytest.mark.timing
 async def test_addresses_that_nobody_knows(authority, said):
     """
     A silent upstream, or one that fails, says nothing of a name: neither that it has an address

@@ -487,6 +487,7 @@ async def test_intake(tmp_path):
     assert list(single.rows()) == rows[:1]
 
 
+@pytest.mark.timing
 async def test_no_process_can_be_started(tmp_path, capfd):
     """
     With a damaged log requests fail soon, those that wait and those that come; mended, all is well.
@@ -523,6 +524,7 @@ async def test_a_fault_of_ours_is_an_error_and_no_death(tmp_path, capfd):
     assert '"verdicts.failed"' in capfd.readouterr().err
 
 
+@pytest.mark.timing
 async def test_who_goes_away(tmp_path):
     """
     What nobody waits for any more is not begun.

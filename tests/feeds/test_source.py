@@ -227,6 +227,7 @@ def test_a_body_that_ends_early_is_refused():
         source.fetch(feed(url))
 
 
+@pytest.mark.timing
 def test_a_slow_server_times_out():
     """
     The time for the whole download is bounded, also when octets keep dripping in.

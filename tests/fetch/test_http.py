@@ -305,6 +305,7 @@ async def test_other_statuses(world, status):
         (b"", "disconnected"),
     ],
 )
+@pytest.mark.timing
 async def test_servers_that_do_not_play(world, behave, wrong):
     """
     Slow, endless, broken: none holds a request for longer than its time, nor gets it to go on.

@@ -96,6 +96,7 @@ async def test_upstreams_in_turn(monkeypatch):
             await asking().txt("_urlguard.shop.example")
 
 
+@pytest.mark.timing
 async def test_bounded_time(monkeypatch):
     """
     However many upstreams are silent, a look-up ends.

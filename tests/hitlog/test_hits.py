@@ -361,10 +361,10 @@ def test_noting_a_hit_is_cheap(both):
     """
     A hit costs the packet path a few microseconds at the very most.
     """
-    started = time.perf_counter()
+    started = time.process_time()
     for number in range(5_000):
         both.buffer.add(f"192.0.2.{number % 250}", *EVIL)
-    assert (time.perf_counter() - started) / 5_000 < 20e-6  # about 0.7 µs on an idle machine
+    assert (time.process_time() - started) / 5_000 < 20e-6  # about 0.7 µs on an idle machine
 
 
 # -- files -----------------------------------------------------------------------------------------

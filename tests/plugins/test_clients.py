@@ -163,10 +163,10 @@ def test_a_known_client_is_found_again():
     assert table.known["10.0.0.1"] is who
     table._made = None
     assert table.find("10.0.0.1") is who
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(10_000):
         table.find("10.0.0.1")
-    assert time.perf_counter() - began < 0.1
+    assert time.process_time() - began < 0.1
 
 
 def test_clients_are_bounded(monkeypatch):

@@ -100,6 +100,7 @@ async def test_the_fastest_upstream_is_preferred_and_the_others_stay_measured(st
 
 
 @pytest.mark.parametrize("kill", [Recursor.stop, mute], ids=["gone", "silent"])
+@pytest.mark.timing
 async def test_one_of_three_killed_under_load_costs_no_answer(start, query, kill, capsys):
     """
     No SERVFAIL, nobody waits for long, and the dead one is asked no more until it is back.
@@ -132,6 +133,7 @@ async def test_one_of_three_killed_under_load_costs_no_answer(start, query, kill
 
 
 @pytest.mark.parametrize("kill", [Recursor.stop, mute], ids=["gone", "silent"])
+@pytest.mark.timing
 async def test_all_killed_fail_fast_and_recover_within_two_seconds(start, query, kill, capsys):
     """
     SERVFAIL says why and comes soon; when the upstreams are back, so are the answers.

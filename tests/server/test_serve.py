@@ -269,6 +269,7 @@ def test_a_corrupted_snapshot_is_refused_and_the_policy_stays(server):
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_block_to_answer_is_fast(server):
     """
     The 99th percentile of 200 decisions is in force on every worker within 200 ms of being asked.
@@ -339,6 +340,7 @@ def test_a_decision_does_not_wait_behind_a_large_list(server):
     assert all(running.blocks("urgent.example") for _ in range(20))
 
 
+@pytest.mark.timing
 def test_a_renamed_list_protects_until_its_new_name_is_there(server):
     """
     With a feed under a new name that cannot be had, a restart answers at once by the old rules.
@@ -359,6 +361,7 @@ def test_a_renamed_list_protects_until_its_new_name_is_there(server):
     assert running.blocks("other-fraud.example")
 
 
+@pytest.mark.timing
 def test_a_pipelining_client_does_not_starve_the_others(server):
     """
     Beside a TCP client that asks without end, UDP clients are answered at once.

@@ -115,6 +115,7 @@ def everywhere(running, name):
     return found
 
 
+@pytest.mark.timing
 def test_a_day(server, upstream):
     """
     From the crawler to the release, and the whole story afterwards.

@@ -96,6 +96,7 @@ def test_changes_under_load_lose_no_query(server, crowd, tmp_path, upstreams):
     assert figures.p99 < SLOW_S
 
 
+@pytest.mark.timing
 def test_upstreams_die_and_return(server, crowd, upstreams):
     """
     One upstream killed: no SERVFAIL.  All killed: stale answers and SERVFAIL.  Back: soon well.

@@ -192,11 +192,11 @@ def test_a_long_run_of_labels_costs_no_more_than_a_name():
     64 KiB of one-octet labels are given up after 255 octets.
     """
     wire = ask(b"a")[:12] + b"\1a" * 32_000
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(200):
         with pytest.raises(WireError, match="255"):
             parse_query(wire)
-    assert time.perf_counter() - began < 0.2  # walking all of them takes over a second
+    assert time.process_time() - began < 0.2  # walking all of them takes over a second
 
 
 @pytest.mark.parametrize(

@@ -520,9 +520,9 @@ def test_the_largest_reply_is_read_in_a_moment():
     q = query()
     record = b"\xc0\x0c\0\5\0\1\0\0\0\x3c\0\2\xc0\x0c"
     wire = handmade(q, (record,) * 4000)
-    began = time.perf_counter()
+    began = time.process_time()
     read_reply(wire, q.question_end, q.qtype)
-    assert time.perf_counter() - began < 0.2
+    assert time.process_time() - began < 0.2
     with pytest.raises(WireError, match="too many"):
         read_reply(handmade(q, (record,) * 4600), q.question_end, q.qtype)
 
@@ -670,8 +670,8 @@ def test_odd_times_cost_no_more_than_others():
     """
     q = query()
     record = b"\xc0\x0c\0\1\0\1\xff\xff\xff\xff\0\4\xc0\0\2\7"
-    began = time.perf_counter()
+    began = time.process_time()
     found = read_reply(handmade(q, (record,) * 4000), q.question_end, q.qtype)
-    assert time.perf_counter() - began < 0.1
+    assert time.process_time() - began < 0.1
     assert found.ttl == 0
     assert found.body.count(b"\xff\xff\xff\xff") == 0

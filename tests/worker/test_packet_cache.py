@@ -209,9 +209,9 @@ def test_forgetting_all_takes_no_time(packets):
     for number in range(packet_cache.MAX_ENTRIES):
         put(packets, f"n{number}.example")
     assert len(packets) == packet_cache.MAX_ENTRIES
-    began = time.perf_counter()
+    began = time.process_time()
     packets.clear()
-    assert time.perf_counter() - began < 0.02
+    assert time.process_time() - began < 0.02
 
 
 def test_closed_there_is_no_timer_left(packets, loop):
