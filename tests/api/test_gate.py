@@ -423,6 +423,7 @@ async def pieces(count, size=65_536, wait_s=0.0):
 
 
 @pytest.mark.parametrize(("count", "size"), [(40, 65_536), (400, 4096), (3000, 40)])
+@pytest.mark.slow
 async def test_chunked_uploads(http, few, count, size):
     """
     Large pieces, small ones, and each line by itself.
@@ -508,6 +509,7 @@ async def test_many_at_once(few):
 @pytest.mark.parametrize(
     "more", [[], ["-H", "Transfer-Encoding: chunked"], ["-H", "Expect: 100-continue"]]
 )
+@pytest.mark.slow
 async def test_curl(few, tmp_path, more):
     """
     curl sends a large body with a length, in chunks, and with a word before.

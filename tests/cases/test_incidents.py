@@ -77,6 +77,7 @@ def test_every_slip_is_noticed():
 
 
 @given(st.text(max_size=80))
+@pytest.mark.slow
 def test_any_text_is_read_or_refused(text):
     """
     No text raises anything but InputError, and none is taken by chance.

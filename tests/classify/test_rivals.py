@@ -224,6 +224,7 @@ def test_a_rival_that_learnt_nothing_or_knows_the_answers_fails(constant, task):
         comparison.compare(task, ours, {"plain": theirs}, {}, rounds=2)
 
 
+@pytest.mark.slow
 def test_linear_marks_begin_and_end():
     """
     The same letters in another place are another sign.
@@ -383,6 +384,7 @@ def ran(monkeypatch, capsys, *arguments):
     return code, capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_rivals_stand_in_the_card(trial, model, monkeypatch, capsys):
     """
     The whole command: same rows as ours, figures as printed, a card like others, its page anew.

@@ -243,6 +243,7 @@ def _hold(answers):
         time.sleep(60)
 
 
+@pytest.mark.slow
 def test_helpers_of_a_training_that_was_killed_end():
     """
     Nobody is left waiting for work from a process that is gone.
@@ -349,6 +350,7 @@ def _train_for_ever(out, answers):
         time.sleep(60)
 
 
+@pytest.mark.slow
 def test_what_a_killed_training_left_is_removed(tmp_path):
     """
     Not before it is dead; and nothing that is not a training's folder.
@@ -542,6 +544,7 @@ def test_a_file_is_bounded(tmp_path, small, name):
         files.kind_of(path)
 
 
+@pytest.mark.slow
 def test_a_gzip_bomb_costs_no_memory(tmp_path):
     """
     A gigabyte of zeros in a megabyte is refused after the first row's worth of it.

@@ -79,6 +79,7 @@ def test_a_refresh_by_command_reaches_the_workers(server):
     assert not running.blocks("fraud.example")
 
 
+@pytest.mark.slow
 def test_a_new_snapshot_is_swapped_in_without_forgetting_what_came_after(server):
     """
     `compile` folds the overlay in; decisions before, during and after it stay in force.
@@ -108,6 +109,7 @@ def test_a_new_snapshot_is_swapped_in_without_forgetting_what_came_after(server)
 
 
 @pytest.mark.parametrize("module", ["urlguard.worker.worker", "urlguard.control.control"])
+@pytest.mark.slow
 def test_a_killed_process_is_started_again_and_nothing_confirmed_is_lost(server, module):
     """
     kill -9 of a worker or of the control process: queries go on, decisions stay, new ones work.
@@ -250,6 +252,7 @@ def test_offline_blocked_names_answer_and_others_fail(server, upstream):
     assert running.ask("other.example").rcode() == 2
 
 
+@pytest.mark.slow
 def test_a_corrupted_snapshot_is_refused_and_the_policy_stays(server):
     """
     One changed byte in the newest snapshot: the next start does not open it, and serves all rules.
@@ -297,6 +300,7 @@ def test_block_to_answer_is_fast(server):
     assert sorted(times)[197] < 0.2
 
 
+@pytest.mark.slow
 def test_a_restored_log_is_believed_over_newer_snapshots(server):
     """
     After an older copy of the log is put back, what it does not say is not enforced, and a new
@@ -321,6 +325,7 @@ def test_a_restored_log_is_believed_over_newer_snapshots(server):
     assert not any(running.blocks("c.example") for _ in range(20))
 
 
+@pytest.mark.slow
 def test_a_decision_does_not_wait_behind_a_large_list(server):
     """
     While a change too large for the overlay is being compiled, a decision is in force at once, and

@@ -2,12 +2,15 @@
 
 import asyncio
 
+import pytest
+
 from tests.api.court import court  # noqa: F401 - a fixture
 from tests.control.test_fetch_pool import authority, running, said  # noqa: F401 - fixtures
 from tests.fetch.world import Names, Site, answer
 from tests.system.test_api import Api
 
 
+@pytest.mark.slow
 def test_released_on_every_worker_when_the_answer_comes(server):
     """
     A list blocks a shop: without an account it appeals, a second person upholds it, and the very

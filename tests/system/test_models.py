@@ -65,6 +65,7 @@ def listed(running):
     return [json.loads(line) for line in running.run("suspects", "--json").stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_model_blocks_until_somebody_decides_otherwise(server, tmp_path, features):
     """
     Blocked like a listed name; allowed, it resolves at once, and removed, it is blocked again.
@@ -96,6 +97,7 @@ def test_a_model_blocks_until_somebody_decides_otherwise(server, tmp_path, featu
     assert toy.BAD in lines[0]
 
 
+@pytest.mark.slow
 def test_a_new_model_comes_without_a_pause(server, tmp_path, features):
     """
     A card appears and the server is told: no query waits or is lost, and ready answers go.
@@ -137,6 +139,7 @@ def test_a_new_model_comes_without_a_pause(server, tmp_path, features):
     assert toy.BAD in [s["name"] for s in listed(running)]
 
 
+@pytest.mark.slow
 def test_nothing_in_the_folder_keeps_dns_from_answering(server, tmp_path, features):
     """
     Pipes and monstrous cards are refused, at the start and at a reload, and decisions go on.
@@ -160,6 +163,7 @@ def test_nothing_in_the_folder_keeps_dns_from_answering(server, tmp_path, featur
     assert listed(running) == []
 
 
+@pytest.mark.slow
 def test_without_a_model_all_else_works(server, tmp_path, features):
     """
     One line says so; a model that comes later is used from then on.
@@ -175,6 +179,7 @@ def test_without_a_model_all_else_works(server, tmp_path, features):
     assert all(running.blocks(toy.BAD) for _ in range(20))
 
 
+@pytest.mark.slow
 def test_switched_off_no_model_is_opened(server, tmp_path, features):
     """
     Nor missed.

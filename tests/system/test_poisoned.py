@@ -44,6 +44,7 @@ def dig(server, name):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_a_poisoned_list_cuts_nobody_off(server):
     """
     The good lines block, the poison is held and shown, and who lives beside it is answered.
@@ -70,6 +71,7 @@ def test_a_poisoned_list_cuts_nobody_off(server):
     assert {one["rule"]: one["reason"] for one in feed["held_rules"]} == dict(row["held_rules"])
 
 
+@pytest.mark.slow
 def test_a_good_list_that_is_poisoned_later(server):
     """
     A refresh that brings the poison takes the news and leaves the poison.

@@ -423,6 +423,7 @@ def test_a_name_that_becomes_bogus_goes_on_with_its_last_good_answer(tmp_path):
 
 
 @peer
+@pytest.mark.slow
 def test_the_first_week_shows_and_does_not_block(internet, tmp_path):
     """
     As the page begins, a listed name resolves and the hit log has it where the page looks; let
@@ -461,6 +462,7 @@ def night_commands(name):
 
 
 @peer
+@pytest.mark.slow
 def test_a_wrong_block_at_night(internet, tmp_path):
     """
     The chapter's commands, in their order on a real server: each works, the name is blocked before

@@ -22,6 +22,7 @@ def preview(running, *options):
     return json.loads(running.run("feed", "preview", "new", "--json", *options).stdout)
 
 
+@pytest.mark.slow
 def test_a_list_in_shadow_is_counted_until_it_is_let_loose(running):
     """
     Nothing it says is enforced; queries, clients and the share are there to see, then it blocks.
@@ -55,6 +56,7 @@ def test_a_list_in_shadow_is_counted_until_it_is_let_loose(running):
     assert running.run("log", "--verify").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_rule_in_shadow(running):
     """
     Made, counted and withdrawn like any other, and it blocks nobody.
@@ -71,6 +73,7 @@ def test_a_rule_in_shadow(running):
     assert "withdrawn subtree mine.example" in figures
 
 
+@pytest.mark.slow
 def test_what_rules_would_change(running):
     """
     Rules that nobody has said yet are held against the policy and the live queries.

@@ -59,6 +59,7 @@ def started(server, ports, more="", feed="evil.example\nfraud.example\n", worker
     return made.start()
 
 
+@pytest.mark.slow
 def test_changes_under_load_lose_no_query(server, crowd, tmp_path, upstreams):
     """
     While single rules, a list and a snapshot change, every query is answered, and none wrongly.
@@ -97,6 +98,7 @@ def test_changes_under_load_lose_no_query(server, crowd, tmp_path, upstreams):
 
 
 @pytest.mark.timing
+@pytest.mark.slow
 def test_upstreams_die_and_return(server, crowd, upstreams):
     """
     One upstream killed: no SERVFAIL.  All killed: stale answers and SERVFAIL.  Back: soon well.
@@ -134,6 +136,7 @@ def test_upstreams_die_and_return(server, crowd, upstreams):
 @pytest.mark.parametrize(
     ("way", "zone"), [("nxdomain", "nx.flood.test"), ("silent", "no.flood.test")]
 )
+@pytest.mark.slow
 def test_a_flood_of_random_names_harms_no_one_else(server, crowd, tmp_path, way, zone):
     """
     Beside a flood of random names below one zone, whether it answers or not, others get answers.

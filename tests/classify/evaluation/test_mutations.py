@@ -51,6 +51,7 @@ LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True)
     st.sampled_from(sorted(MUTATIONS)),
     st.integers(0, 1000),
 )
+@pytest.mark.slow
 def test_any_name_can_be_mutated(labels, suffix, kind, seed):
     """
     No owned name, however odd or long, raises or comes out invalid or unchanged.
