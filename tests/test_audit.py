@@ -252,7 +252,7 @@ def test_what_cannot_be_judged(folder, tmp_path):
         ("--verify", "--key", "urlguard.toml"),
         ("--verify", "--checkpoint", "nowhere.txt"),
         ("--verify", "--sign"),
-        ("--planned", "--sign"),
+        ("--scheduled", "--sign"),
     ],
 )
 def test_options_that_do_not_go_together(folder, options, monkeypatch):

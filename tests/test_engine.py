@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from tests.logs import open_file
 from urlguard import urls, wellknown
-from urlguard.blocklist import snapshot, switch
+from urlguard.blocklist import snapshot
 from urlguard.blocklist.overlay import Overlay
+from urlguard.blocklist.pause import pause_category, pause_end
 from urlguard.engine import ActiveEngine, Engine
 from urlguard.policy.model import Change
-from urlguard.rules import SWITCH
+from urlguard.rules import PAUSE
 from urlguard.verdict import Ruling, decode
 
 
@@ -360,7 +361,7 @@ def test_snapshot_and_overlay_say_what_the_next_compile_will(claims, compiled_af
         assert shown(one.rule) == shown(other.rule)
 
 
-PAUSE, RESUME = "operator allow switch filtering", "operator end switch filtering"
+PAUSED, RESUMED = "operator allow pause filtering", "operator end pause filtering"
 RULE = "operator block subtree evil.example"
 
 
@@ -369,9 +370,9 @@ RULE = "operator block subtree evil.example"
     ("claims", "paused"),
     [
         ([RULE], False),
-        ([RULE, PAUSE], True),
-        ([PAUSE, RULE], True),
-        ([RULE, PAUSE, RESUME], False),
+        ([RULE, PAUSED], True),
+        ([PAUSED, RULE], True),
+        ([RULE, PAUSED, RESUMED], False),
     ],
 )
 def test_a_pause_is_known_and_changes_no_verdict(claims, paused, compiled_after):
@@ -392,7 +393,7 @@ def test_a_pause_ends_by_the_clock(tmp_path, monkeypatch, compiled):
     now = 1795480000.0
     monkeypatch.setattr(time, "time", lambda: now)
     log = open_file(tmp_path / "policy.db")
-    change = Change(SWITCH, "allow", switch.category(1795480060), "", 1795480060)
+    change = Change(PAUSE, "allow", pause_category(1795480060), "", 1795480060)
 
     def opened():
         if compiled:
@@ -423,9 +424,9 @@ def test_another_end_is_another_effect(tmp_path):
     log, ends = open_file(tmp_path / "policy.db"), []
     with contextlib.closing(log):
         for until in (2000, 3000, 1000, None):
-            change = Change(SWITCH, "allow", switch.category(until), "", until)
+            change = Change(PAUSE, "allow", pause_category(until), "", until)
             (effect,) = log.commit("operator", [change], actor="test", reason="").effects
-            ends.append(switch.end(decode(effect.after, effect.key).category))
+            ends.append(pause_end(decode(effect.after, effect.key).category))
     assert ends == [2000, 3000, 1000, math.inf]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from urlguard import rules
 from urlguard.errors import InputError
-from urlguard.rules import SWITCH, Rule
+from urlguard.rules import PAUSE, Rule
 
 
 @pytest.mark.parametrize(
@@ -84,37 +84,37 @@ def test_a_planned_key_holds_time_and_rule():
     """
     Keys of earlier times sort before those of later ones, and say what they hold.
     """
-    key = rules.planned(1_893_456_000, "subtree evil.example")
-    assert key == "planned 0000001893456000 subtree evil.example"
-    assert rules.from_planned(key) == (1_893_456_000, "subtree evil.example")
-    assert rules.planned(9, "url x.example/") < rules.planned(10, "domain a.example")
+    key = rules.scheduled(1_893_456_000, "subtree evil.example")
+    assert key == "scheduled 0000001893456000 subtree evil.example"
+    assert rules.from_scheduled(key) == (1_893_456_000, "subtree evil.example")
+    assert rules.scheduled(9, "url x.example/") < rules.scheduled(10, "domain a.example")
 
 
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("switch other", "kind must be one of"),
-        ("switch", "kind must be one of"),
-        ("planned 1 subtree evil.example", "16 digits"),
-        ("planned 0000001893456000 nonsense x", "kind must be one of"),
-        ("planned 0000001893456000 subtree EVIL.example", "must be canonical"),
-        (f"planned 0000001893456000 {SWITCH}", "kind must be one of"),
+        ("pause other", "kind must be one of"),
+        ("pause", "kind must be one of"),
+        ("scheduled 1 subtree evil.example", "16 digits"),
+        ("scheduled 0000001893456000 nonsense x", "kind must be one of"),
+        ("scheduled 0000001893456000 subtree EVIL.example", "must be canonical"),
+        (f"scheduled 0000001893456000 {PAUSE}", "kind must be one of"),
     ],
 )
 def test_what_is_no_key_of_the_log(key, said):
     """
-    The switch has one value, and only a proper rule can be planned.
+    The pause has one value, and only a proper rule can be scheduled.
     """
-    rules.check_key(SWITCH)
-    rules.check_key("planned 0000001893456000 subtree evil.example")
+    rules.check_key(PAUSE)
+    rules.check_key("scheduled 0000001893456000 subtree evil.example")
     with pytest.raises(InputError, match=said):
         rules.check_key(key)
 
 
-@pytest.mark.parametrize("text", [SWITCH, "planned 0000001893456000 subtree evil.example"])
+@pytest.mark.parametrize("text", [PAUSE, "scheduled 0000001893456000 subtree evil.example"])
 def test_nobody_can_type_what_only_the_log_says(text):
     """
-    Neither the switch nor a plan can be had by writing its key as a rule.
+    Nobody can write the key of a pause or of a scheduled rule as a rule.
     """
     with pytest.raises(InputError):
         rules.parse(text)

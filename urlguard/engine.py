@@ -67,7 +67,7 @@ class Engine:
     @property
     def paused(self) -> bool:
         """
-        True while the operator has switched filtering off; a pause with an end ends by the clock.
+        True while the operator has paused filtering; a pause with an end ends by the clock.
 
         What the engine says stays the same: whoever acts on it has to look here first.
         """

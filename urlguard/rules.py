@@ -12,9 +12,9 @@ A rule's *key* is its identity everywhere in UrlGuard: the kind, one space, and 
 
 Three kinds of keys are no rules; nobody can write them as one, and no feed brings them:
 
-    switch   filtering               an operator's allow here: filtering is paused
-    planned  0000001893456000 subtree evil.example
-                                     the rule behind the time (seconds since 1970) begins then
+    pause    filtering               an operator's allow here: filtering is paused
+    scheduled 0000001893456000 subtree evil.example
+                                     the rule begins at that time (seconds since 1970)
     shadow   subtree evil.example    what is claimed of the rule with action ``shadow``: counted,
                                      and out of the way of everything that decides
 """
@@ -29,10 +29,10 @@ KINDS = ("domain", "subtree", "below", "pattern", "url")
 
 OPERATOR = "operator"  # the source of what people decide on the command line
 
-SWITCH = "switch filtering"
-PLANNED = "planned "  # what the key of a rule that begins later starts with
+PAUSE = "pause filtering"
+SCHEDULED = "scheduled "  # what the key of a rule that begins later starts with
 SHADOWED = "shadow "  # what the key starts with at which the effect of a rule in shadow stands
-_PLANNED = re.compile(r"planned (\d{16}) (.+)", re.S)
+_SCHEDULED = re.compile(r"scheduled (\d{16}) (.+)", re.S)
 
 # What a claim can ask for.  ``except`` is a feed's exception (AdBlock @@, rpz-passthru): it cancels
 # that feed's own rules and says nothing about anybody else's.  ``shadow`` counts what a block would
@@ -61,27 +61,27 @@ class Rule(NamedTuple):
         return cls(kind, value)
 
 
-def planned(begins_at: int, key: str) -> str:
+def scheduled(begins_at: int, key: str) -> str:
     """
-    The key under which the rule `key` waits for its time.
+    The key of a rule that begins later.
 
     Args:
         begins_at: seconds since 1970, UTC; keys sort by it.
         key: of the rule.
     """
-    return f"{PLANNED}{begins_at:016} {key}"
+    return f"{SCHEDULED}{begins_at:016} {key}"
 
 
-def from_planned(key: str) -> tuple[int, str]:
+def from_scheduled(key: str) -> tuple[int, str]:
     """
-    When a planned rule begins, in seconds since 1970, and its own key.
+    When a scheduled rule begins, in seconds since 1970, and its own key.
 
     Raises:
-        InputError: the key is not of a planned rule.
+        InputError: the key is not of a scheduled rule.
     """
-    match = _PLANNED.fullmatch(key)
+    match = _SCHEDULED.fullmatch(key)
     if match is None:
-        raise InputError(f"rule {key[:60]!r}: must be 'planned', 16 digits and a rule's key")
+        raise InputError(f"rule {key[:60]!r}: must be 'scheduled', 16 digits and a rule's key")
     return int(match[1]), match[2]
 
 
@@ -92,10 +92,10 @@ def check_key(key: str) -> None:
     Raises:
         InputError: the message says which.
     """
-    if key == SWITCH:
+    if key == PAUSE:
         return
-    if key.startswith(PLANNED):
-        key = from_planned(key)[1]
+    if key.startswith(SCHEDULED):
+        key = from_scheduled(key)[1]
     kind, _, value = key.partition(" ")
     if kind not in KINDS:
         raise InputError(f"rule {key[:60]!r}: kind must be one of {', '.join(KINDS)}")

@@ -81,24 +81,24 @@ def test_the_most_patterns_there_may_be():
         assert found.text == f"*word{i:04}*"
 
 
-def test_the_switch_is_no_rule():
+def test_a_pause_is_no_rule():
     """
     It is kept beside the rules: on, off, and nothing said are three things.
     """
     overlay = Overlay(3)
     assert overlay.paused_until is None
-    overlay.apply([change("switch filtering", "allow")], 4)
+    overlay.apply([change("pause filtering", "allow")], 4)
     assert (overlay.paused_until, len(overlay), overlay.names) == (math.inf, 0, {})
-    overlay.apply([change("switch filtering", None)], 5)
+    overlay.apply([change("pause filtering", None)], 5)
     assert overlay.paused_until == 0
 
 
-def test_the_switch_carries_its_end():
+def test_a_pause_carries_its_end():
     """
     The last word counts, with its own end or without one.
     """
-    overlay, key = Overlay(3), "switch filtering"
-    off = Ruling("allow", "until 1795480000", ("operator",), 9, "switch", "filtering")
+    overlay, key = Overlay(3), "pause filtering"
+    off = Ruling("allow", "until 1795480000", ("operator",), 9, "pause", "filtering")
     overlay.apply([(key, off)], 4)
     assert overlay.paused_until == 1795480000
     overlay.apply([(key, off._replace(category=""))], 5)

@@ -179,7 +179,7 @@ def test_a_pause_is_carried_and_is_no_rule(tmp_path):
     """
     A worker that starts during a pause begins paused; the rules are all there.
     """
-    path = snapshot.write(tmp_path, 8, [*RULINGS, ("switch filtering", text("allow"))])
+    path = snapshot.write(tmp_path, 8, [*RULINGS, ("pause filtering", text("allow"))])
     opened = snapshot.open_folder(path)
     assert (opened.paused_until, len(opened)) == (math.inf, 5)
 
@@ -188,8 +188,8 @@ def test_a_pause_is_carried_with_its_end(tmp_path):
     """
     The manifest says until when, as a number of seconds.
     """
-    off = encode(Ruling("allow", "until 1795480000", ("operator",), 8, "switch", "filtering"))
-    path = snapshot.write(tmp_path, 8, [*RULINGS, ("switch filtering", off)])
+    off = encode(Ruling("allow", "until 1795480000", ("operator",), 8, "pause", "filtering"))
+    path = snapshot.write(tmp_path, 8, [*RULINGS, ("pause filtering", off)])
     manifest = json.loads((path / "manifest.json").read_text())
     assert (manifest["paused"], manifest["paused_until"]) == (True, 1795480000)
     assert snapshot.open_folder(path).paused_until == 1795480000
@@ -222,7 +222,7 @@ def test_a_pause_of_an_old_manifest_has_no_end(copy, said, until):
 @pytest.mark.parametrize("value", [None, 1, "true", []])
 def test_a_manifest_that_does_not_say_paused_is_not(copy, value):
     """
-    Snapshots of before there was the switch, and values that nobody writes, mean: not paused.
+    Snapshots of before there were pauses, and values that nobody writes, mean: not paused.
     """
     path = copy / "manifest.json"
     manifest = json.loads(path.read_text())

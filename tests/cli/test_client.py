@@ -267,7 +267,7 @@ def test_a_pause_is_over_at_its_end(config, monkeypatch):
     assert client.paused(config).until == 1795480000
     monkeypatch.setattr(time, "time", lambda: 1795480000.0)
     assert client.paused(config) is None
-    apply(config, "operator", Change(rules.SWITCH, "allow", "", "", 1795470000))
+    apply(config, "operator", Change(rules.PAUSE, "allow", "", "", 1795470000))
     assert client.paused(config).until == 1795470000
 
 
@@ -275,11 +275,11 @@ def test_plans_are_listed_by_their_time(config):
     """
     What, when, by whom and why, the next one first.
     """
-    assert client.plans(config) == []
+    assert client.scheduled_rules(config) == []
     for begins, action in ((4105080000, "allow"), (4105036800, "block")):
-        key = rules.planned(begins, EVIL)
+        key = rules.scheduled(begins, EVIL)
         apply(config, "operator", Change(key, action, "fraud", "ticket", begins + DAY))
-    first, second = client.plans(config)
+    first, second = client.scheduled_rules(config)
     assert (first.action, second.action) == ("block", "allow")
     assert (first.rule.key, first.source, first.reason, first.serial) == (
         EVIL, "operator", "ticket", 2,

@@ -621,7 +621,7 @@ def test_rpz_shows_the_zone_and_what_it_leaves_out(here):
     assert "pay-" not in zone
 
 
-# -- pause, plans, backup --------------------------------------------------------------------------
+# -- pause, scheduled rules, backup ----------------------------------------------------------------
 
 
 def test_pause_and_resume_without_a_server(here):
@@ -662,43 +662,43 @@ def test_status_tells_of_a_pause_through_a_damaged_log(here):
 
 def test_a_rule_that_begins_later(here):
     """
-    Said when it is planned, shown by `check` and `log`, and withdrawn by `remove`.
+    Said when it is scheduled, shown by `check` and `log`, and withdrawn by `remove`.
     """
     args = ("x.example", "--from", "2100-01-01", "--expires", "7d", "--reason", "ticket 9")
     when = "from 2100-01-01T00:00:00Z until 2100-01-08T00:00:00Z"
-    assert here.out("block", *args) == f"planned to block subtree x.example {when}: serial 1\n"
+    assert here.out("block", *args) == f"scheduled to block subtree x.example {when}: serial 1\n"
     assert here.verdict("x.example")["action"] == "none"
     shown = here.out("check", "www.x.example", "y.example")
     assert shown == (
         "www.x.example  no rule\n"
-        f"    planned   block subtree x.example {when} (operator)\n"
+        f"    scheduled block subtree x.example {when} (operator)\n"
         "y.example  no rule\n"
     )
-    assert f"planned  block subtree x.example {when}" in here.out("log")
+    assert f"scheduled block subtree x.example {when}" in here.out("log")
     line = f"{when}  block subtree x.example  operator, batch 1  ticket 9\n"
-    assert here.out("log", "--planned") == line
-    (plan,) = map(json.loads, here.out("log", "--planned", "--json").splitlines())
-    assert (plan["begins_at"], plan["expires_at"], plan["value"]) == (
+    assert here.out("log", "--scheduled") == line
+    (entry,) = map(json.loads, here.out("log", "--scheduled", "--json").splitlines())
+    assert (entry["begins_at"], entry["expires_at"], entry["value"]) == (
         4102444800, 4103049600, "x.example",
     )  # fmt: skip
-    assert here.out("allow", "x.example").endswith(f"; planned: block {when} (operator)\n")
+    assert here.out("allow", "x.example").endswith(f"; scheduled: block {when} (operator)\n")
     assert here.out("remove", "x.example", "z.example").splitlines() == [
         "withdrawn subtree x.example: serial 3, in force at the next start",
-        f"withdrawn plan to block subtree x.example {when}: serial 3",
+        f"withdrawn: scheduled to block subtree x.example {when}: serial 3",
         "z.example: the operator says nothing about this subtree",
     ]
-    assert here.out("log", "--planned") == ""
+    assert here.out("log", "--scheduled") == ""
     assert here.out("log", "--verify").startswith("ok: 3 batches")
 
 
 def test_planning_twice_the_same_is_said_to_be_so(here):
     """
-    The same rule at the same time is one plan; at another time it is another.
+    The same rule at the same time is one entry; at another time it is another.
     """
     here.out("block", "x.example", "--from", "2100-01-01")
     assert "so already; serial 1" in here.out("block", "x.example", "--from", "2100-01-01")
     here.out("block", "x.example", "--from", "2100-01-02")
-    assert here.out("log", "--planned").count("\n") == 2
+    assert here.out("log", "--scheduled").count("\n") == 2
 
 
 def test_backup_and_restore(here):
@@ -821,7 +821,7 @@ def serving(here):
 @pytest.mark.slow
 def test_plans_begin_and_pauses_end_by_the_clock(serving):
     """
-    A planned rule is in force within a second of its time, on every worker; a pause that has an
+    A scheduled rule is in force within a second of its time, on every worker; a pause that has an
     end ends; a restore is refused meanwhile, and a backup is not.
     """
     here, port = serving

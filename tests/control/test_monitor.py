@@ -23,7 +23,7 @@ from urlguard.metrics import BOUNDS, METRICS, OTHER, Figures, Histogram, Stats
 from urlguard.policy.model import Change
 from urlguard.processes import channel
 from urlguard.processes import child as process
-from urlguard.rules import SWITCH
+from urlguard.rules import PAUSE
 
 MONITORING = Path(__file__).parents[2] / "docs" / "monitoring.md"
 
@@ -329,11 +329,11 @@ async def test_a_pause_is_shown(control):
     """
     control.connect(0)
     control.connect(1)
-    control.log.commit("operator", [Change(SWITCH, "allow")], actor="t", reason="")
+    control.log.commit("operator", [Change(PAUSE, "allow")], actor="t", reason="")
     assert (await values(control.observer))["urlguard_filtering_paused",] == 1
     found = await control.observer.readiness()
     assert (found["paused"], found["ready"]) == (True, True)
-    control.log.commit("operator", [Change(SWITCH, None)], actor="t", reason="")
+    control.log.commit("operator", [Change(PAUSE, None)], actor="t", reason="")
     assert (await values(control.observer))["urlguard_filtering_paused",] == 0
 
 
@@ -342,14 +342,14 @@ async def test_a_pause_whose_end_has_come_is_over(control):
     Also while the log cannot be told: the workers filter again.
     """
     for until, paused in ((time.time() + 60, True), (time.time() - 1, False)):
-        change = Change(SWITCH, "allow", f"until {int(until)}", "", int(until))
+        change = Change(PAUSE, "allow", f"until {int(until)}", "", int(until))
         control.log.commit("operator", [change], actor="t", reason="")
         assert (await values(control.observer))["urlguard_filtering_paused",] == paused
         assert (await control.observer.readiness())["paused"] is paused
 
 
-@pytest.mark.parametrize("planned", [False, True])
-async def test_what_is_overdue_in_the_log_is_not_ready(control, planned):
+@pytest.mark.parametrize("scheduled", [False, True])
+async def test_what_is_overdue_in_the_log_is_not_ready(control, scheduled):
     """
     An end or a beginning that is not in the log by 15 s after its time, as on a full disk.
     """
@@ -357,7 +357,7 @@ async def test_what_is_overdue_in_the_log_is_not_ready(control, planned):
     control.connect(1)
     for late, ready in ((-60, True), (5, True), (20, False)):
         when, key = int(time.time()) - late, f"subtree x{late}.example"
-        key, until = (rules.planned(when, key), None) if planned else (key, when)
+        key, until = (rules.scheduled(when, key), None) if scheduled else (key, when)
         control.log.commit("operator", [Change(key, "block", "", "", until)], actor="t", reason="")
         found = await control.observer.readiness()
         assert found["ready"] is ready

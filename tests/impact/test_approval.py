@@ -11,7 +11,7 @@ from urlguard.impact.approval import (
 )
 from urlguard.impact.sample import Count, Sampled
 from urlguard.policy.model import Change
-from urlguard.rules import Rule, planned
+from urlguard.rules import Rule, scheduled
 
 
 @pytest.mark.parametrize(
@@ -59,12 +59,12 @@ def test_a_pattern_is_tried_on_what_is_well_known():
 
 def test_only_what_blocks_is_weighed():
     """
-    Allowing, reviewing, shadowing and withdrawing block nobody; a planned block does.
+    Allowing, reviewing, shadowing and withdrawing block nobody; a scheduled block does.
     """
     name = next(iter(wellknown.popular()))
     harmless = [Change(f"subtree {name}", action) for action in ("allow", "review", "shadow", None)]
     assert reasons_for_approval(harmless) == []
-    later = Change(planned(2_000_000_000, "subtree icbc.com.cn"), "block")
+    later = Change(scheduled(2_000_000_000, "subtree icbc.com.cn"), "block")
     assert blocked_rules([later, later]) == [Rule("subtree", "icbc.com.cn")]
     assert reasons_for_approval([later]) == ["subtree icbc.com.cn: bank"]
 

@@ -141,7 +141,7 @@ def test_mode_review_blocks_nothing(models, query):
 
 def test_a_paused_server_blocks_nothing(models, query):
     """
-    The switch for all filtering is for the model too.
+    A pause of all filtering is for the model too.
     """
     active = FakeActiveEngine()
     active.engine.paused = True

@@ -367,10 +367,10 @@ def test_logs_of_before_there_were_plans_are_read(tmp_path, database, saved):
     """
     for path in (saved, database):
         with contextlib.closing(sqlite3.connect(path)) as db:
-            db.execute("DROP INDEX claim_planned")
+            db.execute("DROP INDEX claim_scheduled")
     old = shutil.copy(database, tmp_path / "old.db")
     log = open_file(old, read_only=True)
     with contextlib.closing(log):
-        assert log.store.planned() == []
+        assert log.store.scheduled() == []
     restore(database, saved)
     assert content(database)[0] == 4

@@ -64,7 +64,7 @@ def test_a_rule_in_shadow_can_be_planned(log):
     """
     Like any other; it begins in shadow.
     """
-    change = Change("planned 0000000000000100 subtree evil.example", SHADOW)
+    change = Change("scheduled 0000000000000100 subtree evil.example", SHADOW)
     log.commit("operator", [change], actor="test", reason="")
     assert effects(log, 1) == {}
     log.expire(now=100)
@@ -75,7 +75,7 @@ def test_nobody_writes_its_key(log):
     """
     The key of its effect is no rule, and filtering cannot be paused in shadow.
     """
-    for key, action in ((SHADOWED + "subtree evil.example", "block"), ("switch filtering", SHADOW)):
+    for key, action in ((SHADOWED + "subtree evil.example", "block"), ("pause filtering", SHADOW)):
         with pytest.raises(Exception, match=r"kind must be|must be allow"):
             log.commit("operator", [Change(key, action)], actor="test", reason="")
     assert log.serial == 0

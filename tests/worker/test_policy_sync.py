@@ -6,7 +6,7 @@ import contextlib
 import pytest
 
 from urlguard.processes import channel
-from urlguard.rules import SWITCH
+from urlguard.rules import PAUSE
 from urlguard.verdict import Ruling, encode
 from urlguard.worker.policy_sync import PolicySync
 
@@ -83,11 +83,11 @@ async def test_a_change_is_in_force_when_it_is_confirmed(pair):
 
 async def test_filtering_can_be_paused_and_resumed(pair):
     """
-    The switch travels as any other change of policy.
+    A pause travels as any other change of policy.
     """
     sync, control = pair
     for serial, (word, paused) in enumerate([(BLOCK, True), (None, False)], 5):
-        control.send(op="change", changes=[[SWITCH, word]], serial=serial)
+        control.send(op="change", changes=[[PAUSE, word]], serial=serial)
         await control.heard(serial=serial)
         assert sync.active.engine.paused is paused
 
@@ -158,7 +158,7 @@ async def test_a_lost_connection_costs_nothing(pair):
         ([["subtree a.example", None], ["below b.example", BLOCK]], None),
         ([["url a.example/x", BLOCK]], []),
         ([["pattern *pay*", BLOCK]], None),
-        ([[SWITCH, BLOCK]], None),
+        ([[PAUSE, BLOCK]], None),
         ([[f"domain {i}.example", BLOCK] for i in range(20)], None),
     ],
 )

@@ -8,9 +8,9 @@ within it, which nobody who decides looks into.  One writer; readers see a chang
 
 from collections.abc import Iterable
 
-from urlguard.blocklist import switch
 from urlguard.blocklist.patterns import PatternSet
-from urlguard.rules import SHADOWED, SWITCH
+from urlguard.blocklist.pause import NOT_PAUSED, pause_end
+from urlguard.rules import PAUSE, SHADOWED
 from urlguard.verdict import Ruling
 
 # Beyond this a compile is due: every worker keeps its own copy of the overlay.
@@ -52,8 +52,8 @@ class Overlay:
                 patterns_changed = True
             elif kind == "url":
                 self.urls[value] = ruling
-            elif key == SWITCH:
-                self.paused_until = switch.ON if ruling is None else switch.end(ruling.category)
+            elif key == PAUSE:
+                self.paused_until = NOT_PAUSED if ruling is None else pause_end(ruling.category)
             elif key.startswith(SHADOWED):
                 aside.append((value, ruling))
             else:

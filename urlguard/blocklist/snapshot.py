@@ -24,13 +24,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from urlguard.blocklist import switch
 from urlguard.blocklist.patterns import PatternSet
+from urlguard.blocklist.pause import NOT_PAUSED, pause_end
 from urlguard.blocklist.suffixes import FILE as NAMES
 from urlguard.blocklist.suffixes import Suffixes, backwards
 from urlguard.blocklist.table import Cell, Table, TableBuilder
 from urlguard.errors import SnapshotError
-from urlguard.rules import SHADOWED, SWITCH
+from urlguard.rules import PAUSE, SHADOWED
 from urlguard.verdict import Ruling, from_parts
 
 FORMAT = 1
@@ -51,14 +51,14 @@ class Snapshot:
         patterns: PatternSet,
         pattern_rulings: Table,
         *,
-        paused_until: float = switch.ON,
+        paused_until: float = NOT_PAUSED,
         shadow: "Snapshot | None" = None,
     ) -> None:
         self.serial = serial
         self.names = names
         self.urls = urls
         self.patterns = patterns
-        # The operator has switched filtering off until then: seconds since 1970.
+        # The operator has paused filtering until then: seconds since 1970.
         self.paused_until = paused_until
         self.shadow = shadow  # the rules in shadow, if there are any
         self._pattern_rulings = pattern_rulings
@@ -99,7 +99,7 @@ def write(folder: Path, serial: int, rulings: Iterable[tuple[str, str]], history
     names, urls, patterns = TableBuilder(), TableBuilder(), TableBuilder()
     aside = {NAMES: TableBuilder(), _PATTERN_RULINGS: TableBuilder()}
     texts: list[str] = []
-    paused_until = switch.ON
+    paused_until = NOT_PAUSED
     for key, ruling in rulings:
         kind, _, value = key.partition(" ")
         if kind == "url":
@@ -107,8 +107,8 @@ def write(folder: Path, serial: int, rulings: Iterable[tuple[str, str]], history
         elif kind == "pattern":
             patterns.add(value, kind, ruling)
             texts.append(value)
-        elif key == SWITCH:
-            paused_until = switch.end(json.loads(ruling)[1])
+        elif key == PAUSE:
+            paused_until = pause_end(json.loads(ruling)[1])
         elif key.startswith(SHADOWED):
             kind, _, value = value.partition(" ")
             if kind == "pattern":
@@ -135,7 +135,7 @@ def write(folder: Path, serial: int, rulings: Iterable[tuple[str, str]], history
                     "serial": serial,
                     "history": history,
                     "rules": {"names": len(names), "urls": len(urls), "patterns": len(texts)},
-                    "paused": paused_until != switch.ON,
+                    "paused": paused_until != NOT_PAUSED,
                     # null: until somebody resumes.
                     "paused_until": int(paused_until) if math.isfinite(paused_until) else None,
                     "sha256": {path.name: _digest(path) for path in paths},
@@ -219,15 +219,15 @@ def _paused_until(manifest: dict[str, Any]) -> float:
     """
     When filtering goes on by a manifest; what nobody writes there means that it is on.
 
-    Snapshots of before there was the switch say nothing, and those of before a pause carried its
+    Snapshots of before there were pauses say nothing, and those of before a pause carried its
     end do not say when.
     """
     if manifest.get("paused", False) is not True:
-        return switch.ON
+        return NOT_PAUSED
     until = manifest.get("paused_until")
     if until is None:
         return math.inf
-    return float(until) if type(until) is int and abs(until) < 10**15 else switch.ON
+    return float(until) if type(until) is int and abs(until) < 10**15 else NOT_PAUSED
 
 
 def nothing() -> Snapshot:

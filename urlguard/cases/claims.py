@@ -14,7 +14,7 @@ from urlguard import names, rules, urls
 from urlguard.cases.model import Act, Case, Choice, Decision
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change, ClaimRow
-from urlguard.rules import PLANNED, from_planned
+from urlguard.rules import SCHEDULED, from_scheduled
 from urlguard.verdict import FEED
 
 MAX_SHOWN: Final = 5  # claims that are in the way
@@ -107,7 +107,8 @@ def released(log: PolicyLog, keys: Sequence[str]) -> list[str]:
     people = [name for name in log.store.sources() if not name.startswith(FEED)]
     found: list[str] = []
     for key in keys:
-        kind, _, value = (from_planned(key)[1] if key.startswith(PLANNED) else key).partition(" ")
+        rule = from_scheduled(key)[1] if key.startswith(SCHEDULED) else key
+        kind, _, value = rule.partition(" ")
         if kind not in ("domain", "subtree", "below"):
             continue
         above = [f"{k} {p}" for p in names.parents(value) for k in ("subtree", "below")]

@@ -20,7 +20,7 @@ from urlguard.cases.appeals import Plea, is_address
 from urlguard.cases.claims import whole
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import ClaimRow
-from urlguard.rules import PLANNED
+from urlguard.rules import SCHEDULED
 from urlguard.verdict import FEED
 
 _ANALYST: Final = "analyst:"
@@ -72,8 +72,8 @@ def makers(log: PolicyLog, claims: Iterable[ClaimRow]) -> set[str]:
             found.add(claim.source.removeprefix(_ANALYST))
         actors = _actors(log, claim.from_serial)
         if _SERVER in actors:
-            for planned in _planned(log, claim):
-                actors |= _actors(log, planned.from_serial)
+            for scheduled in _scheduled(log, claim):
+                actors |= _actors(log, scheduled.from_serial)
         found |= actors - {_SERVER}
     return {name.casefold() for name in found}
 
@@ -135,10 +135,10 @@ def _actors(log: PolicyLog, serial: int) -> set[str]:
     return set() if batch is None else set(batch.actor.split(_TOGETHER))
 
 
-def _planned(log: PolicyLog, claim: ClaimRow) -> Iterable[ClaimRow]:
+def _scheduled(log: PolicyLog, claim: ClaimRow) -> Iterable[ClaimRow]:
     """The claims that were made for later and became this one."""
-    for key in log.store.rules_ever(PLANNED):
-        if rules.from_planned(key)[1] == claim.rule:
+    for key in log.store.rules_ever(SCHEDULED):
+        if rules.from_scheduled(key)[1] == claim.rule:
             for row in log.store.history(key):
                 if (row.source, row.to_serial) == (claim.source, claim.from_serial):
                     yield row

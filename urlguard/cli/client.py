@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from urlguard.blocklist import switch
+from urlguard.blocklist.pause import pause_category, pause_end
 from urlguard.compile import compile_apart
 from urlguard.config import Config
 from urlguard.errors import InputError, PolicyError
@@ -18,7 +18,7 @@ from urlguard.policy.location import log_exists, log_location, open_log, reading
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change, ClaimRow
 from urlguard.processes import channel
-from urlguard.rules import OPERATOR, SWITCH, Rule, from_planned
+from urlguard.rules import OPERATOR, PAUSE, Rule, from_scheduled
 from urlguard.times import moment
 
 BACK_S: Final = 5.0  # to wait for a control process that is being started again
@@ -104,14 +104,14 @@ def in_force(config: Config) -> None:
         compile_apart(log_location(config), config.state_dir / "snapshots")
 
 
-def stands(config: Config, key: str, source: str) -> bool:
-    """True if `source` says something about `key` now."""
-    return any(claim.source == source for claim in _standing(config, key))
+def claims(config: Config, key: str, source: str) -> bool:
+    """True if `source` has an active claim about `key`."""
+    return any(claim.source == source for claim in _active_claims(config, key))
 
 
 def others(config: Config, key: str, source: str) -> list[str]:
-    """The other sources whose claims about `key` stand, each with what it says."""
-    found = _standing(config, key)
+    """The other sources with an active claim about `key`, each with its action."""
+    found = _active_claims(config, key)
     return [f"{claim.source} ({claim.action})" for claim in found if claim.source != source]
 
 
@@ -125,8 +125,8 @@ def deciding(config: Config, rule: Rule) -> str | None:
     return f"{', '.join(ruling.sources)} ({ruling.action} {ruling.kind} {ruling.value})"
 
 
-def _standing(config: Config, key: str) -> list[ClaimRow]:
-    """The claims about `key` that stand, from the log's file."""
+def _active_claims(config: Config, key: str) -> list[ClaimRow]:
+    """The active claims about `key`, read from the log."""
     with _reading(config) as log:
         found = log.store.history(key) if log else []
         return [claim for claim in found if claim.to_serial is None]
@@ -143,7 +143,7 @@ def _reading(config: Config) -> Iterator[PolicyLog | None]:
 
 
 class Pause(NamedTuple):
-    """Filtering is switched off."""
+    """A pause of all filtering."""
 
     until: int | None  # seconds since 1970; None: until somebody resumes
     reason: str
@@ -161,7 +161,7 @@ class Pause(NamedTuple):
 
 def pause(config: Config, until: int | None, *, actor: str, reason: str) -> Done:
     """
-    Switch filtering off on every worker, as a decision like any other: see `apply`.
+    Pause filtering on every worker, as a decision like any other: see `apply`.
 
     Args:
         config: which server.
@@ -169,31 +169,31 @@ def pause(config: Config, until: int | None, *, actor: str, reason: str) -> Done
         actor: who, for the audit.
         reason: why, for the audit.
     """
-    change = Change(SWITCH, "allow", switch.category(until), reason, until)
+    change = Change(PAUSE, "allow", pause_category(until), reason, until)
     return apply(config, OPERATOR, [change], actor=actor, reason=reason)
 
 
 def resume(config: Config, *, actor: str, reason: str) -> Done:
-    """Switch filtering on again; ``changed`` is False if it was on."""
-    return apply(config, OPERATOR, [Change(SWITCH, None)], actor=actor, reason=reason)
+    """Resume filtering; ``changed`` is False if it was not paused."""
+    return apply(config, OPERATOR, [Change(PAUSE, None)], actor=actor, reason=reason)
 
 
 def paused(config: Config) -> Pause | None:
     """
-    The pause that stands in the log; None while filtering is on.
+    The pause that is in force in the log; None while filtering is on.
 
-    One whose end has come is over for the workers, also if the log could not be told yet.
+    A pause is over at its end, even if the log does not yet record that it has ended.
     """
     with _reading(config) as log:
-        claim = log and log.store.active(OPERATOR, SWITCH)
-        if not log or not claim or switch.end(claim.category) <= time.time():
+        claim = log and log.store.active(OPERATOR, PAUSE)
+        if not log or not claim or pause_end(claim.category) <= time.time():
             return None
         batch = next(log.store.batches(claim.from_serial - 1, 1))
     until, evidence = claim.expires_at, claim.evidence
     return Pause(until, evidence, batch.serial, batch.actor, batch.time // 1000)
 
 
-class Plan(NamedTuple):
+class ScheduledRule(NamedTuple):
     """A rule that begins later."""
 
     key: str  # under which it waits
@@ -204,10 +204,10 @@ class Plan(NamedTuple):
     begins: int  # seconds since 1970
     ends: int | None
     reason: str
-    serial: int  # of the batch that planned it
+    serial: int  # of the batch that scheduled it
 
     def as_json(self) -> dict[str, Any]:
-        """The object of ``urlguard log --planned --json``."""
+        """The object of ``urlguard log --scheduled --json``."""
         return {
             "begins_at": self.begins,
             "expires_at": self.ends,
@@ -226,18 +226,18 @@ class Plan(NamedTuple):
         return f"from {moment(self.begins)}" + (f" until {moment(self.ends)}" if self.ends else "")
 
 
-def plans(config: Config) -> list[Plan]:
+def scheduled_rules(config: Config) -> list[ScheduledRule]:
     """All rules that begin later, the next one first."""
     with _reading(config) as log:
-        return planned(log.store.planned()) if log else []
+        return read_scheduled(log.store.scheduled()) if log else []
 
 
-def planned(claims: Iterable[ClaimRow]) -> list[Plan]:
-    """What planned claims say; what only somebody else can have written is left out."""
+def read_scheduled(claims: Iterable[ClaimRow]) -> list[ScheduledRule]:
+    """The rules of scheduled claims; a claim that this version cannot read is left out."""
     found = []
     for c in claims:
         with contextlib.suppress(InputError):
-            begins, key = from_planned(c.rule)
+            begins, key = from_scheduled(c.rule)
             said = (c.action, c.category, c.source, begins, c.expires_at, c.evidence, c.from_serial)
-            found.append(Plan(c.rule, Rule.from_key(key), *said))
+            found.append(ScheduledRule(c.rule, Rule.from_key(key), *said))
     return found

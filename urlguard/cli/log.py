@@ -62,7 +62,7 @@ def compile_(config: configuration.Config) -> None:
     "may be repeated.",
 )
 @click.option("--sign", is_flag=True, help="Print a signed checkpoint of the log as it is now.")
-@click.option("--planned", is_flag=True, help="Show the rules that begin later instead.")
+@click.option("--scheduled", is_flag=True, help="Show the rules that begin later instead.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @with_config
 def log(
@@ -72,23 +72,23 @@ def log(
     checkpoints: tuple[Path, ...],
     keys: tuple[Path, ...],
     sign: bool,
-    planned: bool,
+    scheduled: bool,
     as_json: bool,
 ) -> None:
     """Show who changed what and when, or verify that nobody changed it since."""
     from urlguard.cli import client, terminal
     from urlguard.policy.location import log_location, reading_log
 
-    if verify + sign + planned > 1:
-        raise click.UsageError("--verify, --sign and --planned: one at a time")
+    if verify + sign + scheduled > 1:
+        raise click.UsageError("--verify, --sign and --scheduled: one at a time")
     if (checkpoints and not verify) or (keys and not checkpoints):
         raise click.UsageError("--checkpoint belongs to --verify, and --key to --checkpoint")
     location = log_location(config)
     if not location.exists():
         raise PolicyError(f"policy log {location}: not there; `urlguard serve` makes it")
-    if planned:
-        for plan in client.plans(config):
-            click.echo(json.dumps(plan.as_json()) if as_json else terminal.plan_line(plan))
+    if scheduled:
+        for entry in client.scheduled_rules(config):
+            click.echo(json.dumps(entry.as_json()) if as_json else terminal.scheduled_line(entry))
         return
     if sign:
         _sign(config, as_json=as_json)
@@ -103,8 +103,8 @@ def log(
                     click.echo(json.dumps(batch._asdict()))
                     continue
                 effects = policy.store.effects_of(batch.serial, 3)
-                plans = client.planned(policy.store.planned_in(batch.source, batch.serial))
-                click.echo(terminal.batch_line(batch, *effects, plans))
+                later = client.read_scheduled(policy.store.scheduled_in(batch.source, batch.serial))
+                click.echo(terminal.batch_line(batch, *effects, later))
             return
         damage, batches = policy.verify(), policy.store.count_batches()
     if as_json:

@@ -1,5 +1,5 @@
 """
-Running a server: how it is, the switch for all filtering, its cache, systemd, completion.
+Running a server: its state, pausing all filtering, its cache, systemd, completion.
 """
 
 import json
@@ -59,9 +59,9 @@ def _paused(config: configuration.Config) -> "Pause | None":
 @with_config
 def pause(config: configuration.Config, duration: str | None, reason: str) -> None:
     """
-    Switch all filtering off, on every worker when the command returns.
+    Pause all filtering, on every worker when the command returns.
 
-    Rules stay as they are and can be changed meanwhile; `urlguard resume` switches it on again.
+    Rules stay as they are and can be changed meanwhile; `urlguard resume` ends the pause.
     """
     from urlguard import times
     from urlguard.cli import client
@@ -79,7 +79,7 @@ def pause(config: configuration.Config, duration: str | None, reason: str) -> No
 @click.option("--reason", default="", help="For the audit.")
 @with_config
 def resume(config: configuration.Config, reason: str) -> None:
-    """Switch filtering on again, on every worker when the command returns."""
+    """Resume filtering, on every worker when the command returns."""
     from urlguard.cli import client
 
     done = client.resume(config, actor=user(), reason=reason)

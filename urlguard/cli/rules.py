@@ -14,7 +14,7 @@ from urlguard import config as configuration
 from urlguard.cli.base import user, warn, with_config
 from urlguard.errors import InputError
 
-_MAX_PLANS = 1000  # planned rules that `check` looks through
+_MAX_SCHEDULED = 1000  # scheduled rules that `check` looks through
 
 
 @click.command()
@@ -61,9 +61,9 @@ def check(
     else:
         from urlguard.cli import terminal
 
-        planned = _planned(config, items)
+        scheduled = _scheduled(config, items)
         for item, verdict in zip(items, found, strict=True):
-            terminal.show_verdict(verdict, planned.get(item, ()))
+            terminal.show_verdict(verdict, scheduled.get(item, ()))
     if any(verdict["kind"] == "invalid" for verdict in found):
         sys.exit(1)
 
@@ -78,7 +78,7 @@ def _standard_input() -> Iterator[bytes]:
         yield chunk
 
 
-def _planned(config: configuration.Config, items: tuple[str, ...]) -> dict[str, list[str]]:
+def _scheduled(config: configuration.Config, items: tuple[str, ...]) -> dict[str, list[str]]:
     """For each item, the rules over it that begin later, in words."""
     from urlguard import check as checking
     from urlguard.blocklist import snapshot
@@ -87,14 +87,14 @@ def _planned(config: configuration.Config, items: tuple[str, ...]) -> dict[str, 
     from urlguard.verdict import Ruling
 
     found: dict[str, list[str]] = {}
-    for plan in client.plans(config)[:_MAX_PLANS]:
+    for entry in client.scheduled_rules(config)[:_MAX_SCHEDULED]:
         # The engine itself says what the rule alone covers.
         engine = Engine(snapshot.nothing())
-        ruling = Ruling("block", plan.category, (plan.source,), 0, *plan.rule)
-        engine.overlay.apply([(plan.rule.key, ruling)], 0)
+        ruling = Ruling("block", entry.category, (entry.source,), 0, *entry.rule)
+        engine.overlay.apply([(entry.rule.key, ruling)], 0)
         for item in dict.fromkeys(items):
             if checking.inspect(engine, item)["rule"]:
-                words = f"{plan.action} {plan.rule.key} {plan.words} ({plan.source})"
+                words = f"{entry.action} {entry.rule.key} {entry.words} ({entry.source})"
                 found.setdefault(item, []).append(words)
     return found
 
@@ -178,30 +178,30 @@ def allow(
 @click.option("--reason", default="", help="For the audit.")
 @with_config
 def remove(config: configuration.Config, values: tuple[str, ...], reason: str) -> None:
-    """Withdraw the operator's decision, also a planned one; name the sources that remain."""
+    """Withdraw the operator's decision, also a scheduled one; name the sources that remain."""
     from urlguard import rules
     from urlguard.cli import client
     from urlguard.policy.model import Change
     from urlguard.rules import OPERATOR
 
     parsed = list(dict.fromkeys(rules.parse(value) for value in values))
-    plans = [p for p in client.plans(config) if p.source == OPERATOR and p.rule in parsed]
-    decided = {rule for rule in parsed if client.stands(config, rule.key, OPERATOR)}
-    changes = [Change(key, None) for key in [r.key for r in parsed] + [p.key for p in plans]]
+    later = [p for p in client.scheduled_rules(config) if p.source == OPERATOR and p.rule in parsed]
+    decided = {rule for rule in parsed if client.claims(config, rule.key, OPERATOR)}
+    changes = [Change(key, None) for key in [r.key for r in parsed] + [p.key for p in later]]
     done = client.apply(config, OPERATOR, changes, actor=user(), reason=reason)
     for rule in parsed:
         others = client.others(config, rule.key, OPERATOR)
         if decides := client.deciding(config, rule):
             others.append(decides)
         rest = f"; still said by {', '.join(others)}" if others else ""
-        mine = [plan for plan in plans if plan.rule == rule and done.changed]
+        mine = [entry for entry in later if entry.rule == rule and done.changed]
         if rule in decided and done.changed:
             click.echo(f"withdrawn {rule.kind} {rule.value}: {done.words}{rest}")
         elif not mine:
             click.echo(f"{rule.value}: the operator says nothing about this {rule.kind}{rest}")
-        for plan in mine:
+        for entry in mine:
             click.echo(
-                f"withdrawn plan to {plan.action} {rule.kind} {rule.value} {plan.words}: "
+                f"withdrawn: scheduled to {entry.action} {rule.kind} {rule.value} {entry.words}: "
                 f"serial {done.serial}"
             )
     _finish(done.everywhere, done.changed)
@@ -225,23 +225,23 @@ def _decide(
     start = times.expiry(begins, "from")
     until = times.expiry(expires, after=start)
     parsed = list(dict.fromkeys(rules.parse(value) for value in values))
-    keys = [rule.key if start is None else rules.planned(start, rule.key) for rule in parsed]
+    keys = [rule.key if start is None else rules.scheduled(start, rule.key) for rule in parsed]
     changes = [Change(key, action, category, reason, until) for key in keys]
     done = client.apply(config, OPERATOR, changes, actor=user(), reason=reason)
-    plans = client.plans(config)
+    waiting = client.scheduled_rules(config)
     for rule, key in zip(parsed, keys, strict=True):
         others = client.others(config, rule.key, OPERATOR)
         rest = f"; still said by {', '.join(others)}" if others else ""
-        later = [p for p in plans if p.rule == rule and p.key != key]
+        later = [p for p in waiting if p.rule == rule and p.key != key]
         if later:
-            rest += f"; planned: {', '.join(f'{p.action} {p.words} ({p.source})' for p in later)}"
+            rest += f"; scheduled: {', '.join(f'{p.action} {p.words} ({p.source})' for p in later)}"
         if start is None:
             click.echo(f"{action}ed {rule.kind} {rule.value}: {done.words}{rest}")
             continue
         when = f"from {times.moment(start)}"
         when += f" until {times.moment(until)}" if until else ""
         words = f"serial {done.serial}" if done.changed else f"so already; serial {done.serial}"
-        click.echo(f"planned to {action} {rule.kind} {rule.value} {when}: {words}{rest}")
+        click.echo(f"scheduled to {action} {rule.kind} {rule.value} {when}: {words}{rest}")
     _finish(done.everywhere, True)
 
 

@@ -13,9 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from urlguard.cli.client import Plan
+from urlguard.cli.client import ScheduledRule
 from urlguard.policy.model import BatchRow, EffectRow
-from urlguard.rules import SHADOWED, SWITCH
+from urlguard.rules import PAUSE, SHADOWED
 from urlguard.times import moment
 from urlguard.verdict import decode
 
@@ -34,7 +34,7 @@ _COVERS = {
     "url": "a URL",
 }
 
-_SHOWN_PLANS = 10
+_SHOWN_SCHEDULED = 10
 
 _out = Console(highlight=False, soft_wrap=True)
 
@@ -46,8 +46,8 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def show_verdict(verdict: dict[str, Any], planned: Sequence[str] = ()) -> None:
-    """Print one verdict; `planned` says in words which rules will cover the input later."""
+def show_verdict(verdict: dict[str, Any], scheduled: Sequence[str] = ()) -> None:
+    """Print one verdict; `scheduled` says in words which rules will cover the input later."""
     shown = printable(verdict["input"])
     if verdict["kind"] == "invalid":
         _out.print(Text.assemble((shown, "bold"), "  ", ("invalid", "bold yellow")))
@@ -66,8 +66,8 @@ def show_verdict(verdict: dict[str, Any], planned: Sequence[str] = ()) -> None:
         _out.print(Text(f"    said by   {sources}, batch {rule['serial']}"))
     elif verdict["reason"] == "popular":
         _out.print(Text(f"    because   {verdict['registrable']} is a well-known name"))
-    for words in planned:
-        _out.print(Text(f"    planned   {printable(words)}"))
+    for words in scheduled:
+        _out.print(Text(f"    scheduled {printable(words)}"))
     if verdict["score"] is not None:
         _out.print(Text(f"    score     {verdict['score']:.4f} ({verdict['model']})"))
     for reason in verdict["why"]:
@@ -167,15 +167,15 @@ def _some(name: str, what: str, lines: list[str], total: int, show_all: bool) ->
 
 
 def batch_line(
-    batch: BatchRow, effects: int, shown: list[EffectRow], planned: Sequence[Plan] = ()
+    batch: BatchRow, effects: int, shown: list[EffectRow], scheduled: Sequence[ScheduledRule] = ()
 ) -> str:
-    """One batch: a line for who and why, and one for each of its first effects and plans."""
+    """One batch: a line for who and why, then its first effects and scheduled rules."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(batch.time / 1000))
     reason = f"  {batch.reason}" if batch.reason else ""
     lines = [f"{batch.serial:8}  {when}Z  {batch.source} by {batch.actor}{reason}"]
     for effect in shown:
         now = decode(effect.after, effect.key)
-        if effect.key == SWITCH:
+        if effect.key == PAUSE:
             lines.append(f"{'':10}{'PAUSED' if now else 'resumed':8} filtering")
         else:
             key = effect.key.removeprefix(SHADOWED)
@@ -183,18 +183,18 @@ def batch_line(
             lines.append(f"{'':10}{now.action if now else gone:8} {key}")
     if effects > len(shown):
         lines.append(f"{'':10}and {effects - len(shown):,} more")
-    for plan in planned[:_SHOWN_PLANS]:
-        lines.append(f"{'':10}planned  {plan.action} {plan.rule.key} {plan.words}")
-    if len(planned) > _SHOWN_PLANS:
-        lines.append(f"{'':10}and {len(planned) - _SHOWN_PLANS:,} more planned")
+    for entry in scheduled[:_SHOWN_SCHEDULED]:
+        lines.append(f"{'':10}scheduled {entry.action} {entry.rule.key} {entry.words}")
+    if len(scheduled) > _SHOWN_SCHEDULED:
+        lines.append(f"{'':10}and {len(scheduled) - _SHOWN_SCHEDULED:,} more scheduled")
     return "\n".join(map(printable, lines))
 
 
-def plan_line(plan: Plan) -> str:
+def scheduled_line(entry: ScheduledRule) -> str:
     """One rule that begins later."""
-    reason = f"  {plan.reason}" if plan.reason else ""
-    words = f"{plan.words}  {plan.action} {plan.rule.key}"
-    return printable(f"{words}  {plan.source}, batch {plan.serial}{reason}")
+    reason = f"  {entry.reason}" if entry.reason else ""
+    words = f"{entry.words}  {entry.action} {entry.rule.key}"
+    return printable(f"{words}  {entry.source}, batch {entry.serial}{reason}")
 
 
 class Step:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from urlguard import __version__
 from urlguard.api.services import Family
-from urlguard.blocklist import switch
+from urlguard.blocklist.pause import pause_end
 from urlguard.cases.casework import Waiting
 from urlguard.config import Config
 from urlguard.control.workers import Workers
@@ -24,7 +24,7 @@ from urlguard.feeds import schedule
 from urlguard.feeds.status import Status
 from urlguard.metrics import BOUNDS, METRICS
 from urlguard.policy.log import PolicyLog
-from urlguard.rules import SWITCH
+from urlguard.rules import PAUSE
 
 ANSWER_S: Final = 1.0  # for workers and for the log
 FRESH_S: Final = 1.0  # for so long an answer is given again
@@ -225,10 +225,10 @@ class Monitor:
     def _look(self) -> LogState:
         with self._log.store.reading():
             serial = self._log.serial
-            ruling = self._log.ruling(SWITCH)
+            ruling = self._log.ruling(PAUSE)
             due = self._log.store.next_expiry()
             feeds = [self._feed(feed.name) for feed in schedule.feeds(self._config)]
-        paused = ruling is not None and time.time() < switch.end(ruling.category)
+        paused = ruling is not None and time.time() < pause_end(ruling.category)
         return LogState(serial, paused, due, feeds)
 
     def _feed(self, name: str) -> FeedState:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from urlguard import names, wellknown
 from urlguard.blocklist.patterns import PatternSet
 from urlguard.impact.sample import Sampled
-from urlguard.rules import PLANNED, Rule, from_planned
+from urlguard.rules import SCHEDULED, Rule, from_scheduled
 
 if TYPE_CHECKING:  # workers count without knowing the log
     from urlguard.policy.model import Change
@@ -72,7 +72,7 @@ def allowed_rules(changes: Iterable["Change"]) -> list[Rule]:
 
 def _rules(changes: Iterable["Change"], actions: Sequence[str]) -> list[Rule]:
     keys = [change.rule for change in changes if change.action in actions]
-    now = [from_planned(key)[1] if key.startswith(PLANNED) else key for key in keys]
+    now = [from_scheduled(key)[1] if key.startswith(SCHEDULED) else key for key in keys]
     return [Rule.from_key(key) for key in dict.fromkeys(now)]
 
 

@@ -26,7 +26,7 @@ from urlguard.policy.precedence import (
     same_world,
     shadowed,
 )
-from urlguard.rules import PLANNED, SHADOW, SHADOWED
+from urlguard.rules import SCHEDULED, SHADOW, SHADOWED
 from urlguard.verdict import FEED, Ruling, encode
 
 _NONE: Final[Sequence[ActiveClaim]] = ()
@@ -64,7 +64,9 @@ def effects(changes: Changes, before: Before) -> list[EffectRow]:
     dependent = _dependent(rules, starts.values(), before.exceptions)
     keys = sorted(dependent.union(rules)) if dependent else rules
     if not source.startswith(FEED):
-        keys = [key for key in keys if not key.startswith(PLANNED)]  # not in force before its time
+        keys = [
+            key for key in keys if not key.startswith(SCHEDULED)
+        ]  # not in force before its time
     weighed = _Weighed(changes, before)
     alone: dict[tuple[str | None, str], str | None] = {}  # encoded, by action and category
     rows = []

@@ -25,7 +25,7 @@ from urlguard.policy.effects import Before, Changes, Encoder, effects, exception
 from urlguard.policy.model import Batch, BatchRow, Change, ClaimRow
 from urlguard.policy.precedence import ActiveClaim, effective, plain, shadowed
 from urlguard.policy.store import LogStore
-from urlguard.rules import ACTIONS, OPERATOR, PLANNED, SHADOW, SHADOWED, SWITCH
+from urlguard.rules import ACTIONS, OPERATOR, PAUSE, SCHEDULED, SHADOW, SHADOWED
 from urlguard.verdict import FEED, Ruling
 
 EXPIRY_BATCH = 10_000  # claims that one expiry batch ends, so that none takes long
@@ -130,12 +130,12 @@ class PolicyLog:
 
     def expire(self, now: float | None = None) -> list[Batch]:
         """
-        End claims whose time is over, and begin planned ones whose time has come.
+        End claims whose time is over, and begin scheduled ones whose time has come.
 
         At most `EXPIRY_BATCH` of each; one batch for each source and of each sort.
         """
         moment = int(time.time() if now is None else now)
-        if not self.store.expired(moment, 1) and not self.store.planned(moment, 1):
+        if not self.store.expired(moment, 1) and not self.store.scheduled(moment, 1):
             return []
         batches: list[Batch | None] = []
         # Read again within the transaction: another process may have prolonged a claim meanwhile.
@@ -149,13 +149,13 @@ class PolicyLog:
         return [batch for batch in batches if batch]
 
     def _beginning(self, moment: int) -> dict[str, list[Change]]:
-        """What each source's planned claims, whose time has come, make it say."""
+        """What each source's scheduled claims, whose time has come, make it say."""
         begun: dict[str, dict[str, Change]] = {}
-        for claim in self.store.planned(moment, EXPIRY_BATCH):
+        for claim in self.store.scheduled(moment, EXPIRY_BATCH):
             changes = begun.setdefault(claim.source, {})
             changes[claim.rule] = Change(claim.rule, None)
             with contextlib.suppress(InputError):  # not written by us: it only ends
-                _, rule = rules.from_planned(claim.rule)
+                _, rule = rules.from_scheduled(claim.rule)
                 # In the order of their times: of several for one rule the last one counts.
                 said = (claim.action, claim.category, claim.evidence, claim.expires_at)
                 changes[rule] = Change(rule, *said)
@@ -207,7 +207,7 @@ class PolicyLog:
     def _active_of(self, source: str) -> Iterator[tuple[str, ActiveClaim]]:
         feed = source.startswith(FEED)
         for rule, action, category, serial in self.store.active_of(source):
-            if feed or not rule.startswith(PLANNED):
+            if feed or not rule.startswith(SCHEDULED):
                 yield rule, ActiveClaim(source, action, category, serial)
 
     def verify(self, progress: Callable[[int], None] | None = None) -> Damage | None:
@@ -300,14 +300,14 @@ def _check(source: str, actor: str, reason: str, changes: list[Change]) -> None:
 
 def _check_own(source: str, changes: list[Change]) -> None:
     """Refuse keys that stand in the log alone where they do not belong; `changes` are sorted."""
-    for start in (PLANNED, SWITCH.partition(" ")[0] + " "):
+    for start in (SCHEDULED, PAUSE.partition(" ")[0] + " "):
         at = bisect_left(changes, start, key=itemgetter(0))
         for change in islice(changes, at, None):
             if not change.rule.startswith(start):
                 break
-            if source.startswith(FEED) or (start != PLANNED and source != OPERATOR):
+            if source.startswith(FEED) or (start != SCHEDULED and source != OPERATOR):
                 raise PolicyError(f"claim {change.rule[:60]!r}: {source} may not say that")
-            if change.rule == SWITCH:
+            if change.rule == PAUSE:
                 may: tuple[str | None, ...] = ("allow", None)
             else:
                 may = ("block", "review", "allow", SHADOW, None)

@@ -142,7 +142,7 @@ class LogStore(Protocol):
     def expired(self, now: int, limit: int) -> list[tuple[str, str]]:
         """Source and rule of active claims whose time has come, at most `limit`."""
 
-    def planned(self, upto: int | None = None, limit: int = -1) -> list[ClaimRow]:
+    def scheduled(self, upto: int | None = None, limit: int = -1) -> list[ClaimRow]:
         """
         Claims that are to begin later, in the order of their time.
 
@@ -151,11 +151,11 @@ class LogStore(Protocol):
             limit: at most so many, unless negative.
         """
 
-    def planned_in(self, source: str, serial: int) -> list[ClaimRow]:
+    def scheduled_in(self, source: str, serial: int) -> list[ClaimRow]:
         """The claims for later that a batch of `source` made."""
 
     def next_expiry(self) -> int | None:
-        """When the next active claim expires or a planned one begins, in seconds since 1970."""
+        """When the next active claim expires or a scheduled one begins, in seconds since 1970."""
 
     def count(self, source: str) -> int:
         """How many active claims `source` has."""

@@ -159,12 +159,12 @@ async def test_nobody_decides_about_his_own_block(court, what, source, actor):
 
 async def test_a_pattern_has_a_maker_too(court):
     """
-    So it is with patterns, wider rules, and rules that were planned.
+    So it is with patterns, wider rules, and rules that were scheduled.
     """
     court.say("analyst:my-approver", "pattern *shoes-shop*")
     plea = await court.plead("shoes-shop.example")
     assert (await court.judge(Role.APPROVER, plea["id"]))[0] == 409
-    court.say("operator", "planned 0000000000000005 subtree later.example", actor="my-approver")
+    court.say("operator", "scheduled 0000000000000005 subtree later.example", actor="my-approver")
     court.log.expire()
     assert await court.says("later.example") == ["block"]
     plea = await court.plead("later.example")

@@ -14,7 +14,7 @@ from urlguard.blocklist.overlay import Overlay
 from urlguard.engine import Engine
 from urlguard.errors import InputError
 from urlguard.policy.model import Change
-from urlguard.rules import SWITCH
+from urlguard.rules import PAUSE
 from urlguard.verdict import decode
 
 PEOPLE = ("operator", "analyst:ada")
@@ -162,14 +162,14 @@ def test_pauses(log):
     By the batch that stood and by the clock: a pause ends by itself.
     """
     say(log, "operator", "block subtree evil.example")
-    change = Change(SWITCH, "allow", "until 5000", "", 5000)
+    change = Change(PAUSE, "allow", "until 5000", "", 5000)
     log.commit("operator", [change], actor="test", reason="")
-    log.commit("operator", [Change(SWITCH, None)], actor="test", reason="")
+    log.commit("operator", [Change(PAUSE, None)], actor="test", reason="")
     past = Past(log, "evil.example")
     found = [past.paused(serial, at) for serial in range(4) for at in (4999.9, 5000.0)]
     assert found == [False, False, False, False, True, False, False, False]
     assert past.verdict(2).action == "block"
-    assert SWITCH not in [c.rule for c, _ in past.claims(2)]
+    assert PAUSE not in [c.rule for c, _ in past.claims(2)]
 
 
 def test_turns_are_bounded(log):

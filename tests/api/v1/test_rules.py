@@ -12,7 +12,7 @@ from urlguard.api.services import Family
 from urlguard.api.v1.log import Stats
 from urlguard.errors import PolicyError
 from urlguard.policy.model import Change
-from urlguard.rules import SWITCH
+from urlguard.rules import PAUSE
 
 
 async def call(http, world, method, path, role=Role.ANALYST, **more):
@@ -88,9 +88,9 @@ async def test_who_withdraws_whose(http, world):
 
 async def test_pages_and_filters(http, world):
     """
-    Pages have each rule once, in order; a list's are shown on demand; the switch is no rule.
+    Pages have each rule once, in order; a list's are shown on demand; a pause is no rule.
     """
-    world.log.commit("operator", [Change(SWITCH, "allow")], actor="x", reason="")
+    world.log.commit("operator", [Change(PAUSE, "allow")], actor="x", reason="")
     for source in ("operator", "analyst:b", "feed:x"):
         changes = [Change(f"subtree n{n}.example", "block") for n in range(5)]
         world.log.commit(source, changes, actor="x", reason="")
@@ -110,16 +110,16 @@ async def test_pages_and_filters(http, world):
 
 async def test_times(http, world):
     """
-    Seconds, times and durations; a planned rule shows when it begins.
+    Seconds, times and durations; a scheduled rule shows when it begins.
     """
     soon = int(time.time()) + 3600
     body = {"rule": "a.example", "begins_at": soon, "expires_at": "2d", "action": "review"}
     status, _ = await call(http, world, "POST", "/v1/rules", json=body)
     assert status == 200
-    (planned,) = await every(http, world, "/v1/rules?rule=a.example")
-    assert (planned["begins_at"], planned["expires_at"]) == (soon, soon + 2 * 86_400)
-    assert (planned["kind"], planned["value"]) == ("subtree", "a.example")
-    status, _ = await call(http, world, "DELETE", f"/v1/rules/{planned['id']}")
+    (scheduled,) = await every(http, world, "/v1/rules?rule=a.example")
+    assert (scheduled["begins_at"], scheduled["expires_at"]) == (soon, soon + 2 * 86_400)
+    assert (scheduled["kind"], scheduled["value"]) == ("subtree", "a.example")
+    status, _ = await call(http, world, "DELETE", f"/v1/rules/{scheduled['id']}")
     assert status == 200
     body = {"rule": "b.example", "expires_at": "2090-01-31T12:00Z"}
     await call(http, world, "POST", "/v1/rules", json=body)

@@ -11,7 +11,7 @@ from urlguard.access.roles import Role
 from urlguard.api.v1 import why
 from urlguard.errors import PolicyError
 from urlguard.policy.model import Change
-from urlguard.rules import SWITCH
+from urlguard.rules import PAUSE
 
 EVIL = "subtree evil.example"
 
@@ -212,7 +212,7 @@ async def test_while_filtering_was_paused(ask, world, clock):
     """
     say(world, "operator", f"block {EVIL}")
     ends = int(clock.now) + 60
-    pause = Change(SWITCH, "allow", f"until {ends}", "", ends)
+    pause = Change(PAUSE, "allow", f"until {ends}", "", ends)
     world.log.commit("operator", [pause], actor="ada", reason="")
     found = [(await ask(item="evil.example", at=at))[1] for at in (ends - 1, ends)]
     assert [(f["paused"], f["verdict"]["action"]) for f in found] == [

@@ -106,7 +106,7 @@ def test_owners_carry_what_the_engine_would_decide(log, claims, zone):
         ("domain", "_dmarc.x.test", None),
         ("pattern", "*paypal*", "pattern"),
         ("url", "x.test/a", "URL"),
-        ("switch", "filtering", "this server"),
+        ("pause", "filtering", "this server"),
         ("domain", "32.1.2.0.192.rpz-ip", "trigger"),
         ("subtree", "Evil.test", "canonical"),
         ("subtree", "x..test", "canonical"),

@@ -21,7 +21,7 @@ from urlguard.errors import InputError
 from urlguard.policy.history import History
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import ClaimRow
-from urlguard.rules import SWITCH
+from urlguard.rules import PAUSE
 from urlguard.verdict import FEED, NOTHING, Verdict
 
 MAX_TURNS: Final = 500  # batches that a list of changes looks at; each is weighed anew
@@ -62,12 +62,12 @@ class Past:
         # The canonical form of a canonical form is itself.
         self._url = urls.parse(self.canonical) if self.kind == "url" else None
         self._history = History(log.store.claims_about(list(self._keys(log))))
-        self._switch = History(log.store.claims_about([SWITCH]))
+        self._pauses = History(log.store.claims_about([PAUSE]))
 
     def engine(self, serial: int) -> Engine:
         """What the engine knew about the item, and no more, once batch `serial` was made."""
         overlay = Overlay(serial)
-        overlay.apply([*self._history.rulings(serial), *self._switch.rulings(serial)], serial)
+        overlay.apply([*self._history.rulings(serial), *self._pauses.rulings(serial)], serial)
         return Engine(self._without, overlay)
 
     def object(self, serial: int) -> dict[str, object]:
@@ -81,7 +81,7 @@ class Past:
         return NOTHING if self.name is None else self.engine(serial).verdict(self.name)
 
     def paused(self, serial: int, moment: float) -> bool:
-        """True if filtering was switched off at a time, in seconds since 1970, of that serial."""
+        """True if filtering was paused at a time, in seconds since 1970, of that serial."""
         until = self.engine(serial).overlay.paused_until
         return until is not None and moment < until
 

@@ -32,7 +32,7 @@ from urlguard.cases import priority
 from urlguard.errors import InputError, PolicyError
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change, ClaimRow
-from urlguard.rules import PLANNED, SWITCH, Rule
+from urlguard.rules import PAUSE, SCHEDULED, Rule
 from urlguard.verdict import FEED
 
 _RELEASE: Final = re.compile(r"appeal:(\d+):(\d+)")  # evidence of what an appeal was upheld with
@@ -83,7 +83,7 @@ class StandingRule(msgspec.Struct):
     reason: str
     serial: Annotated[int, msgspec.Meta(description="The batch that made it.")]
     begins_at: Annotated[
-        Seconds | None, msgspec.Meta(description="If it is planned; null if it is in force.")
+        Seconds | None, msgspec.Meta(description="If it is scheduled; null if it is in force.")
     ]
     expires_at: Seconds | None
 
@@ -155,7 +155,7 @@ def _claims(
     store = log.store
     if key is not None:
         found = [c for c in store.history(key) if c.to_serial is None]
-        found += [c for c in store.planned() if _planned(c.rule)[1] == key]
+        found += [c for c in store.scheduled() if _scheduled(c.rule)[1] == key]
         if asked.source is not None:
             found = [c for c in found if c.source == asked.source]
         found.sort(key=lambda c: (c.source, c.rule))
@@ -165,16 +165,16 @@ def _claims(
     for source in sorted(sources) if asked.source is None else [asked.source]:
         if source >= after[0]:
             start = after[1] if source == after[0] else ""
-            # One for the switch, which is no rule.
+            # One for the pause, which is no rule.
             more = store.active_after(source, start, asked.limit + 2 - len(rows))
-            rows += [c for c in more if c.rule != SWITCH]
+            rows += [c for c in more if c.rule != PAUSE]
             if len(rows) > asked.limit:
                 break
     return rows[: asked.limit + 1]
 
 
 def _standing(row: ClaimRow) -> StandingRule:
-    begins_at, key = _planned(row.rule)
+    begins_at, key = _scheduled(row.rule)
     rule = Rule.from_key(key)
     return StandingRule(
         id=_ident(row.source, row.rule),
@@ -190,11 +190,11 @@ def _standing(row: ClaimRow) -> StandingRule:
     )
 
 
-def _planned(key: str) -> tuple[int | None, str]:
-    """When a rule begins, if it is planned, and its own key."""
-    if key.startswith(PLANNED):
+def _scheduled(key: str) -> tuple[int | None, str]:
+    """When a rule begins, if it is scheduled, and its own key."""
+    if key.startswith(SCHEDULED):
         with contextlib.suppress(InputError):
-            return rules.from_planned(key)
+            return rules.from_scheduled(key)
     return None, key
 
 
@@ -215,7 +215,7 @@ def _named(ident: str) -> tuple[str, str]:
         source, _, key = packed.decode().partition("\n")
     except (binascii.Error, ValueError):
         source, key = "", ""
-    if not source or not key or key == SWITCH:
+    if not source or not key or key == PAUSE:
         raise Problem("not-found", "there is no rule with this id")
     return source, key
 
@@ -226,7 +226,7 @@ async def rules_create(call: Call[RuleRequest, Nothing]) -> RuleAnswer:
     rule = await _parsed(asked.rule)
     begins = moment(asked.begins_at, "begins_at")
     ends = moment(asked.expires_at, "expires_at", begins)
-    key = rule.key if begins is None else rules.planned(begins, rule.key)
+    key = rule.key if begins is None else rules.scheduled(begins, rule.key)
     category = asked.category
     if category is None:
         category = "fraud" if asked.action in ("block", "shadow") else ""
@@ -267,7 +267,7 @@ def _end(action: str, category: str, start: int) -> int:
 
 
 async def rules_delete(call: Call[Nothing, OneRule]) -> RuleAnswer:
-    """Withdraw a rule, also a planned one."""
+    """Withdraw a rule, also a scheduled one."""
     source, key = _named(call.params.id)
     if source.startswith(FEED):
         raise Problem("forbidden", "a list's rule ends with the list; allow the name instead")

@@ -142,9 +142,7 @@ class WhyAnswer(msgspec.Struct):
     serial: Annotated[
         int, msgspec.Meta(description="The last batch then; 0 if the log begins later.")
     ]
-    paused: Annotated[
-        bool, msgspec.Meta(description="Filtering was switched off: nothing was blocked.")
-    ]
+    paused: Annotated[bool, msgspec.Meta(description="Filtering was paused: nothing was blocked.")]
     verdict: Verdict
     note: Annotated[
         str | None, msgspec.Meta(description="What cannot be said of that moment, and why.")

@@ -480,7 +480,7 @@ def _left_out(log: PolicyLog, zone: str) -> Counter[str]:
     for key, _ in log.rulings():
         kind, _, value = key.partition(" ")
         if not key.startswith(SHADOWED) and why_not(kind, value, zone):
-            found[kind if kind in ("pattern", "url", "switch") else "name"] += 1
+            found[kind if kind in ("pattern", "url", "pause") else "name"] += 1
     return found
 
 

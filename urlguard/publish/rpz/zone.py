@@ -191,7 +191,7 @@ def why_not(kind: str, value: str, zone: str = "") -> str | None:
     if kind == "url":
         return "a URL rule; a zone has only whole names"
     if kind not in KINDS:
-        return "a switch of this server's; other resolvers go on filtering"
+        return "a pause of this server's filtering; other resolvers go on"
     try:
         good = names.canonical(value) == value
     except InputError:

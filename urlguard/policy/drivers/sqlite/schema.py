@@ -34,8 +34,8 @@ CREATE TABLE claim (
 CREATE INDEX claim_expiring ON claim (expires_at)
     WHERE expires_at IS NOT NULL AND to_serial IS NULL;
 CREATE INDEX claim_excepting ON claim (rule) WHERE action = 'except' AND to_serial IS NULL;
-CREATE INDEX IF NOT EXISTS claim_planned ON claim (rule)
-    WHERE rule >= 'planned ' AND rule < 'planned!' AND to_serial IS NULL;
+CREATE INDEX IF NOT EXISTS claim_scheduled ON claim (rule)
+    WHERE rule >= 'scheduled ' AND rule < 'scheduled!' AND to_serial IS NULL;
 CREATE TABLE effect (
     serial INTEGER NOT NULL,
     key TEXT NOT NULL,

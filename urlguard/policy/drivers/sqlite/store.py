@@ -9,7 +9,7 @@ from typing import Any, Final
 from urlguard.errors import InputError
 from urlguard.policy.drivers.sqlite.copies import Copies
 from urlguard.policy.model import BatchRow, ClaimRow, EffectRow
-from urlguard.rules import from_planned
+from urlguard.rules import from_scheduled
 
 _MANY: Final = 500  # values in one statement; older SQLites take 999
 _CLAIM: Final = f"SELECT {', '.join(ClaimRow._fields)} FROM claim"  # noqa: S608
@@ -149,7 +149,7 @@ class SqliteStore(Copies):
             )
         )
 
-    def planned(self, upto: int | None = None, limit: int = -1) -> list[ClaimRow]:
+    def scheduled(self, upto: int | None = None, limit: int = -1) -> list[ClaimRow]:
         """
         Claims that are to begin later, in the order of their time.
 
@@ -157,19 +157,19 @@ class SqliteStore(Copies):
             upto: only those that begin at this time, in seconds since 1970, or before.
             limit: at most so many.
         """
-        end = "planned!" if upto is None else f"planned {upto + 1:016}"
+        end = "scheduled!" if upto is None else f"scheduled {upto + 1:016}"
         rows = self._all(
-            f"{_CLAIM} WHERE rule >= 'planned ' AND rule < 'planned!' AND to_serial IS NULL"
+            f"{_CLAIM} WHERE rule >= 'scheduled ' AND rule < 'scheduled!' AND to_serial IS NULL"
             " AND rule < ? ORDER BY rule, source LIMIT ?",
             end,
             limit,
         )
         return list(map(ClaimRow._make, rows))
 
-    def planned_in(self, source: str, serial: int) -> list[ClaimRow]:
+    def scheduled_in(self, source: str, serial: int) -> list[ClaimRow]:
         """The claims for later that a batch of `source` made."""
         rows = self._all(
-            f"{_CLAIM} WHERE source = ? AND rule >= 'planned ' AND rule < 'planned!'"
+            f"{_CLAIM} WHERE source = ? AND rule >= 'scheduled ' AND rule < 'scheduled!'"
             " AND from_serial = ? ORDER BY rule",
             source,
             serial,
@@ -177,15 +177,15 @@ class SqliteStore(Copies):
         return list(map(ClaimRow._make, rows))
 
     def next_expiry(self) -> int | None:
-        """When the next active claim expires or a planned one begins, in seconds since 1970."""
+        """When the next active claim expires or a scheduled one begins, in seconds since 1970."""
         row = self._one(
             "SELECT min(expires_at) FROM claim WHERE expires_at IS NOT NULL AND to_serial IS NULL"
         )
         times = [] if row is None or row[0] is None else [int(row[0])]
-        for claim in self.planned(limit=1):
+        for claim in self.scheduled(limit=1):
             # What is no time there was not written by us, and never comes.
             with contextlib.suppress(InputError):
-                times.append(from_planned(claim.rule)[0])
+                times.append(from_scheduled(claim.rule)[0])
         return min(times, default=None)
 
     def count(self, source: str) -> int:
