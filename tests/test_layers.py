@@ -1,5 +1,6 @@
 """Imports point one way: DESIGN.md's layers, read from the import statements."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ LAYERS = [
         "verdict",
         "events",
         "special_zones",
+        "sqlite_file",
         "wellknown",
     ],
     ["processes"],
@@ -75,6 +77,19 @@ ONLY = {
 # needed any more fails a test, so the list can only become shorter.
 KNOWN: dict[tuple[str, str], str] = {}
 
+# Who may import sqlite3, by the start of the module's name, and why.
+SQLITE = {
+    "sqlite_file": "opens files for all others",
+    "policy.drivers.sqlite": "a driver of the policy log",
+    "cases.drivers.sqlite": "a driver of the cases",
+}
+# Files that stay on the machine, wherever the policy log and the cases are, and why.
+LOCAL = {
+    "access.tokens": "callers are known while nothing else answers; no check waits for a network",
+    "api.idempotency": "a key is for one caller's retries to one server, for a day",
+    "publish.rpz.store": "derived from the log, and may be deleted",
+}
+
 
 MODULES = modules(PACKAGE, TOOLS)
 LAYER = {part: number for number, layer in enumerate(LAYERS) for part in layer}
@@ -121,3 +136,35 @@ def test_known_exceptions_are_still_needed():
     """
     unneeded = [(n, o) for n, o in KNOWN if o not in MODULES[n].uses or not upward(LAYER, n, o)]
     assert unneeded == []
+
+
+def allowed(name, listed):
+    """True if a module is one of `listed`, or within one."""
+    return any(name == one or name.startswith(f"{one}.") for one in listed)
+
+
+def test_sqlite_is_known_to_drivers_and_local_files_alone():
+    """
+    A database server can replace a driver, because nothing else names SQLite or opens its files.
+    """
+    direct = {
+        name
+        for name, found in MODULES.items()
+        if re.search(r"^\s*(?:import|from) sqlite3\b", found.path.read_text("utf-8"), re.MULTILINE)
+    }
+    assert {name for name in direct if not allowed(name, SQLITE)} == set()
+    users = {name for name, found in MODULES.items() if "sqlite_file" in found.uses}
+    assert {name for name in users if not allowed(name, SQLITE)} == LOCAL.keys()
+    assert all(any(allowed(name, [one]) for name in direct) for one in SQLITE)
+
+
+def test_only_locations_name_the_driver_of_the_log():
+    """
+    Everybody else opens the policy log by its URL.
+    """
+    users = {
+        name
+        for name, found in MODULES.items()
+        if any(allowed(one, ["policy.drivers"]) for one in found.uses)
+    }
+    assert {name for name in users if not allowed(name, ["policy.drivers"])} == {"policy.location"}

@@ -5,11 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.logs import open_file
+from tests.logs import SqliteLocation, open_file
 from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Batch, Change
+from urlguard.policy.store import LogLocation
 
 Say = Callable[..., Batch | None]
+
+# The location of a log in a folder, by driver; a new driver is one line here.
+DRIVERS: dict[str, Callable[[Path], LogLocation]] = {
+    "sqlite": lambda folder: SqliteLocation(folder / "policy.db"),
+}
+
+
+@pytest.fixture(params=sorted(DRIVERS))
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> LogLocation:
+    """Where there is no log yet, for each driver."""
+    return DRIVERS[request.param](tmp_path)
 
 
 @pytest.fixture

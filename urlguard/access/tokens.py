@@ -21,6 +21,9 @@ How it works
 
     The day of a token's last use is written from a thread, once a day.
 
+    The file stays on this machine even where the policy log is a database server: a resolver must
+    know its tokens while nothing else answers, and `check` may not wait for a network.
+
     Rows are never deleted.  A name that was revoked stands in the audit for whoever had it, so it
     is not given out again unless the caller says that it is the same holder.
 """
@@ -29,7 +32,6 @@ import contextlib
 import os
 import re
 import secrets
-import sqlite3
 import string
 import threading
 import time
@@ -41,9 +43,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from urlguard import events
+from urlguard import events, sqlite_file
 from urlguard.access.roles import Role
 from urlguard.errors import InputError, UrlGuardError
+from urlguard.sqlite_file import Connection
 
 SCHEMA_VERSION: Final = 1
 PREFIX: Final = "ug_"
@@ -305,7 +308,7 @@ class Tokens:
 
     def _insert(
         self,
-        db: sqlite3.Connection,
+        db: Connection,
         text: str,
         name: str,
         role: Role,
@@ -336,7 +339,7 @@ class Tokens:
             (name, str(role), sha256(text.encode("ascii")).digest(), now, _shown(by), expires_at),
         )
 
-    def _ended(self, db: sqlite3.Connection, name: str) -> str | None:
+    def _ended(self, db: Connection, name: str) -> str | None:
         """When the last token of this name was revoked, in words."""
         (when,) = db.execute("SELECT max(revoked_at) FROM token WHERE name = ?", (name,)).fetchone()
         return None if when is None else _moment(when)
@@ -348,18 +351,12 @@ class Tokens:
         """What the system says against it becomes an error of ours."""
         try:
             yield
-        except (sqlite3.Error, OSError) as exc:
+        except (sqlite_file.Error, OSError) as exc:
             raise AccessError(f"tokens {self.path}: {exc}") from exc
 
-    def _connected(self, wait_s: float) -> sqlite3.Connection:
+    def _connected(self, wait_s: float) -> Connection:
         """A connection to the file, which must be there, that waits so long for other writers."""
-        db = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode=rw",
-            timeout=wait_s,
-            uri=True,
-            isolation_level=None,
-            check_same_thread=False,
-        )
+        db = sqlite_file.connect(self.path, wait_s, "mode=rw")
         try:
             db.execute("PRAGMA synchronous = FULL")  # what was confirmed survives a power cut
         except BaseException:
@@ -374,36 +371,30 @@ class Tokens:
                 try:
                     db.execute("PRAGMA journal_mode = WAL")
                     break
-                except sqlite3.OperationalError:
+                except sqlite_file.OperationalError:
                     # Another process does the same just now, for which SQLite does not wait.
                     if time.monotonic() >= until:
                         raise
                     time.sleep(0.01)
             if _schema(db) == 0:
-                db.execute("BEGIN IMMEDIATE")
-                # Another process may have made the table while this one waited for the lock.
-                if _schema(db) == 0:
-                    for statement in _SCHEMA:
+                with sqlite_file.transaction(db):
+                    # Another process may have made the table while this one waited for the lock.
+                    for statement in _SCHEMA if _schema(db) == 0 else ():
                         db.execute(statement)
-                db.execute("COMMIT")
             if _schema(db) != SCHEMA_VERSION:
                 raise AccessError(
                     f"tokens {self.path}: schema {_schema(db)}; this version reads {SCHEMA_VERSION}"
                 )
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _writing(self) -> Iterator[Connection]:
         """A write transaction on a connection of its own: all of it or nothing."""
-        with self._told(), contextlib.closing(self._connected(BUSY_S)) as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                # SQLite has rolled back by itself after some errors, such as a full disk.
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
+        with (
+            self._told(),
+            contextlib.closing(self._connected(BUSY_S)) as db,
+            sqlite_file.transaction(db),
+        ):
+            yield db
 
     def _look(self) -> None:
         """Read the tokens again if anybody has changed them; the last good ones stay otherwise."""
@@ -422,7 +413,7 @@ class Tokens:
                 known[digest] = (Holder(name, Role(role), number), until)
                 days[number] = max(day or 0, self._unwritten.get(number, 0))
             self._known, self._days, self._version = known, days, version
-        except (sqlite3.Error, OSError, ValueError) as exc:
+        except (sqlite_file.Error, OSError, ValueError) as exc:
             if self._log_throttle.due():
                 events.error("access.unreadable", error=str(exc), using="last_good")
 
@@ -472,12 +463,12 @@ def first_start(state_dir: Path) -> None:
         events.info("access.first_admin", file=str(made))
 
 
-def _schema(db: sqlite3.Connection) -> int:
+def _schema(db: Connection) -> int:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     return int(version)
 
 
-def _has_admin(db: sqlite3.Connection) -> bool:
+def _has_admin(db: Connection) -> bool:
     """True if there is an admin's token or ever was one."""
     sql = "SELECT 1 FROM token WHERE role = ? LIMIT 1"
     return db.execute(sql, (str(Role.ADMIN),)).fetchone() is not None

@@ -10,6 +10,8 @@ something that nobody was told of; then the request is done again, and what is b
 to bear that: a rule that stands already, a candidate that is known.  Keys under way are in memory
 alone.
 
+The file stays on this machine: a key protects the retries of one caller to one server, for a day.
+
 What is kept is bounded in number and size.  Of too many answers the oldest are forgotten.  Where
 they are too large together, the oldest lose their bodies and nothing else: it stays known that the
 request was done, so that it is not done again.
@@ -21,7 +23,6 @@ import asyncio
 import contextlib
 import hashlib
 import re
-import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
-from urlguard import events
+from urlguard import events, sqlite_file
 from urlguard.api.problems import Problem
 
 KEPT_S: Final = 86_400
@@ -110,7 +111,7 @@ class Answers:
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._path = path
         self._clock = clock
-        self._db: sqlite3.Connection | None = None
+        self._db: sqlite_file.Connection | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._under_way: set[tuple[str, str]] = set()
         self._tidied = 0.0
@@ -147,7 +148,7 @@ class Answers:
         """
         try:
             return await self._in_thread(lambda: self._find(caller, key))
-        except (sqlite3.Error, OSError) as exc:
+        except (sqlite_file.Error, OSError) as exc:
             self._tell(exc)
             raise Problem(
                 "unavailable",
@@ -161,7 +162,7 @@ class Answers:
         """
         try:
             await self._in_thread(lambda: self._keep(caller, key, answer))
-        except (sqlite3.Error, OSError) as exc:
+        except (sqlite_file.Error, OSError) as exc:
             self._tell(exc)
 
     async def close(self) -> None:
@@ -176,17 +177,17 @@ class Answers:
             self._thread = ThreadPoolExecutor(1, "api-answers")
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> sqlite_file.Connection:
         if self._db is None:
-            self._path.touch(mode=0o600)  # answers are for their callers alone
-            db = sqlite3.connect(self._path, isolation_level=None, timeout=5.0)
+            sqlite_file.make_private(self._path)  # answers are for their callers alone
+            db = sqlite_file.connect(self._path, 5.0)
             try:
                 db.executescript(
                     f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {_SCHEMA}"
                 )
                 if "packed" not in {row[1] for row in db.execute("PRAGMA table_info(answer)")}:
                     db.execute(_ADDED)
-            except sqlite3.Error:
+            except sqlite_file.Error:
                 db.close()
                 raise
             self._db = db
@@ -226,7 +227,7 @@ class Answers:
             self._tidied, self._octets = time.monotonic(), 0
             self.tidy(db, now)
 
-    def tidy(self, db: sqlite3.Connection, now: int) -> None:
+    def tidy(self, db: sqlite_file.Connection, now: int) -> None:
         """Delete what is too old, and of what is too much the oldest, or their bodies."""
         db.execute("DELETE FROM answer WHERE at <= ?", (now - KEPT_S,))
         many = db.execute(

@@ -1,7 +1,8 @@
 """
 The zone's nodes in a SQLite file of their own, kept in step with the policy log.
 
-How it works.  Everything here is derived and may be deleted: the next start builds it again.  A
+How it works.  Everything here is derived and may be deleted: the next start builds it again.  So
+the file stays on the machine that serves the zone, wherever the policy log is.  A
 million rules would cost the control process hundreds of megabytes as objects; as rows they cost
 disk only, a transfer reads them as it sends, and WAL gives each transfer the zone of one serial
 however slowly it goes, while newer policy is written.
@@ -19,7 +20,6 @@ too much, the whole zone is built again in another process, and secondaries get 
 """
 
 import contextlib
-import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -27,7 +27,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from urlguard import names
+from urlguard import names, sqlite_file
 from urlguard.blocklist.suffixes import backwards
 from urlguard.errors import PolicyError
 from urlguard.policy.log import PolicyLog
@@ -88,32 +88,25 @@ class ZoneStore:
         self._lock = threading.RLock()
         try:
             if read_only:
-                self._db = sqlite3.connect(
-                    f"{path.absolute().as_uri()}?mode=ro",
-                    uri=True,
-                    isolation_level=None,
-                    check_same_thread=False,
-                )
+                self._db = sqlite_file.connect(path, 5, "mode=ro")
                 self._db.execute("BEGIN")
                 self.state()  # a transaction sees the moment of its first read
                 return
             try:
                 self._open()
-            except sqlite3.DatabaseError as exc:
-                if isinstance(exc, sqlite3.OperationalError):
+            except sqlite_file.DatabaseError as exc:
+                if isinstance(exc, sqlite_file.OperationalError):
                     raise  # locked, or the disk is full: that does not go away with the file
                 self.close()
                 for ending in ("", "-wal", "-shm"):
                     path.with_name(path.name + ending).unlink(missing_ok=True)
                 self._open()
-        except (sqlite3.Error, OSError) as exc:
+        except (sqlite_file.Error, OSError) as exc:
             raise PolicyError(f"zone {path}: {exc}") from exc
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(
-            self.path, timeout=60, isolation_level=None, check_same_thread=False
-        )
+        self._db = sqlite_file.connect(self.path, 60)
         db = self._db
         db.execute("PRAGMA journal_mode = WAL")
         # A power cut may take the last update; it is made again from the log, with the same serial.
@@ -148,15 +141,10 @@ class ZoneStore:
         """A write transaction: all of it or nothing."""
         with self._lock:
             try:
-                self._db.execute("BEGIN IMMEDIATE")
-                yield
-                self._db.execute("COMMIT")
-            except BaseException as exc:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                if isinstance(exc, sqlite3.Error):
-                    raise PolicyError(f"zone {self.path}: {exc}") from exc
-                raise
+                with sqlite_file.transaction(self._db):
+                    yield
+            except sqlite_file.Error as exc:
+                raise PolicyError(f"zone {self.path}: {exc}") from exc
 
     # Reading
 

@@ -7,13 +7,13 @@ list does not wait for a batch; between processes SQLite's own locks do the rest
 """
 
 import contextlib
-import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from urlguard import sqlite_file
 from urlguard.cases.drivers.sqlite import schema
 from urlguard.cases.model import Limits, StoreError
 
@@ -55,10 +55,7 @@ class Connection:
             raise StoreError(f"SQLite {sqlite3.sqlite_version}; must be 3.35 or newer")
         with contextlib.ExitStack() as opened:
             try:
-                path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-                # SQLite gives the files beside it the same mode.
-                with contextlib.suppress(FileExistsError):
-                    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+                sqlite_file.make_private(path)
                 self._db = self._connect()
                 opened.callback(self._db.close)
                 self._prepare()
@@ -70,9 +67,7 @@ class Connection:
             opened.pop_all()
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(
-            self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-        )
+        db = sqlite_file.connect(self.path, BUSY_S)
         db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         return db
 
@@ -119,17 +114,10 @@ class Connection:
         with self._write_lock:
             db = self._db
             try:
-                db.execute("BEGIN IMMEDIATE")
-                yield db
-                db.execute("COMMIT")
-            except BaseException as exc:
-                # SQLite has rolled back by itself after some errors, such as a full disk.
-                with contextlib.suppress(sqlite3.Error):
-                    if db.in_transaction:
-                        db.execute("ROLLBACK")
-                if isinstance(exc, sqlite3.Error):
-                    raise StoreError(f"cases {self.path}: {exc}") from exc
-                raise
+                with sqlite_file.transaction(db):
+                    yield db
+            except sqlite3.Error as exc:
+                raise StoreError(f"cases {self.path}: {exc}") from exc
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

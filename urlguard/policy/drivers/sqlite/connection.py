@@ -6,13 +6,13 @@ power cut.  SQLite's errors become `PolicyError` here, also those that come whil
 """
 
 import contextlib
-import os
 import sqlite3
 import threading
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from urlguard import sqlite_file
 from urlguard.errors import PolicyError
 from urlguard.policy.drivers.sqlite.location import beside
 from urlguard.policy.drivers.sqlite.schema import SCHEMA_VERSION, STATEMENTS
@@ -22,16 +22,10 @@ _MAX_WAL: Final = 16 << 20  # octets of the write-ahead log that are kept betwee
 _UNUSABLE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-def uri(path: Path, *, read_only: bool) -> str:
-    """The address of a database's file for SQLite."""
-    if not read_only:
-        mode = "mode=rwc"
-    elif beside(path, "-wal").exists():
-        mode = "mode=ro"
-    else:
-        # Without a write-ahead log nobody is writing, and SQLite need not make its files.
-        mode = "immutable=1"
-    return f"{path.absolute().as_uri()}?{mode}"
+def read_only_mode(path: Path) -> str:
+    """How SQLite is to open a log that is only read, as a parameter of its URI."""
+    # Without a write-ahead log nobody is writing, and SQLite need not make its files.
+    return "mode=ro" if beside(path, "-wal").exists() else "immutable=1"
 
 
 class Connection:
@@ -49,19 +43,11 @@ class Connection:
         self._lock = threading.RLock()
         with self.errors():
             if not read_only:
-                path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-                # SQLite gives the files beside it the same mode.
-                with contextlib.suppress(FileExistsError):
-                    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+                sqlite_file.make_private(path)
             elif not path.exists():
                 raise PolicyError(f"policy log {path}: not there")
-            self._db = sqlite3.connect(
-                uri(path, read_only=read_only),
-                timeout=60,
-                uri=True,
-                isolation_level=None,
-                check_same_thread=False,
-            )
+            how = read_only_mode(path) if read_only else "mode=rwc"
+            self._db = sqlite_file.connect(path, 60, how)
             try:
                 self._prepare(read_only)
                 self._file = _file(path)
@@ -116,16 +102,10 @@ class Connection:
                 yield
                 return
             try:
-                self._db.execute("BEGIN IMMEDIATE")
-                yield
-                self._db.execute("COMMIT")
-            except BaseException as exc:
-                # SQLite has rolled back by itself after some errors, such as a full disk.
-                if self._within():
-                    self._db.execute("ROLLBACK")
-                if isinstance(exc, sqlite3.Error):
-                    raise self._error(exc) from exc
-                raise
+                with sqlite_file.transaction(self._db):
+                    yield
+            except sqlite3.Error as exc:
+                raise self._error(exc) from exc
             finally:
                 self._shrink()
 
@@ -139,7 +119,10 @@ class Connection:
             self._db.execute("PRAGMA busy_timeout = 60000")
 
     def _within(self) -> bool:
-        return self._db.in_transaction
+        try:
+            return self._db.in_transaction
+        except sqlite3.Error as exc:  # it was closed
+            raise self._error(exc) from exc
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from urlguard import sqlite_file
 from urlguard.errors import PolicyError
-from urlguard.policy.drivers.sqlite.connection import Connection, uri
+from urlguard.policy.drivers.sqlite.connection import Connection, read_only_mode
 from urlguard.policy.drivers.sqlite.schema import TABLES
 from urlguard.policy.model import BatchRow
 from urlguard.policy.store import Progress
@@ -49,7 +50,8 @@ class Copies(Connection):
         and a command that writes at the same time waits and then writes to the new one.
         """
         try:
-            self._db.execute("ATTACH ? AS other", (uri(backup, read_only=True),))
+            file = f"{backup.absolute().as_uri()}?{read_only_mode(backup)}"
+            self._db.execute("ATTACH ? AS other", (file,))
         except sqlite3.Error as exc:
             raise PolicyError(f"policy log {backup}: {exc}") from exc
         try:
@@ -71,7 +73,7 @@ def last_serial(path: Path) -> int:
     """The last serial of a broken log, 0 if it cannot be told."""
     with (
         contextlib.suppress(sqlite3.Error, TypeError, ValueError),
-        contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db,
+        contextlib.closing(sqlite_file.connect(path, 5, "mode=ro")) as db,
     ):
         return int(db.execute("SELECT max(serial) FROM batch").fetchone()[0])
     return 0
