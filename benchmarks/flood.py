@@ -213,8 +213,8 @@ def tell(
     print(
         f"{case.name}: flood {sent:.0f} a second; {dict(figures.said)};"
         f" {still:.1%} of the popular names kept; cache {cache:.1f} MiB,"
-        f" {more('urlguard_cache_evicted_total')} evicted,"
-        f" {more('urlguard_limited_total')} limited",
+        f" {more('urlguard_cache_evictions_total')} evicted,"
+        f" {more('urlguard_limited_queries_total')} limited",
         file=sys.stderr,
     )
 

@@ -22,12 +22,12 @@ LAYERS = [
         "rules",
         "verdict",
         "events",
+        "metrics",
         "special_zones",
         "sqlite_file",
         "wellknown",
     ],
     ["processes"],
-    ["metrics"],
     ["config"],
     ["system_resolvers", "wire", "blocklist", "policy", "classify", "access", "fetch", "hitlog"],
     ["compile", "engine", "feeds", "messages"],
@@ -70,6 +70,7 @@ NEVER = {
 
 # The only other parts that a part imports.
 ONLY = {
+    "metrics": set(),
     "processes": {"errors", "events"},
 }
 

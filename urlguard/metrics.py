@@ -1,16 +1,18 @@
 """
-What is counted: the table of metrics, histograms, and one process's figures as plain JSON.
+Metrics: the table of their names, histograms, and one process's values as JSON.
 
-A worker keeps its figures where they arise, in Counters and `Histogram`s.  Only when the control
-process asks does `Stats.gather` call those who know them, and puts what they say into one message.
-So counting costs the packet path an addition, and nothing else happens between two questions.
+A worker counts in its parts, in Counters and `Histogram`s.  Only when the control process asks does
+`Collectors.collect` call a function of each part, which writes its values into a `MetricsWriter`.
+So counting costs the packet path an addition, and nothing happens between two requests.
 
-`METRICS` is the only place where a metric is named: figures under another name, or with other
-labels, are refused, and the page on monitoring is compared with it by a test.  Label values come
-from the configuration (plugins, upstreams, feeds), never from queries, and each metric has at most
-`MAX_SERIES`; what is beyond is added up as ``other``.
+`METRICS` is the only place that names metrics; other names or labels are refused, and a test
+compares the page on monitoring with it.  Names follow Prometheus: base units (seconds, bytes),
+``_total`` for counters, ``_info`` for constants with labels.  Label values come from the
+configuration (plugins, upstreams, feeds), never from queries.  A metric has at most `MAX_SERIES`;
+further ones are added up as ``other``.
 """
 
+import json
 import resource
 import time
 from bisect import bisect_left
@@ -18,13 +20,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from urlguard.processes import channel
-
 MAX_SERIES: Final = 200  # of one metric in one worker
 MAX_LABEL: Final = 330  # characters: "tls://" with the longest address, port and name fit
 OTHER: Final = "other"
 
-# Seconds.  The lower half is for answers that are given at once, the upper for forwarded ones.
+# Seconds.  The lower half is for inline answers, the upper for forwarded ones.
 BOUNDS: Final = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01),
     *(0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
@@ -34,19 +34,19 @@ _LAST: Final = len(BOUNDS)
 
 class Metric(NamedTuple):
     """
-    A metric: ``kind`` is counter, gauge or histogram; ``words`` say what is counted.
+    A metric: ``kind`` is counter, gauge or histogram; ``help`` describes it.
 
-    Of a ``worker``, it is told by each worker and gets the label ``worker`` before its own.
+    If ``worker`` is True each worker has values, with the label ``worker`` before the others.
     """
 
     kind: str
-    words: str
+    help: str
     labels: tuple[str, ...] = ()
     worker: bool = True
 
 
-def _control(kind: str, words: str, *labels: str) -> Metric:
-    return Metric(kind, words, labels, worker=False)
+def _control(kind: str, help: str, *labels: str) -> Metric:  # noqa: A002, the field's name
+    return Metric(kind, help, labels, worker=False)
 
 
 METRICS: Final[dict[str, Metric]] = {
@@ -59,7 +59,7 @@ METRICS: Final[dict[str, Metric]] = {
     ),
     "urlguard_hits_total": Metric(
         "counter",
-        "block and review verdicts, by who said so: operator, analyst:NAME, feed:NAME, classifier",
+        "block and review verdicts, by rule source: operator, analyst:NAME, feed:NAME, classifier",
         ("action", "rule_source"),
     ),
     "urlguard_category_hits_total": Metric(
@@ -70,119 +70,143 @@ METRICS: Final[dict[str, Metric]] = {
     ),
     "urlguard_shadow_hits_total": Metric(
         "counter",
-        "queries that rules in shadow would have blocked, by who says so",
+        "queries that rules in shadow would have blocked, by rule source",
         ("rule_source",),
     ),
     "urlguard_sampled_queries": Metric(
-        "gauge", "queries in the sample by which a change is weighed, one of each worker"
+        "gauge", "queries in the worker's sample, on which impact is measured"
     ),
-    "urlguard_answer_seconds": Metric(
-        "histogram", "from query to answer, by path: inline or forwarded", ("path",)
+    "urlguard_answer_duration_seconds": Metric(
+        "histogram", "time from query to answer, by path: inline or forwarded", ("path",)
     ),
     "urlguard_unanswered_total": Metric(
-        "counter", "queries without a proper answer, and answers that could not be sent", ("why",)
+        "counter",
+        "queries without a proper answer, and answers that could not be sent",
+        ("reason",),
     ),
-    "urlguard_truncated_total": Metric("counter", "answers cut to TC, which send clients to TCP"),
+    "urlguard_truncated_answers_total": Metric(
+        "counter", "truncated answers (TC), after which clients retry over TCP"
+    ),
     "urlguard_tcp_connections_total": Metric(
-        "counter", "TCP connections, by what became of them", ("event",)
+        "counter", "TCP connections opened and closed, by event", ("event",)
     ),
-    "urlguard_tcp_open": Metric("gauge", "TCP connections open now"),
-    "urlguard_limited_total": Metric("counter", "queries over a limit, by which", ("limit",)),
+    "urlguard_tcp_connections_open": Metric("gauge", "TCP connections open now"),
+    "urlguard_limited_queries_total": Metric(
+        "counter", "queries over a limit, by limit", ("limit",)
+    ),
     "urlguard_plugin_events_total": Metric(
-        "counter", "what plugins count beyond the rest; see their pages", ("plugin", "event")
+        "counter", "events that plugins count; see their pages", ("plugin", "event")
     ),
     "urlguard_plugin_failures_total": Metric(
-        "counter", "queries that got SERVFAIL because a plugin raised"
+        "counter", "queries that got SERVFAIL because a plugin failed"
     ),
     "urlguard_packet_cache_entries": Metric("gauge", "answers in the packet cache"),
     # Upstreams
     "urlguard_upstream_queries_total": Metric("counter", "queries sent", ("upstream",)),
-    "urlguard_upstream_answers_total": Metric("counter", "replies accepted", ("upstream",)),
+    "urlguard_upstream_responses_total": Metric("counter", "replies accepted", ("upstream",)),
     "urlguard_upstream_timeouts_total": Metric("counter", "queries without a reply", ("upstream",)),
     "urlguard_upstream_errors_total": Metric(
         "counter", "failed connections and unusable replies", ("upstream",)
     ),
-    "urlguard_upstream_rtt_seconds": Metric("gauge", "smoothed time to a reply", ("upstream",)),
-    "urlguard_upstream_up": Metric("gauge", "1 while it is asked, 0 while it rests", ("upstream",)),
-    "urlguard_forward_in_flight": Metric("gauge", "forwarded queries under way"),
-    "urlguard_forward_ignored_total": Metric(
-        "counter", "datagrams that were no reply to a query under way, by what was wrong", ("why",)
+    "urlguard_upstream_rtt_seconds": Metric("gauge", "smoothed round-trip time", ("upstream",)),
+    "urlguard_upstream_up": Metric(
+        "gauge",
+        "1 while the upstream is in use, 0 while it is skipped after failures",
+        ("upstream",),
+    ),
+    "urlguard_forward_queries_in_flight": Metric(
+        "gauge", "forwarded queries that wait for a reply"
+    ),
+    "urlguard_forward_ignored_datagrams_total": Metric(
+        "counter", "datagrams that match no forwarded query, by reason", ("reason",)
     ),
     # Cache
-    "urlguard_cache_entries": Metric("gauge", "answers kept"),
-    "urlguard_cache_bytes": Metric("gauge", "memory that they take, in octets"),
-    "urlguard_cache_lookups_total": Metric("counter", "look-ups: hit, miss or stale", ("result",)),
-    "urlguard_cache_evicted_total": Metric("counter", "answers dropped for lack of room"),
+    "urlguard_cache_entries": Metric("gauge", "answers in the cache"),
+    "urlguard_cache_bytes": Metric("gauge", "memory of the answers in the cache"),
+    "urlguard_cache_lookups_total": Metric(
+        "counter", "look-ups, by result: hit, miss or stale", ("result",)
+    ),
+    "urlguard_cache_evictions_total": Metric("counter", "answers dropped to make room"),
     # Policy in the worker
-    "urlguard_policy_serial": Metric("gauge", "the batch whose policy is in force"),
-    "urlguard_snapshot_serial": Metric("gauge", "the batch of the snapshot in use"),
-    "urlguard_snapshot_age_seconds": Metric("gauge", "since the snapshot in use was taken up"),
-    "urlguard_swaps_total": Metric("counter", "snapshots taken up"),
-    "urlguard_swap_seconds": Metric("gauge", "what the last swap took, opening included"),
+    "urlguard_policy_serial": Metric("gauge", "serial of the policy in force"),
+    "urlguard_snapshot_serial": Metric("gauge", "serial of the snapshot in use"),
+    "urlguard_snapshot_age_seconds": Metric(
+        "gauge", "time since the worker opened the snapshot in use"
+    ),
+    "urlguard_snapshot_swaps_total": Metric("counter", "snapshots opened and put in use"),
+    "urlguard_snapshot_swap_duration_seconds": Metric(
+        "gauge", "duration of the last swap, opening included"
+    ),
     "urlguard_canary_blocked": Metric("gauge", "1 if the canary name is answered as blocked"),
     # The classifier
-    "urlguard_classifier_model": Metric(
-        "gauge", "1 for the model in use (champion), and the shadow", ("role", "model")
+    "urlguard_classifier_model_info": Metric(
+        "gauge", "1 for the model in use (champion) and for the shadow", ("role", "model")
     ),
     "urlguard_classifier_names_total": Metric(
-        "counter", "names that the model was asked about for the first time", ("verdict",)
+        "counter", "names that the model has scored or skipped, by verdict", ("verdict",)
     ),
-    "urlguard_classifier_shadow_total": Metric(
-        "counter", "of them, those that the shadow scored too, by who would block", ("result",)
+    "urlguard_classifier_shadow_names_total": Metric(
+        "counter", "names that both models have scored, by who would block", ("result",)
     ),
-    "urlguard_classifier_known": Metric("gauge", "names whose judgement is remembered"),
-    "urlguard_classifier_suspects": Metric("gauge", "suspects kept for `urlguard suspects`"),
-    # The worker's way out
-    "urlguard_hits_dropped_total": Metric("counter", "hits that did not reach the hit log"),
+    "urlguard_classifier_remembered_names": Metric("gauge", "names whose verdict is cached"),
+    "urlguard_classifier_suspects": Metric("gauge", "suspects for `urlguard suspects`"),
+    # Hits and dnstap
+    "urlguard_hits_dropped_total": Metric(
+        "counter", "hits dropped before they reached the control process"
+    ),
     "urlguard_dnstap_frames_total": Metric(
-        "counter", "dnstap frames: queued, sent or dropped", ("result",)
+        "counter", "dnstap frames, by result: queued, sent or dropped", ("result",)
     ),
     "urlguard_dnstap_connected": Metric("gauge", "1 while the collector is connected"),
     # The process
-    "urlguard_worker_cpu_seconds_total": Metric("counter", "processor time used"),
-    "urlguard_worker_resident_bytes": Metric("gauge", "memory in use, shared pages included"),
-    "urlguard_worker_start_time_seconds": Metric("gauge", "start, in seconds since 1970"),
+    "urlguard_worker_cpu_seconds_total": Metric("counter", "CPU time used"),
+    "urlguard_worker_resident_memory_bytes": Metric(
+        "gauge", "resident memory, shared pages included"
+    ),
+    "urlguard_worker_start_time_seconds": Metric("gauge", "start time, in seconds since 1970"),
     # The control process
     "urlguard_worker_up": _control("gauge", "1 if the worker answered within a second", "worker"),
     "urlguard_build_info": _control("gauge", "always 1; the version is a label", "version"),
     "urlguard_filtering_paused": _control("gauge", "1 while `urlguard pause` is in force"),
-    "urlguard_log_answers": _control("gauge", "1 if the policy log could be read in time"),
-    "urlguard_log_serial": _control("gauge", "the last batch of the policy log"),
-    "urlguard_newest_snapshot_serial": _control("gauge", "the batch of the newest snapshot"),
-    "urlguard_overlay_keys": _control("gauge", "rule changes since the newest snapshot"),
-    "urlguard_compile_seconds": _control("gauge", "what the last compile took"),
+    "urlguard_policy_log_up": _control("gauge", "1 if the policy log can be read within a second"),
+    "urlguard_policy_log_serial": _control("gauge", "serial of the policy log"),
+    "urlguard_newest_snapshot_serial": _control("gauge", "serial of the newest snapshot"),
+    "urlguard_overlay_keys": _control("gauge", "rules changed since the newest snapshot"),
+    "urlguard_compile_duration_seconds": _control("gauge", "duration of the last compile"),
     "urlguard_compile_failures_total": _control("counter", "compiles that failed"),
-    "urlguard_feed_rules": _control("gauge", "rules of the feed's last good list", "feed"),
-    "urlguard_feed_held": _control("gauge", "of them, held back", "feed"),
-    "urlguard_feed_age_seconds": _control("gauge", "since the last good refresh", "feed"),
+    "urlguard_feed_rules": _control("gauge", "rules of the feed's last good version", "feed"),
+    "urlguard_feed_quarantined_rules": _control("gauge", "quarantined rules among them", "feed"),
+    "urlguard_feed_age_seconds": _control("gauge", "time since the last good refresh", "feed"),
     "urlguard_feed_failing": _control("gauge", "1 if the last refresh failed", "feed"),
-    "urlguard_candidates_waiting": _control("gauge", "candidates that wait to be judged"),
+    "urlguard_candidates_pending": _control("gauge", "candidates that wait for a verdict"),
     "urlguard_decisions_pending_approval": _control(
         "gauge", "decisions that wait for a second person"
     ),
     "urlguard_hit_log_rows_total": _control("counter", "rows written to the hit log"),
-    "urlguard_hit_log_dropped_total": _control("counter", "hits that could not be written"),
+    "urlguard_hit_log_dropped_rows_total": _control(
+        "counter", "rows that could not be written to the hit log"
+    ),
 }
 
 
 class Histogram:
     """
-    How often something took how long, in fixed classes with the upper bounds `BOUNDS` (seconds).
+    A histogram of durations with the upper bounds `BOUNDS` (seconds).
     """
 
     __slots__ = ("_counts", "total")
 
     def __init__(self) -> None:
-        self._counts = [0] * (_LAST + 1)  # not cumulative; the last class has no bound
+        self._counts = [0] * (_LAST + 1)  # not cumulative; the last bucket has no bound
         self.total = 0.0  # seconds
 
     def observe(self, seconds: float, n: int = 1) -> None:
-        """Count `n` events that took `seconds` each."""
+        """Count `n` events of `seconds` each."""
         self._counts[bisect_left(BOUNDS, seconds)] += n
         self.total += seconds * n
 
     def cumulative(self) -> list[int]:
-        """The events up to each bound, and at last all of them."""
+        """The number of events up to each bound, and then of all."""
         found, so_far = [], 0
         for count in self._counts:
             so_far += count
@@ -193,8 +217,8 @@ class Histogram:
 Label = str | int
 
 
-class Figures:
-    """What a collector writes into: checked against `METRICS`, bounded in number."""
+class MetricsWriter:
+    """Takes the values of collectors: checked against `METRICS`, bounded in number."""
 
     def __init__(self) -> None:
         self._values: dict[str, dict[tuple[str, ...], float]] = {}
@@ -202,15 +226,15 @@ class Figures:
 
     def count(self, name: str, value: float, *labels: Label) -> None:
         """
-        Add to a counter: what it counted since the process began.
+        Add to a counter its value since the process started.
 
         Raises:
             ValueError: there is no such counter in `METRICS`, or it has other labels.
         """
         self._add("counter", name, value, labels)
 
-    def counts(self, name: str, counter: Mapping[str, float], *labels: Label) -> None:
-        """Add each key of `counter`, which becomes the last label."""
+    def count_each(self, name: str, counter: Mapping[str, float], *labels: Label) -> None:
+        """Add to a counter for each key of `counter`; the key is the last label."""
         for key, value in counter.items():
             self.count(name, value, *labels, key)
 
@@ -219,7 +243,7 @@ class Figures:
         self._add("gauge", name, value, labels)
 
     def histogram(self, name: str, value: Histogram, *labels: Label) -> None:
-        """Add a histogram; it must not change before it is written."""
+        """Set a histogram; it must not change before `as_json`."""
         key = self._key("histogram", name, labels, self._histograms.setdefault(name, {}))
         if key is not None:
             self._histograms[name][key] = value
@@ -239,7 +263,7 @@ class Figures:
         key = tuple(_clean(label) for label in labels)
         if key in series or len(series) < MAX_SERIES - 1:
             return key
-        # Gauges of different things cannot be added up; counters can.
+        # Counters can be added up, gauges cannot.
         return (OTHER,) * len(key) if kind == "counter" else None
 
     def as_json(self) -> dict[str, dict[str, list[list[Any]]]]:
@@ -266,58 +290,53 @@ def _clean(label: Label) -> str:
     return text if text.isascii() and text.isprintable() else ascii(text)[1:-1][:MAX_LABEL]
 
 
-Collector = Callable[[Figures], None]
+Collector = Callable[[MetricsWriter], None]
 
 
-class Stats:
-    """One worker's figures, from those who know them."""
+class Collectors:
+    """One worker's collectors: functions that write the values of a part."""
 
     def __init__(self, collectors: Iterable[Collector] = ()) -> None:
-        self._collectors = [process_figures, *collectors]
+        self._collectors = [process_metrics, *collectors]
 
     def add(self, collector: Collector) -> None:
-        """Have `collector` called at every `gather`; it must not wait and not raise."""
+        """Add a collector; it must not wait and not raise."""
         self._collectors.append(collector)
 
     def clear(self) -> None:
-        """Forget all collectors but the process's own: a reload makes new plugins."""
+        """Remove all collectors but the process's own: a reload makes new plugins."""
         del self._collectors[1:]
 
-    def gather(self) -> dict[str, dict[str, list[list[Any]]]]:
-        """All figures now; see `Figures.as_json`."""
-        figures = Figures()
-        for collect in self._collectors:
-            collect(figures)
-        return figures.as_json()
-
-    def reply(self, ident: object) -> bytes:
+    def collect(self, max_octets: int) -> dict[str, dict[str, list[list[Any]]]]:
         """
-        The line that answers ``{"op": "stats", "id": ident}``.
+        All values now; see `MetricsWriter.as_json`.
 
-        Longer than the channel permits it cannot be; then the metrics with most series are left
-        out.
+        If they have more than `max_octets` as JSON, the metrics with most series are left out.
         """
-        found = self.gather()
-        while len(line := channel.encode({"id": ident, "stats": found})) > channel.MAX_LINE // 2:
+        out = MetricsWriter()
+        for collector in self._collectors:
+            collector(out)
+        found = out.as_json()
+        while len(json.dumps(found)) > max_octets:
             kind, name = max(
                 ((kind, name) for kind, names in found.items() for name in names),
                 key=lambda at: len(found[at[0]][at[1]]),
             )
             del found[kind][name]
-        return line
+        return found
 
 
 _STARTED = time.time()
 _PAGE = resource.getpagesize()
 
 
-def process_figures(figures: Figures) -> None:
-    """Processor time, memory and start of this process."""
+def process_metrics(out: MetricsWriter) -> None:
+    """CPU time, memory and start time of this process."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    figures.count("urlguard_worker_cpu_seconds_total", used.ru_utime + used.ru_stime)
-    figures.gauge("urlguard_worker_start_time_seconds", _STARTED)
+    out.count("urlguard_worker_cpu_seconds_total", used.ru_utime + used.ru_stime)
+    out.gauge("urlguard_worker_start_time_seconds", _STARTED)
     try:
         resident = int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE
     except (OSError, ValueError, IndexError):
         resident = used.ru_maxrss * 1024  # not Linux: the most it ever was
-    figures.gauge("urlguard_worker_resident_bytes", resident)
+    out.gauge("urlguard_worker_resident_memory_bytes", resident)

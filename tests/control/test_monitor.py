@@ -19,7 +19,7 @@ from urlguard import config, metrics, rules
 from urlguard.control import monitor
 from urlguard.control.monitor import ControlState, Monitor
 from urlguard.control.workers import Worker, Workers
-from urlguard.metrics import BOUNDS, METRICS, OTHER, Figures, Histogram, Stats
+from urlguard.metrics import BOUNDS, METRICS, OTHER, Collectors, Histogram, MetricsWriter
 from urlguard.policy.model import Change
 from urlguard.processes import channel
 from urlguard.processes import child as process
@@ -28,7 +28,7 @@ from urlguard.rules import PAUSE
 MONITORING = Path(__file__).parents[2] / "docs" / "monitoring.md"
 
 
-# -- histograms and figures ------------------------------------------------------------------------
+# -- histograms and values ------------------------------------------------------------------------
 
 
 def test_a_histogram_counts_up_to_each_bound():
@@ -70,33 +70,35 @@ def _timed(call, times=10_000):
         lambda f: f.count("urlguard_queries_total", 1, "udp", "x"),
         lambda f: f.gauge("urlguard_queries_total", 1, "udp"),
         lambda f: f.histogram("urlguard_queries_total", Histogram(), "udp"),
-        lambda f: f.count("urlguard_answer_seconds", 1, "at_once"),
+        lambda f: f.count("urlguard_answer_duration_seconds", 1, "inline"),
     ],
 )
-def test_figures_outside_the_table_are_refused(wrong):
+def test_metrics_outside_the_table_are_refused(wrong):
     """
     A name that the table does not have, another kind or other labels are a mistake.
     """
     with pytest.raises(ValueError, match="METRICS"):
-        wrong(Figures())
+        wrong(MetricsWriter())
 
 
-def test_figures_are_plain_json():
+def test_metrics_are_plain_json():
     """
     Counters add up under their labels, a gauge is a number, a histogram counts and total.
     """
-    figures, took = Figures(), Histogram()
+    out, took = MetricsWriter(), Histogram()
     took.observe(0.2)
-    figures.counts("urlguard_queries_total", {"udp": 3, "tcp": 1})
-    figures.count("urlguard_queries_total", 2, "udp")
-    figures.gauge("urlguard_policy_serial", 412)
-    figures.histogram("urlguard_answer_seconds", took, "waited")
-    found = json.loads(json.dumps(figures.as_json()))
+    out.count_each("urlguard_queries_total", {"udp": 3, "tcp": 1})
+    out.count("urlguard_queries_total", 2, "udp")
+    out.gauge("urlguard_policy_serial", 412)
+    out.histogram("urlguard_answer_duration_seconds", took, "forwarded")
+    found = json.loads(json.dumps(out.as_json()))
     assert found == {
         "counters": {"urlguard_queries_total": [[["udp"], 5], [["tcp"], 1]]},
         "gauges": {"urlguard_policy_serial": [[[], 412]]},
         "histograms": {
-            "urlguard_answer_seconds": [[["waited"], [[0] * 10 + [1] * 5, pytest.approx(0.2)]]]
+            "urlguard_answer_duration_seconds": [
+                [["forwarded"], [[0] * 10 + [1] * 5, pytest.approx(0.2)]]
+            ]
         },
     }
 
@@ -105,11 +107,11 @@ def test_series_are_bounded():
     """
     What is too many is added up as other: nothing is lost from the sum, and no label grows.
     """
-    figures = Figures()
+    out = MetricsWriter()
     for number in range(1000):
-        figures.count("urlguard_hits_total", 1, "block", f"feed:{number}")
-        figures.gauge("urlguard_upstream_up", 1, f"{number}")
-    found = figures.as_json()
+        out.count("urlguard_hits_total", 1, "block", f"feed:{number}")
+        out.gauge("urlguard_upstream_up", 1, f"{number}")
+    found = out.as_json()
     series = {tuple(k): v for k, v in found["counters"]["urlguard_hits_total"]}
     assert len(series) == metrics.MAX_SERIES
     assert sum(series.values()) == 1000
@@ -122,9 +124,9 @@ def test_labels_are_short_and_plain(label):
     """
     A label is printable ASCII of bounded length, whatever it was.
     """
-    figures = Figures()
-    figures.count("urlguard_queries_total", 1, label)
-    ((((found,), _),),) = figures.as_json()["counters"].values()
+    out = MetricsWriter()
+    out.count("urlguard_queries_total", 1, label)
+    ((((found,), _),),) = out.as_json()["counters"].values()
     assert found.isascii()
     assert len(found) <= metrics.MAX_LABEL
     assert not re.search(r"[\x00-\x1f]", found)
@@ -134,7 +136,7 @@ def test_a_reply_fits_into_a_line():
     """
     However much there is to say, it is one line that the channel takes, with the question's id.
     """
-    mine = Stats()
+    mine = Collectors()
     for name, metric in METRICS.items():
         if metric.kind == "counter" and metric.labels and metric.worker:
             mine.add(
@@ -142,7 +144,9 @@ def test_a_reply_fits_into_a_line():
                     [f.count(n, 1, *[f"{i}" * 300] * len(m.labels)) for i in range(500)] and None
                 )
             )
-    line = mine.reply(17)
+    found = mine.collect(channel.MAX_LINE // 2)
+    assert found["counters"]
+    line = channel.encode({"id": 17, "metrics": found})
     assert len(line) <= channel.MAX_LINE // 2
     assert json.loads(line)["id"] == 17
 
@@ -151,10 +155,10 @@ def test_a_process_tells_about_itself():
     """
     Without any collector there are processor time, memory and start; a reload forgets the rest.
     """
-    mine = Stats([lambda figures: figures.gauge("urlguard_policy_serial", 1)])
+    mine = Collectors([lambda out: out.gauge("urlguard_policy_serial", 1)])
     mine.clear()
-    found = mine.gather()
-    ((_, memory),) = found["gauges"]["urlguard_worker_resident_bytes"]
+    found = mine.collect(channel.MAX_LINE)
+    ((_, memory),) = found["gauges"]["urlguard_worker_resident_memory_bytes"]
     assert 1 << 20 < memory < 1 << 36
     assert found["counters"].keys() == {"urlguard_worker_cpu_seconds_total"}
     assert "urlguard_policy_serial" not in found["gauges"]
@@ -181,7 +185,7 @@ def test_the_page_has_the_table():
             name,
             metric.kind,
             ", ".join(["worker"] * metric.worker + list(metric.labels)),
-            metric.words,
+            metric.help,
         )
         for name, metric in METRICS.items()
     ]
@@ -227,14 +231,14 @@ async def test_asking_all_collects_who_answers():
     one, two = (Worker(n, 0, "", Wire()) for n in (0, 1))
     for worker in (two, one):
         workers.add(worker)
-    asking = asyncio.create_task(workers.ask({"op": "stats"}, 0.1))
+    asking = asyncio.create_task(workers.ask({"op": "metrics"}, 0.1))
     await asyncio.sleep(0)
     (question,) = one._writer.sent
-    assert question["op"] == "stats"
-    one.replied({"id": question["id"], "stats": {}})
-    one.replied({"id": 999, "stats": {}})
+    assert question["op"] == "metrics"
+    one.replied({"id": question["id"], "metrics": {}})
+    one.replied({"id": 999, "metrics": {}})
     assert (await asking).keys() == {0}
-    two.replied({"id": question["id"], "stats": {}})
+    two.replied({"id": question["id"], "metrics": {}})
     assert [w.number for w in workers] == [0, 1]
 
 
@@ -245,7 +249,7 @@ async def test_who_does_not_read_is_not_asked(wire):
     """
     workers = Workers()
     workers.add(Worker(0, 0, "", wire))
-    assert await workers.ask({"op": "stats"}, 5.0) == {}
+    assert await workers.ask({"op": "metrics"}, 5.0) == {}
     assert not wire.sent
 
 
@@ -276,13 +280,13 @@ class Control:
         """A worker that answers at once, or never."""
         worker = Worker(number, serial, "s", Wire())
         worker.told_ready = True
-        figures = Figures()
-        figures.count("urlguard_queries_total", 5 + number, "udp")
+        out = MetricsWriter()
+        out.count("urlguard_queries_total", 5 + number, "udp")
 
         def write(data):
             message = json.loads(data)
-            if answers and message["op"] == "stats":
-                worker.replied({"id": message["id"], "stats": figures.as_json()})
+            if answers and message["op"] == "metrics":
+                worker.replied({"id": message["id"], "metrics": out.as_json()})
 
         worker._writer.write = write
         self.workers.add(worker)
@@ -310,7 +314,7 @@ async def values(observer):
 
 async def test_metrics_of_workers_bear_their_number(control):
     """
-    Each worker's figures stand apart, and one that does not answer is down.
+    Each worker's out stand apart, and one that does not answer is down.
     """
     control.connect(0)
     control.connect(1, answers=False)
@@ -319,7 +323,7 @@ async def test_metrics_of_workers_bear_their_number(control):
     assert ("urlguard_queries_total", "1", "udp") not in found
     assert found["urlguard_worker_up", "0"] == 1
     assert found["urlguard_worker_up", "1"] == 0
-    assert found["urlguard_log_serial",] == 1
+    assert found["urlguard_policy_log_serial",] == 1
     assert found["urlguard_filtering_paused",] == 0
 
 
@@ -432,10 +436,10 @@ async def test_a_log_that_hangs_is_asked_once(control):
     control.slow, asked = 0.5, control.asked
     for _ in range(2):
         found = await values(control.observer)
-        assert (found["urlguard_log_answers",], found["urlguard_log_serial",]) == (0, 1)
+        assert (found["urlguard_policy_log_up",], found["urlguard_policy_log_serial",]) == (0, 1)
     assert control.asked == asked + 1
     await asyncio.sleep(0.2)
-    assert (await values(control.observer))["urlguard_log_answers",] == 1
+    assert (await values(control.observer))["urlguard_policy_log_up",] == 1
     await control.observer.close()
 
 
@@ -522,13 +526,13 @@ class FakeWorker:
         while (message := await channel.read(self.reader)) is not None:
             self.got.append(message)
             match message["op"]:
-                case "stats":
-                    figures = Figures()
-                    figures.count("urlguard_queries_total", 42, "udp")
+                case "metrics":
+                    out = MetricsWriter()
+                    out.count("urlguard_queries_total", 42, "udp")
                     took = Histogram()
                     took.observe(0.0002, 3)
-                    figures.histogram("urlguard_answer_seconds", took, "at_once")
-                    self.send({"id": message["id"], "stats": figures.as_json()})
+                    out.histogram("urlguard_answer_duration_seconds", took, "inline")
+                    self.send({"id": message["id"], "metrics": out.as_json()})
                 case "flush":
                     self.send({"id": message["id"], "removed": 7})
                 case "snapshot":
@@ -548,7 +552,7 @@ async def until(condition, seconds=30.0):
 
 async def test_the_control_process_serves_metrics_health_hits_and_flushes(tmp_path):
     """
-    With a worker connected: metrics parse and hold its figures, it is healthy and ready, it has the
+    With a worker connected: metrics parse and hold its out, it is healthy and ready, it has the
     day's key, its hits are on the disk, and a flush reaches it.
     """
     async with (
@@ -565,7 +569,7 @@ async def test_the_control_process_serves_metrics_health_hits_and_flushes(tmp_pa
             families = {f.name: f for f in text_string_to_metric_families(await answer.text())}
         (sample,) = families["urlguard_queries"].samples
         assert (sample.labels, sample.value) == ({"worker": "0", "transport": "udp"}, 42)
-        counts = [s.value for s in families["urlguard_answer_seconds"].samples]
+        counts = [s.value for s in families["urlguard_answer_duration_seconds"].samples]
         assert counts == [0, *[3] * len(BOUNDS), 3, pytest.approx(0.0006)]
         (rules,) = families["urlguard_feed_rules"].samples
         assert (rules.labels, rules.value) == ({"feed": "list"}, 1)

@@ -39,7 +39,7 @@ def test_a_suspect_becomes_a_case(server, tmp_path, features, monkeypatch):
     assert found()[0]["priority"] >= before[1]
     figures = metrics(running)
     assert "urlguard_decisions_pending_approval 0.0" in figures
-    assert any(name.startswith("urlguard_candidates_waiting ") for name in figures)
+    assert any(name.startswith("urlguard_candidates_pending ") for name in figures)
     # Blocked, it is sinkholed everywhere and reported no more.
     status, done = api.ask("POST", f"/v1/cases/{case['id']}/decide", {"action": "block"})
     assert (status, done["pending_approval"]) == (200, False)

@@ -81,7 +81,7 @@ def test_a_model_blocks_until_somebody_decides_otherwise(server, tmp_path, featu
         running.run(*decide, toy.BAD)
         assert [running.blocks(toy.BAD) for _ in range(20)] == [blocked] * 20
     figures = metrics(running)
-    assert 'role="champion"' in figures["urlguard_classifier_model"]
+    assert 'role="champion"' in figures["urlguard_classifier_model_info"]
     assert 'verdict="block"' in figures["urlguard_classifier_names_total"]
     assert 'rule_source="classifier"' in figures["urlguard_hits_total"]
     suspects = listed(running)

@@ -72,7 +72,7 @@ class _Round(NamedTuple):
     """One time of asking."""
 
     at: float  # monotonic
-    workers: dict[int, dict[str, Any]]  # figures by worker
+    workers: dict[int, dict[str, Any]]  # metrics by worker
     log: LogState
     log_answers: bool
 
@@ -114,9 +114,9 @@ class Monitor:
         """All metrics of the table that there are values for."""
         found = await self._round()
         samples: dict[str, list[tuple[tuple[str, ...], Any]]] = {name: [] for name in METRICS}
-        for number, figures in sorted(found.workers.items()):
+        for number, values in sorted(found.workers.items()):
             for kind in ("counters", "gauges", "histograms"):
-                for name, series in figures.get(kind, {}).items():
+                for name, series in values.get(kind, {}).items():
                     if name in METRICS:
                         samples[name] += [((str(number), *ls), value) for ls, value in series]
         self._own(found, samples)
@@ -124,7 +124,7 @@ class Monitor:
             Family(
                 name,
                 metric.kind,
-                metric.words,
+                metric.help,
                 ("worker", *metric.labels) if metric.worker else metric.labels,
                 samples[name],
                 BOUNDS if metric.kind == "histogram" else (),
@@ -197,14 +197,14 @@ class Monitor:
 
     async def _ask(self) -> _Round:
         replies, answers = await asyncio.gather(
-            self._workers.ask({"op": "stats"}, ANSWER_S), self._read_log()
+            self._workers.ask({"op": "metrics"}, ANSWER_S), self._read_log()
         )
-        figures = {
-            number: reply["stats"]
+        values = {
+            number: reply["metrics"]
             for number, reply in replies.items()
-            if isinstance(reply.get("stats"), dict)
+            if isinstance(reply.get("metrics"), dict)
         }
-        self._last = _Round(time.monotonic(), figures, self._read, answers)
+        self._last = _Round(time.monotonic(), values, self._read, answers)
         return self._last
 
     async def _read_log(self) -> bool:
@@ -252,21 +252,21 @@ class Monitor:
             put("urlguard_worker_up", number in found.workers, str(number))
         put("urlguard_build_info", 1, __version__)
         put("urlguard_filtering_paused", found.log.paused)
-        put("urlguard_log_answers", found.log_answers)
-        put("urlguard_log_serial", found.log.serial)
+        put("urlguard_policy_log_up", found.log_answers)
+        put("urlguard_policy_log_serial", found.log.serial)
         put("urlguard_newest_snapshot_serial", facts.snapshot_serial)
         put("urlguard_overlay_keys", facts.overlay_keys)
         if facts.compile_seconds is not None:
-            put("urlguard_compile_seconds", facts.compile_seconds)
+            put("urlguard_compile_duration_seconds", facts.compile_seconds)
         put("urlguard_compile_failures_total", facts.compile_failures)
         if facts.waiting is not None:
-            put("urlguard_candidates_waiting", facts.waiting.candidates)
+            put("urlguard_candidates_pending", facts.waiting.candidates)
             put("urlguard_decisions_pending_approval", facts.waiting.pending_approval)
         put("urlguard_hit_log_rows_total", facts.hit_rows)
-        put("urlguard_hit_log_dropped_total", facts.hits_dropped)
+        put("urlguard_hit_log_dropped_rows_total", facts.hits_dropped)
         for feed in found.log.feeds:
             put("urlguard_feed_rules", feed.rules, feed.name)
-            put("urlguard_feed_held", feed.held, feed.name)
+            put("urlguard_feed_quarantined_rules", feed.held, feed.name)
             put("urlguard_feed_failing", feed.failing, feed.name)
             if feed.good_at:
                 put("urlguard_feed_age_seconds", max(0.0, time.time() - feed.good_at), feed.name)

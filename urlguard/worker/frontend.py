@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from urlguard.errors import WireError
-from urlguard.metrics import Figures, Histogram
+from urlguard.metrics import Histogram, MetricsWriter
 from urlguard.plugins import Chain, Exchange
 from urlguard.plugins.clients import Client, Clients
 from urlguard.wire import answer, proxy
@@ -161,8 +161,8 @@ class Frontend:
         if who.allowed:
             queries.add(x.query.name, who.host, weight)
 
-    def metrics(self, figures: Figures) -> None:
+    def metrics(self, out: MetricsWriter) -> None:
         """Write the counters of answers and how long they took."""
-        self.packets.metrics(figures)
-        figures.histogram("urlguard_answer_seconds", self.inline, "inline")
-        figures.histogram("urlguard_answer_seconds", self.forwarded, "forwarded")
+        self.packets.metrics(out)
+        out.histogram("urlguard_answer_duration_seconds", self.inline, "inline")
+        out.histogram("urlguard_answer_duration_seconds", self.forwarded, "forwarded")

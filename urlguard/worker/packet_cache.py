@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from urlguard.metrics import Figures
+from urlguard.metrics import MetricsWriter
 from urlguard.plugins import Answer, Exchange
 from urlguard.plugins.clients import PLENTY, Client, Clients
 from urlguard.verdict import Ruling
@@ -281,15 +281,15 @@ class PacketCache:
 
     # ---- metrics
 
-    def metrics(self, figures: Figures) -> None:
+    def metrics(self, out: MetricsWriter) -> None:
         """Write the counters of answers, and the number of entries."""
         for (source, action, origin, category, segment), counter in self._kinds.items():
             count = counter.count
-            figures.count("urlguard_answers_total", count, source, action)
+            out.count("urlguard_answers_total", count, source, action)
             if action not in ("none", "allow"):
-                figures.count("urlguard_hits_total", count, action, origin)
-                figures.count("urlguard_category_hits_total", count, action, category)
-                figures.count("urlguard_segment_hits_total", count, action, segment)
-        figures.counts("urlguard_shadow_hits_total", self.shadowed)
-        figures.gauge("urlguard_sampled_queries", len(self.queries))
-        figures.gauge("urlguard_packet_cache_entries", len(self))
+                out.count("urlguard_hits_total", count, action, origin)
+                out.count("urlguard_category_hits_total", count, action, category)
+                out.count("urlguard_segment_hits_total", count, action, segment)
+        out.count_each("urlguard_shadow_hits_total", self.shadowed)
+        out.gauge("urlguard_sampled_queries", len(self.queries))
+        out.gauge("urlguard_packet_cache_entries", len(self))

@@ -18,7 +18,7 @@ from urlguard.blocklist import snapshot
 from urlguard.blocklist.overlay import Overlay
 from urlguard.engine import ActiveEngine, Engine
 from urlguard.errors import SnapshotError
-from urlguard.metrics import Figures
+from urlguard.metrics import MetricsWriter
 from urlguard.processes import channel
 from urlguard.processes.channel import Message
 from urlguard.rules import SHADOWED
@@ -79,14 +79,14 @@ class PolicySync:
                 await self._listen(reader, writer)
             await asyncio.sleep(_RETRY_S)
 
-    def metrics(self, figures: Figures) -> None:
+    def metrics(self, out: MetricsWriter) -> None:
         """Write which policy is in force, and what swaps took."""
         engine = self.active.engine
-        figures.gauge("urlguard_policy_serial", engine.serial)
-        figures.gauge("urlguard_snapshot_serial", engine.snapshot.serial)
-        figures.gauge("urlguard_snapshot_age_seconds", time.monotonic() - self._taken_up)
-        figures.count("urlguard_swaps_total", self._swaps)
-        figures.gauge("urlguard_swap_seconds", self._swap_s)
+        out.gauge("urlguard_policy_serial", engine.serial)
+        out.gauge("urlguard_snapshot_serial", engine.snapshot.serial)
+        out.gauge("urlguard_snapshot_age_seconds", time.monotonic() - self._taken_up)
+        out.count("urlguard_snapshot_swaps_total", self._swaps)
+        out.gauge("urlguard_snapshot_swap_duration_seconds", self._swap_s)
 
     def _open_newest(self) -> Engine:
         for path in snapshot.newest(self._state_dir / "snapshots"):

@@ -26,7 +26,7 @@ from urlguard.classify.suspects import SuspectMemory
 from urlguard.config import Config
 from urlguard.errors import ConfigError
 from urlguard.hitlog.buffer import HitBuffer, Pseudonyms
-from urlguard.metrics import Stats
+from urlguard.metrics import Collectors
 from urlguard.plugins import Chain
 from urlguard.plugins.base import Parts
 from urlguard.plugins.cache import Cache
@@ -80,7 +80,7 @@ class Worker:
         self._taking = asyncio.Lock()  # models, one change after the other
         self.pseudonyms = Pseudonyms()
         self.sample = Sample()
-        self.stats = Stats()
+        self.collectors = Collectors()
         self.listeners: list[Listener] = []
         self.connections = Connections()
         self.frontend: Frontend | None = None
@@ -171,17 +171,17 @@ class Worker:
             tap = DnsTap(config.dnstap, self.pseudonyms.address)
             tap.start()
         frontend.equip(cookies, hits, tap)
-        self.stats.clear()
-        self.stats.add(frontend.metrics)
-        self.stats.add(self.policy_sync.metrics)
-        self.stats.add(partial(collectors.listeners, self.listeners, self.connections))
-        self.stats.add(partial(collectors.chain, frontend.chain))
-        self.stats.add(partial(collectors.canary, frontend.chain, self.policy_sync.active))
-        self.stats.add(partial(collectors.classifier, frontend.chain))
+        self.collectors.clear()
+        self.collectors.add(frontend.metrics)
+        self.collectors.add(self.policy_sync.metrics)
+        self.collectors.add(partial(collectors.listeners, self.listeners, self.connections))
+        self.collectors.add(partial(collectors.chain, frontend.chain))
+        self.collectors.add(partial(collectors.canary, frontend.chain, self.policy_sync.active))
+        self.collectors.add(partial(collectors.classifier, frontend.chain))
         if tap is not None:
-            self.stats.add(partial(collectors.dnstap, tap))
+            self.collectors.add(partial(collectors.dnstap, tap))
         if hits is not None:
-            self.stats.add(partial(collectors.hits, hits))
+            self.collectors.add(partial(collectors.hits, hits))
 
     async def _close(self) -> None:
         for chain in self._replaced:
@@ -302,7 +302,7 @@ class Worker:
         self.policy_sync.handlers.update(
             {
                 "flush": self._flush,
-                "stats": self._stats,
+                "metrics": self._metrics,
                 "hitkey": self._hit_key,
                 "suspects": suspects.top,
                 "unreported": suspects.unreported,
@@ -322,8 +322,9 @@ class Worker:
             self.frontend.packets.clear()
         writer.write(channel.encode({"id": message["id"], "removed": removed}))
 
-    async def _stats(self, message: Message, writer: asyncio.StreamWriter) -> None:
-        writer.write(self.stats.reply(message["id"]))
+    async def _metrics(self, message: Message, writer: asyncio.StreamWriter) -> None:
+        found = self.collectors.collect(channel.MAX_LINE // 2)
+        writer.write(channel.encode({"id": message["id"], "metrics": found}))
 
     def _suspect_memories(self) -> list[SuspectMemory]:
         plugins = self.frontend.chain.plugins if self.frontend else ()

@@ -134,7 +134,7 @@ def _by(
 
 def _feeds(families: dict[str, Family]) -> list[FeedStats]:
     rules = _by(families, "urlguard_feed_rules", "feed")
-    held = _by(families, "urlguard_feed_held", "feed")
+    held = _by(families, "urlguard_feed_quarantined_rules", "feed")
     failing = _by(families, "urlguard_feed_failing", "feed")
     ages = families.get("urlguard_feed_age_seconds")
     age = {values[0]: float(value) for values, value in ages.samples} if ages else {}
