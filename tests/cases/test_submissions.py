@@ -92,7 +92,7 @@ def test_a_rule_that_stands(desk):
     """
     It is known at once, or else when it was judged; and by the way no work for people.
     """
-    told = submit(desk, "evil.example", decision="block")
+    told = submit(desk, "evil.example", action="block")
     assert state(desk, told) == ("known", "block")
     untold = submit(desk, "evil.example")
     works = desk.store.take(10, 60, NOW)
@@ -237,7 +237,7 @@ def test_each_webhook_gets_what_it_wants(desk):
             "tlp": "amber",
             "submitted_at": NOW,
             "state": "decided",
-            "decision": "block",
+            "action": "block",
             "decided_at": NOW + 10,
             "case": 1,
         },

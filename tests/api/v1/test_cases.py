@@ -108,7 +108,7 @@ async def test_a_well_known_name_waits_for_a_second_person(world, ask):
     serial = world.log.serial
     status, done = await ask(Role.APPROVER, "POST", path, BLOCK)
     assert (status, done["pending_approval"], done["serial"]) == (200, True, serial)
-    assert "google.com" in done["why"]
+    assert "google.com" in done["approval_reason"]
     assert world.log.serial == serial
     status, held = await ask(Role.AUDITOR, "GET", "/v1/decisions?step=pending_approval")
     assert [d["id"] for d in held["items"]] == [done["decision_id"]]

@@ -161,7 +161,7 @@ async def test_a_rule_that_waits_for_a_second_person(http, world, rule):
     assert held["decision"]["pending_approval"] is True
     assert rule.removeprefix("*.") in held["decision"]["approval_reason"]
     assert world.log.serial == 0
-    path = f"/v1/decisions/{held['decision_id']['decision_id']}/approve"
+    path = f"/v1/decisions/{held['decision']['decision_id']}/approve"
     status, agreed = await call(http, world, "POST", path, Role.APPROVER, json={})
     assert (status, agreed["serial"]) == (200, 1)
     (batch,) = world.log.store.batches(0, 10)

@@ -291,7 +291,7 @@ def _reports(db: sqlite3.Connection, ids: list[int]) -> dict[int, tuple[tuple[in
 def _standing(db: sqlite3.Connection, owners: set[str]) -> dict[str, Standing]:
     """The cases there are of some owners."""
     fields = (
-        "id, owner, item, name, created_at, state, decision, score, pattern, queries, items,"
+        "id, owner, item, name, created_at, state, action, score, pattern, queries, items,"
         " seen_at, decided_at"
     )
     cases = {}

@@ -55,7 +55,7 @@ class Submissions(Intake):
             self._add(db, said.source, [candidate], now, urgent=True, quota=quota)
             db.execute(
                 "INSERT INTO submissions (id, item, source, public, network, comment, evidence,"
-                " tlp, submitted_at, decision, decided_at)"
+                " tlp, submitted_at, action, decided_at)"
                 " SELECT ?, id, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM items WHERE item = ?",
                 (
                     *(said.id, said.source, said.public, said.network),
@@ -108,11 +108,11 @@ class Submissions(Intake):
 
 
 def _standing(row: tuple[Any, ...]) -> tuple[int, Standing]:
-    number, *head, evidence, tlp, at, decision, made, decided_at = row[:13]
+    number, *head, evidence, tlp, at, action, decision, decided_at = row[:13]
     case, error, waits = row[13:]
-    if made is not None:
+    if decision is not None:
         how = "decided"
-    elif decision is not None:
+    elif action is not None:
         how = "known"
     elif error is not None:
         how = "failed"
@@ -121,8 +121,8 @@ def _standing(row: tuple[Any, ...]) -> tuple[int, Standing]:
     told = Standing(
         *(head[0], head[1], head[2], bool(head[3]), head[4], head[5]),
         tuple(Evidence(*piece) for piece in json.loads(evidence)),
-        *(tlp, at, how, decision, decided_at, case),
-        by_people=made is not None and (not head[3] or decided_at >= at),
+        *(tlp, at, how, action, decided_at, case),
+        by_people=decision is not None and (not head[3] or decided_at >= at),
     )
     return number, told
 
@@ -165,11 +165,11 @@ def settle_judged(db: sqlite3.Connection, items: Iterable[int], now: int) -> Non
         " WHERE s.item IN (SELECT value FROM json_each(?)) AND s.action IS NULL",
         (numbers(list(items)),),
     ).fetchall()
-    for submission, action, reason, state, decision, made, at in rows:
-        if action in ("block", "allow") and reason in BY_RULE:
-            _tell(db, [(submission, action, None)], now)
+    for submission, verdict, reason, state, action, decision, at in rows:
+        if verdict in ("block", "allow") and reason in BY_RULE:
+            _tell(db, [(submission, verdict, None)], now)
         elif state in (State.DECIDED, State.DISMISSED):
-            _tell(db, [(submission, decision, made)], now, at)
+            _tell(db, [(submission, action, decision)], now, at)
 
 
 def _tell(
@@ -180,13 +180,13 @@ def _tell(
 ) -> None:
     """Write down what was decided of submissions, `at` or now, and tell where that is news."""
     news = []
-    for submission, act, made in decided:
+    for submission, act, decision in decided:
         (before,) = db.execute(
-            "SELECT decision FROM submissions WHERE number = ?", (submission,)
+            "SELECT action FROM submissions WHERE number = ?", (submission,)
         ).fetchone()
         db.execute(
             "UPDATE submissions SET action = ?, decision = ?, decided_at = ? WHERE number = ?",
-            (act, made, now if at is None else at, submission),
+            (act, decision, now if at is None else at, submission),
         )
         if act != before:
             news.append(submission)
