@@ -17,9 +17,10 @@ DECIDER = """
 import os, sys
 from pathlib import Path
 from tests.cases.conftest import NOW
+from tests.logs import open_file
 from urlguard.cases.drivers.sqlite import SqliteStore
-from urlguard.cases.store import Choice
-from urlguard.policy.log import Change, PolicyLog
+from urlguard.cases.model import Choice
+from urlguard.policy.model import Change
 folder, act, end = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 store, log = SqliteStore(folder / "cases.db"), open_file(folder / "policy.db")
 def step(name):
