@@ -18,9 +18,9 @@ import dns.name
 import pytest
 
 from tests.fuzz import corpus
+from tests.fuzz.harness import CLIENT, DISALLOWED, FRONT, SUBNETS, Harness
 from tests.fuzz.mutate import Mutator, shape
 from tests.fuzz.upstream import Liar
-from tests.fuzz.world import CLIENT, FRONT, STRANGER, SUBNETS, World
 from urlguard.config import Config, Endpoint, Upstream
 from urlguard.errors import WireError
 from urlguard.plugins import Chain, Exchange
@@ -103,19 +103,19 @@ def test_the_corpus_is_mostly_right_and_mutations_are_mostly_wrong():
     assert made == [m.one() for m in [Mutator(messages, SEED)] for _ in range(2000)]
 
 
-@pytest.mark.parametrize("host", [CLIENT, STRANGER, FRONT, SUBNETS])
+@pytest.mark.parametrize("host", [CLIENT, DISALLOWED, FRONT, SUBNETS])
 def test_broken_datagrams_get_a_right_answer_or_none(host):
     """
     Whatever a datagram holds: at most one answer, with its ID, no larger than permitted, readable,
     never to a response; no plugin raises, and a well-formed query is answered.
     """
-    world = World()
+    harness = Harness()
     mutator = Mutator(corpus.queries(), SEED)
     for number in range(3000 * TIMES):
         data = spoil_ids(mutator)
         if host == FRONT and mutator.rng.random() < 0.7 and data[:12] != corpus.PROXY:
             data = corpus.proxied(data)
-        sent = world.datagram(data, host)
+        sent = harness.datagram(data, host)
         inner = without_header(data) if host == FRONT else data
         assert len(sent) <= 1, broken(data, f"{len(sent)} answers", number)
         for one in sent:
@@ -126,15 +126,15 @@ def test_broken_datagrams_get_a_right_answer_or_none(host):
         if not sent and host != FRONT and read is not None:
             assert read.flags & dns.flags.QR, broken(data, "no answer to a query", number)
         if number % 50 == 0:
-            world.loop.pass_s(0.7)
-    assert world.chain.failures == 0
-    assert world.udp.counters["read_failed"] == 0
-    assert world.udp.counters["queries"] == 3000 * TIMES
+            harness.loop.pass_s(0.7)
+    assert harness.chain.failures == 0
+    assert harness.udp.counters["read_failed"] == 0
+    assert harness.udp.counters["queries"] == 3000 * TIMES
     honest = corpus.head(7, ar=1) + corpus.question("honest.example") + corpus.opt()
-    [sent] = world.datagram(corpus.proxied(honest) if host == FRONT else honest, host)
+    [sent] = harness.datagram(corpus.proxied(honest) if host == FRONT else honest, host)
     read = dns.message.from_wire(sent)
-    assert read.rcode() == (5 if host == STRANGER else 0)
-    assert (corpus.HONEST in sent) is (host != STRANGER)
+    assert read.rcode() == (5 if host == DISALLOWED else 0)
+    assert (corpus.HONEST in sent) is (host != DISALLOWED)
 
 
 def test_a_row_of_client_subnets_does_not_make_an_answer_too_large():
@@ -143,7 +143,7 @@ def test_a_row_of_client_subnets_does_not_make_an_answer_too_large():
     """
     query = corpus.head(1, ar=1) + corpus.question("honest.example")
     query += corpus.opt(corpus.SUBNET * 80, size=512)
-    [sent] = World().datagram(query, SUBNETS)
+    [sent] = Harness().datagram(query, SUBNETS)
     assert len(sent) <= 512
 
 
@@ -151,23 +151,23 @@ def test_ready_answers_are_the_same_as_fresh_ones():
     """
     A datagram that comes again gets what it got before, but for its ID and TTLs.
     """
-    world, fresh = World(prefetch=False), World(prefetch=False)
+    harness, fresh = Harness(prefetch=False), Harness(prefetch=False)
     mutator = Mutator(corpus.queries(), SEED + 1)
     for number in range(1500 * TIMES):
         data = spoil_ids(mutator)
-        first = world.datagram(data)
-        again = world.datagram(data)
+        first = harness.datagram(data)
+        again = harness.datagram(data)
         other = fresh.datagram(data)
         fresh.frontend.packets.clear()
         flat = [list(map(flattened, sent)) for sent in (first, again, other)]
         assert flat[0] == flat[1] == flat[2], broken(data, "another answer", number)
-        world.loop.pass_s(0.05)
+        harness.loop.pass_s(0.05)
         fresh.loop.pass_s(0.05)
-    assert world.udp.counters["packet_cache"] > 100
+    assert harness.udp.counters["packet_cache"] > 100
 
 
 def flattened(wire: bytes) -> bytes:
-    """The message with all TTLs zero: a ready answer's may be a second old."""
+    """The message with all TTLs zero: one from the packet cache may be a second old."""
     flat = bytearray(wire)
     for at in shape(wire).ttls:
         flat[at : at + 4] = bytes(4)
@@ -179,8 +179,8 @@ async def test_broken_streams_get_framed_answers_to_what_they_asked():
     Whatever a connection carries, in whatever pieces: what comes back are whole messages, each
     under the ID of a query in it, and nothing that the client sends is kept beyond a message.
     """
-    world = World()
-    await world.start()
+    harness = Harness()
+    await harness.start()
     mutator = Mutator([q for q in corpus.queries() if q[:1] != b"\r"], SEED)
     rng = mutator.rng
     for number in range(600 * TIMES):
@@ -194,7 +194,7 @@ async def test_broken_streams_get_framed_answers_to_what_they_asked():
         stream = b"".join(framed)
         if host == FRONT:
             stream = mutator.one(corpus.proxied(b"")) + stream
-        transport = world.connect(host)
+        transport = harness.connect(host)
         taken, at = b"", 0
         while at < len(stream) and not transport.closed:
             size = rng.choice((1, 2, 3, 100, 1460, 1 << 16))
@@ -203,23 +203,23 @@ async def test_broken_streams_get_framed_answers_to_what_they_asked():
                 at += size
             assert len(transport.protocol._buffer) <= MAX_TCP + 2 + (1 << 16)
             if rng.random() < 0.5:
-                world.upstream.answer()
-            world.loop.pass_s(0.0)
+                harness.upstream.answer()
+            harness.loop.pass_s(0.0)
             if rng.random() < 0.7 or transport.paused:
                 taken += transport.take()
-                world.upstream.answer()
+                harness.upstream.answer()
         if not transport.closed and rng.random() < 0.5 and not transport.protocol.eof_received():
             transport.close()
         for _ in range(20):
-            world.upstream.answer()
-            world.loop.pass_s(0.0)
+            harness.upstream.answer()
+            harness.loop.pass_s(0.0)
             taken += transport.take()
-        world.loop.pass_s(30)
+        harness.loop.pass_s(30)
         assert transport.closed, broken(stream, "never closed", number)
         check_stream(stream, taken, number)
-    assert world.chain.failures == 0
-    assert not len(world.tcp.connections)
-    assert not world.tcp.connections.by_client
+    assert harness.chain.failures == 0
+    assert not len(harness.tcp.connections)
+    assert not harness.tcp.connections.by_client
 
 
 def frames(taken: bytes) -> list[bytes]:
@@ -258,17 +258,17 @@ async def test_a_row_of_queries_before_an_end_is_answered_to_the_last():
     6.2.3), whether they are answered at once or have to wait.
     """
     for name in (corpus.BLOCKED, "honest{}.example"):
-        world = World()
-        await world.start()
-        transport = world.connect()
+        harness = Harness()
+        await harness.start()
+        transport = harness.connect()
         queries = [corpus.head(i) + corpus.question(name.format(i)) for i in range(300)]
         transport.protocol.data_received(b"".join(len(q).to_bytes(2) + q for q in queries))
         if not transport.protocol.eof_received():
             transport.close()
         taken = b""
         for _ in range(100):
-            world.upstream.answer()
-            world.loop.pass_s(0.0)
+            harness.upstream.answer()
+            harness.loop.pass_s(0.0)
             taken += transport.take()
         assert len(set(frames(taken))) == 300
         assert transport.closed

@@ -1,4 +1,4 @@
-"""Plays in simulated time: each file below tests/scenarios is one test."""
+"""Scenarios in simulated time: each file below tests/scenarios is one test."""
 
 import dataclasses
 import re
@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.scenario import plays, upstream, words
-from tests.scenario.player import PlayFailedError, play
-from tests.scenario.words import PlayError
+from tests.scenario import scenarios, upstream, vocabulary
+from tests.scenario.runner import ScenarioFailedError, run
+from tests.scenario.vocabulary import ScenarioError
 
 FOLDER = Path(__file__).parent / "scenarios"
 FILES = sorted(FOLDER.rglob("*.toml"))
 
 GOOD = """
-title = "A play"
-why = "to see that it is played"
+title = "A scenario"
+why = "to see that it is run"
 
 [upstream.main]
 records = "www.example. 300 A 192.0.2.1"
@@ -29,21 +29,21 @@ expect = { rcode = "NOERROR" }
 def _cases() -> list[object]:
     cases = []
     for path in FILES:
-        one = plays.read(path)
+        one = scenarios.read(path)
         mark = [pytest.mark.xfail(reason=one.known_bug)] if one.known_bug else []
         cases.append(pytest.param(one, id=str(path.relative_to(FOLDER))[:-5], marks=mark))
     return cases
 
 
 @pytest.mark.parametrize("one", _cases())
-def test_scenario(one: plays.Play, tmp_path: Path) -> None:
+def test_scenario(one: scenarios.Scenario, tmp_path: Path) -> None:
     """
-    The play goes as it is written.
+    The scenario goes as it is written.
     """
     problem = ""
     try:
-        play(one, tmp_path)
-    except (PlayFailedError, PlayError) as exc:
+        run(one, tmp_path)
+    except (ScenarioFailedError, ScenarioError) as exc:
         problem = str(exc)
     if problem:
         pytest.fail(problem, pytrace=False)
@@ -51,9 +51,9 @@ def test_scenario(one: plays.Play, tmp_path: Path) -> None:
 
 def test_there_are_enough() -> None:
     """
-    At least forty plays, each with a title of its own.
+    At least forty scenarios, each with a title of its own.
     """
-    titles = [plays.read(path).title for path in FILES]
+    titles = [scenarios.read(path).title for path in FILES]
     assert len(titles) >= 40
     assert len(set(titles)) == len(titles)
 
@@ -86,20 +86,20 @@ def test_what_is_not_as_written_fails(tmp_path: Path, expect: str, told: str) ->
     Every kind of expectation can fail, and then says file, line, step, what it expected and got.
     """
     text = GOOD.replace('{ rcode = "NOERROR" }', expect)
-    with pytest.raises(PlayFailedError) as failed:
-        play(plays.parse(text, Path("good.toml")), tmp_path)
+    with pytest.raises(ScenarioFailedError) as failed:
+        run(scenarios.parse(text, Path("good.toml")), tmp_path)
     assert str(failed.value).startswith("good.toml:8: step 1, at 0 s:\n")
     assert told in str(failed.value)
 
 
 def test_silence_fails(tmp_path: Path) -> None:
     """
-    An answer that does not come is a failure, and the play does not wait for it for ever.
+    An answer that does not come is a failure, and the scenario does not wait for it for ever.
     """
     text = GOOD.replace("records =", "dead = true\nrecords =")
-    text = text.replace("ask =", 'patience = "1s"\nask =')
-    with pytest.raises(PlayFailedError, match="expected an answer, got none"):
-        play(plays.parse(text, Path("good.toml")), tmp_path)
+    text = text.replace("ask =", 'timeout = "1s"\nask =')
+    with pytest.raises(ScenarioFailedError, match="expected an answer, got none"):
+        run(scenarios.parse(text, Path("good.toml")), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_a_play_that_is_wrong_is_no_success(
     """
     text = GOOD.replace(was, wrong, 1)
     assert text != GOOD
-    with pytest.raises(PlayError) as failed:
-        play(plays.parse(text, Path("good.toml")), tmp_path)
+    with pytest.raises(ScenarioError) as failed:
+        run(scenarios.parse(text, Path("good.toml")), tmp_path)
     assert "good.toml" in str(failed.value)
     assert told in str(failed.value)
 
@@ -141,60 +141,62 @@ def test_a_play_cannot_go_back_in_time(tmp_path: Path) -> None:
     A step before the one before it is an error.
     """
     text = GOOD + '\n[[step]]\nat = "5s"\n\n[[step]]\nat = "4s"\n'
-    with pytest.raises(PlayError, match="it is 5 s already"):
-        play(plays.parse(text, Path("good.toml")), tmp_path)
+    with pytest.raises(ScenarioError, match="it is 5 s already"):
+        run(scenarios.parse(text, Path("good.toml")), tmp_path)
 
 
 def test_the_log_is_verified_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A play during which the policy log was damaged fails, whatever it says.
+    A scenario during which the policy log was damaged fails, whatever it says.
     """
     monkeypatch.setattr("urlguard.policy.log.PolicyLog.verify", lambda self: "batch 7")
-    with pytest.raises(PlayFailedError, match="the policy log does not verify: batch 7"):
-        play(plays.parse(GOOD, Path("good.toml")), tmp_path)
+    with pytest.raises(ScenarioFailedError, match="the policy log does not verify: batch 7"):
+        run(scenarios.parse(GOOD, Path("good.toml")), tmp_path)
 
 
 def test_a_plugin_that_raises_fails_the_play(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    An exception in a plugin is a failure, also where the play would take its SERVFAIL.
+    An exception in a plugin is a failure, also where the scenario would take its SERVFAIL.
     """
     monkeypatch.setattr("urlguard.plugins.special.Special.on_query", lambda self, x: 1 // 0)
     text = GOOD.replace("NOERROR", "SERVFAIL")
-    with pytest.raises(PlayFailedError, match=r"event plugin\.failed"):
-        play(plays.parse(text, Path("good.toml")), tmp_path)
+    with pytest.raises(ScenarioFailedError, match=r"event plugin\.failed"):
+        run(scenarios.parse(text, Path("good.toml")), tmp_path)
 
 
 def test_an_address_in_the_hit_log_fails_the_play(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Whatever a play says, no client's address may be in the hit log at its end.
+    Whatever a scenario says, no client's address may be in the hit log at its end.
     """
     monkeypatch.setattr("urlguard.hitlog.buffer.Pseudonyms.of", lambda self, client, day: client)
     text = GOOD.replace("ask =", 'run = "block www.example"\nask =')
-    with pytest.raises(PlayFailedError, match=r"has the address 127\.0\.0\.1"):
-        play(plays.parse(text, Path("good.toml")), tmp_path)
+    with pytest.raises(ScenarioFailedError, match=r"has the address 127\.0\.0\.1"):
+        run(scenarios.parse(text, Path("good.toml")), tmp_path)
 
 
 def test_the_readme_names_every_key() -> None:
     """
-    Whatever a play may say is explained in the README, and nothing else is.
+    Whatever a scenario may say is explained in the README, and nothing else is.
     """
     text = (FOLDER / "README.md").read_text("utf-8")
     told = set(re.findall(r"^\| `([a-z_+]+)", text, re.M))
     known = {f.name for f in dataclasses.fields(upstream.Manner)}
     known |= {f.name for f in dataclasses.fields(upstream.Saying)}
-    known |= set(plays.PLAY) | set(plays.STEP) | set(plays.EXPECT) | set(plays.SAW)
-    known |= set(words.SWITCHES) | set(words.VALUES)
+    known |= (
+        set(scenarios.SCENARIO) | set(scenarios.STEP) | set(scenarios.EXPECT) | set(scenarios.SAW)
+    )
+    known |= set(vocabulary.SWITCHES) | set(vocabulary.VALUES)
     assert told == known
 
 
 def test_the_example_in_the_readme_is_played(tmp_path: Path) -> None:
     """
-    The README's short play goes as it is written.
+    The README's short scenario goes as it is written.
     """
     text = (FOLDER / "README.md").read_text("utf-8")
     (example,) = re.findall(r"^```toml\n(.*?)^```", text, re.M | re.S)
-    play(plays.parse(example, FOLDER / "README.md"), tmp_path)
+    run(scenarios.parse(example, FOLDER / "README.md"), tmp_path)

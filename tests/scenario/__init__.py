@@ -1,1 +1,1 @@
-"""Plays in simulated time: see the README of tests/scenarios for what one may say."""
+"""Scenarios in simulated time: see the README of tests/scenarios for what one may say."""

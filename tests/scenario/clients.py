@@ -1,5 +1,5 @@
 """
-Those who ask: queries as a play writes them, from any address of loopback or behind a front end.
+The clients: queries as a scenario writes them, from any address of loopback or through a front end.
 """
 
 import ipaddress
@@ -16,7 +16,7 @@ import dns.rdataclass
 import dns.rdatatype
 
 from tests.clock import SimulatedLoop
-from tests.scenario.words import Ask, PlayError
+from tests.scenario.vocabulary import Ask, ScenarioError
 
 _SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 _COOKIE = 10
@@ -45,7 +45,7 @@ class Asked:
 
 class Clients:
     """
-    All clients of a play.
+    All clients of a scenario.
 
     Args:
         udp: the resolver's address.
@@ -212,7 +212,7 @@ def _query(ask: Ask, number: int, cookie: bytes) -> bytes:
         try:
             options += _option(int(code), bytes.fromhex(content))
         except ValueError as exc:
-            raise PlayError(f"ask: +option={ask.option}: must be CODE:hexadecimal") from exc
+            raise ScenarioError(f"ask: +option={ask.option}: must be CODE:hexadecimal") from exc
     opt = struct.pack("!BHHBBHH", 0, 41, ask.bufsize, 0, ask.edns, ask.do << 15, len(options))
     return wire + opt + options
 

@@ -1,5 +1,5 @@
 """
-A recursor on loopback that answers as the play says, over UDP and TCP, on the play's loop.
+A recursor on loopback that answers as the scenario says, over UDP and TCP, on the scenario's loop.
 
 Knows records and how servers go wrong; knows nothing of what asks it.
 """
@@ -24,7 +24,7 @@ import dns.rdatatype
 import dns.rdtypes.ANY.CNAME
 import dns.rrset
 
-from tests.scenario.words import PlayError, duration, record, records
+from tests.scenario.vocabulary import ScenarioError, duration, record, records
 
 _CHAIN = 32  # aliases followed
 _FORGED = "203.0.113.66"  # the address in forged replies
@@ -68,7 +68,7 @@ class Manner:
 
 class Upstream:
     """
-    One upstream of a play.
+    One upstream of a scenario.
 
     ``asked`` counts the queries that came, but for those by which somebody looks whether it is
     there (``. NS``); ``last`` is the last one and ``last_tcp`` how it came.
@@ -96,35 +96,37 @@ class Upstream:
         Be as the keys in `table` say from now on, else as before.
 
         Raises:
-            PlayError: a key or a value is none.
+            ScenarioError: a key or a value is none.
         """
         where = f"upstream {self.name!r}"
         known = {f.name: f for f in dataclasses.fields(Manner)}
         for key, value in table.items():
             if key not in known:
-                raise PlayError(f"{where}: unknown key {key!r}; known: {', '.join(known)}")
+                raise ScenarioError(f"{where}: unknown key {key!r}; known: {', '.join(known)}")
             now = getattr(Manner(), key)
             if type(value) is not type(now):
-                raise PlayError(f"{where}: {key} = {value!r}; must be a {type(now).__name__}")
+                raise ScenarioError(f"{where}: {key} = {value!r}; must be a {type(now).__name__}")
         self.manner = manner = dataclasses.replace(self.manner, **table)
         if bad := set(manner.forge) - set(_FORGERIES):
-            raise PlayError(f"{where}: forge = {sorted(bad)}; known: {', '.join(_FORGERIES)}")
+            raise ScenarioError(f"{where}: forge = {sorted(bad)}; known: {', '.join(_FORGERIES)}")
         self._zone, self._names, self._said = {}, set(), {}
         for owner, ttl, rdata in records(manner.records, where):
             known_ttl, rdatas = self._zone.setdefault((owner, rdata.rdtype), (ttl, []))
             if known_ttl != ttl:
-                raise PlayError(f"{where}: {owner}: two TTLs in one RRset, {known_ttl} and {ttl}")
+                raise ScenarioError(
+                    f"{where}: {owner}: two TTLs in one RRset, {known_ttl} and {ttl}"
+                )
             rdatas.append(rdata)
             while owner not in self._names and len(owner) > 1:
                 self._names.add(owner)
                 owner = owner.parent()
         for said in manner.say:
             if strange := set(said) - {f.name for f in dataclasses.fields(Saying)}:
-                raise PlayError(f"{where}: say: unknown keys {sorted(strange)}")
+                raise ScenarioError(f"{where}: say: unknown keys {sorted(strange)}")
             saying = Saying(**said)
             name, _, rtype = saying.to.partition(" ")
             if not rtype or not name:
-                raise PlayError(f"{where}: say: to = {saying.to!r}; must be a name and a type")
+                raise ScenarioError(f"{where}: say: to = {saying.to!r}; must be a name and a type")
             self._said[f"{name.rstrip('.').lower()} {rtype}"] = saying
         if manner.closed and self._udp is not None:
             self._refuse()
@@ -433,10 +435,10 @@ def _key(question: dns.rrset.RRset) -> str:
 
 def seeded(seed: str) -> Any:
     """
-    A stand-in for `os.urandom` that gives the same octets in each run of a play.
+    A stand-in for `os.urandom` that gives the same octets in each run of a scenario.
 
     One upstream query in 64 goes to any upstream by chance, if the upper six bits of a number are
-    zero; here they never are, so that a play can say who is asked.
+    zero; here they never are, so that a scenario can say who is asked.
     """
     source = random.Random(seed)
 

@@ -1,5 +1,5 @@
 """
-Reading a play: a TOML file, every key checked, so that a slip of the pen is not taken for success.
+Reading a scenario: a TOML file, every key checked, so that a misspelt one is not taken for success.
 """
 
 import difflib
@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.scenario.words import PlayError
+from tests.scenario.vocabulary import ScenarioError
 
 _STARTS = "2027-03-01T00:00:00Z"
 
-PLAY: dict[str, Any] = {
+SCENARIO: dict[str, Any] = {
     "title": str,
     "why": str,
     "starts": str,
@@ -43,7 +43,7 @@ STEP: dict[str, Any] = {
     "via": str,
     "times": int,
     "every": str,
-    "patience": str,
+    "timeout": str,
     "background": str,
     "answers": str,
     # What must come of it.
@@ -97,8 +97,8 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Play:
-    """A whole play."""
+class Scenario:
+    """A whole scenario."""
 
     path: Path
     title: str
@@ -111,31 +111,31 @@ class Play:
     steps: list[Step] = field(default_factory=list)
 
 
-def read(path: Path) -> Play:
+def read(path: Path) -> Scenario:
     """
-    The play in a file.
+    The scenario in a file.
 
     Raises:
-        PlayError: with the file, and the step's number and line if it is in one.
+        ScenarioError: with the file, and the step's number and line if it is in one.
     """
     text = path.read_text("utf-8")
     return parse(text, path)
 
 
-def parse(text: str, path: Path) -> Play:
-    """The play in a text; see `read`."""
+def parse(text: str, path: Path) -> Scenario:
+    """The scenario in a text; see `read`."""
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
-        raise PlayError(f"{path.name}: not TOML: {exc}") from exc
-    check(data, PLAY, path.name)
+        raise ScenarioError(f"{path.name}: not TOML: {exc}") from exc
+    check(data, SCENARIO, path.name)
     for key in ("title", "why", "step"):
         if not data.get(key):
-            raise PlayError(f"{path.name}: {key} is missing")
+            raise ScenarioError(f"{path.name}: {key} is missing")
     starts = datetime.fromisoformat(data.get("starts", _STARTS)).astimezone(UTC)
     lines = [n for n, line in enumerate(text.splitlines(), 1) if line.strip() == "[[step]]"]
     if len(lines) != len(data["step"]):
-        raise PlayError(f"{path.name}: each step must begin with a line [[step]]")
+        raise ScenarioError(f"{path.name}: each step must begin with a line [[step]]")
     steps = []
     for number, (line, table) in enumerate(zip(lines, data["step"], strict=True), 1):
         where = f"{path.name}:{line}: step {number}"
@@ -153,7 +153,7 @@ def parse(text: str, path: Path) -> Play:
             if "[forward]" not in config
             else (config.replace("[forward]", f"[forward]\nupstreams = [{names}]", 1))
         )
-    return Play(
+    return Scenario(
         path,
         data["title"],
         data["why"],
@@ -171,35 +171,35 @@ def check(table: dict[str, Any], known: dict[str, Any], where: str) -> None:
     Refuse a key that nobody knows, and a value of another type.
 
     Raises:
-        PlayError: with the key, and the nearest one that there is.
+        ScenarioError: with the key, and the nearest one that there is.
     """
     for key, value in table.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise PlayError(f"{where}: unknown key {key!r}; {hint}")
+            raise ScenarioError(f"{where}: unknown key {key!r}; {hint}")
         kinds = known[key] if isinstance(known[key], tuple) else (known[key],)
         if type(value) not in kinds:
             names = " or ".join(kind.__name__ for kind in kinds)
-            raise PlayError(f"{where}: {key} = {value!r}; must be {names}")
+            raise ScenarioError(f"{where}: {key} = {value!r}; must be {names}")
 
 
 def _sense(table: dict[str, Any], where: str) -> None:
     """Refuse what can have no meaning."""
     asks = "ask" in table
     if "at" in table and "after" in table:
-        raise PlayError(f"{where}: at and after; one is allowed")
-    for key in ("client", "via", "times", "every", "patience", "background"):
+        raise ScenarioError(f"{where}: at and after; one is allowed")
+    for key in ("client", "via", "times", "every", "timeout", "background"):
         if key in table and not asks:
-            raise PlayError(f"{where}: {key} without ask")
+            raise ScenarioError(f"{where}: {key} without ask")
     several = "times" in table or "answers" in table
     if "counts" in table and not several:
-        raise PlayError(f"{where}: counts without times or answers")
+        raise ScenarioError(f"{where}: counts without times or answers")
     if "expect" in table and not (asks or "answers" in table):
-        raise PlayError(f"{where}: expect without ask")
+        raise ScenarioError(f"{where}: expect without ask")
     if asks and not {"expect", "counts", "background"} & set(table):
-        raise PlayError(
+        raise ScenarioError(
             f"{where}: ask without expect, counts or background; it would check nothing"
         )
     if "background" in table and {"expect", "counts"} & set(table):
-        raise PlayError(f"{where}: background; look at its answers in a later step")
+        raise ScenarioError(f"{where}: background; look at its answers in a later step")

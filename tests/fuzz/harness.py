@@ -34,7 +34,7 @@ from urlguard.worker.listeners.udp import UdpListener
 BLOCK = Ruling("block", "phishing", ("feed:x",), 1, "subtree", corpus.BLOCKED)
 
 # Who asks: an ordinary client, one that is refused, and front ends of both kinds.
-CLIENT, STRANGER, FRONT, SUBNETS = "192.0.2.1", "203.0.113.1", "192.0.2.20", "192.0.2.30"
+CLIENT, DISALLOWED, FRONT, SUBNETS = "192.0.2.1", "203.0.113.1", "192.0.2.20", "192.0.2.30"
 
 
 class Loop:
@@ -185,11 +185,11 @@ class Answers:
     def __init__(self, says: Callable[[Query], bytes]) -> None:
         self.says = says
         self.open: list[tuple[Exchange, Done]] = []
-        self.at_once = False
+        self.inline = False
 
     def ask(self, x: Exchange, done: Done) -> None:
         self.open.append((x, done))
-        if self.at_once:
+        if self.inline:
             self.answer()
 
     def answer(self) -> None:
@@ -215,7 +215,7 @@ def honest(q: Query) -> bytes:
     return kinds[shapes[sum(q.name.encode("latin-1")) % len(shapes)]]
 
 
-class World:
+class Harness:
     """
     One worker.
 

@@ -1,5 +1,5 @@
 """
-Playing a play: step by step, and what is not as it should be said in one message.
+Running a scenario: step by step, and all differences of a step in one message.
 """
 
 import contextlib
@@ -17,80 +17,82 @@ import dns.rcode
 import dns.rdatatype
 
 from tests.scenario.clients import Asked, Clients
-from tests.scenario.plays import Play, Step
-from tests.scenario.words import PlayError, ask, comparable, duration, expected
-from tests.scenario.world import World, world
+from tests.scenario.resolver import Resolver, resolver
+from tests.scenario.scenarios import Scenario, Step
+from tests.scenario.vocabulary import ScenarioError, ask, comparable, duration, expected
 from urlguard.errors import InputError
 from urlguard.feeds import schedule
 
-_PATIENCE = "10s"  # how long a client waits
+_TIMEOUT = "10s"  # how long a client waits
 _SILENCE = "1s"  # how long it waits where nothing may come
 _BATCH = 64  # queries sent at once: what the kernel surely holds
 _SLACK_S = 0.03  # timers of ours fire a little later
 
 
-class PlayFailedError(AssertionError):
-    """The play did not go as it is written."""
+class ScenarioFailedError(AssertionError):
+    """The scenario did not go as it is written."""
 
 
-def play(one: Play, folder: Path) -> None:
+def run(one: Scenario, folder: Path) -> None:
     """
-    Play it.
+    Run it.
 
     Args:
         folder: for the files; empty.
 
     Raises:
-        PlayFailedError: something is not as the play says; it names file, line, step and each
-            difference.
-        PlayError: the play cannot be played.
+        ScenarioFailedError: something is not as the scenario says; names file, line, step and
+            each difference.
+        ScenarioError: the scenario cannot be run.
     """
     where = f"{one.path.name}: {one.title}"
     with contextlib.ExitStack() as stack:
         try:
             made = stack.enter_context(
-                world(folder, one.config, one.starts, one.upstreams, one.files, one.path.name)
+                resolver(folder, one.config, one.starts, one.upstreams, one.files, one.path.name)
             )
-            player = _Player(made)
-            stack.callback(player.clients.close)
+            runner = _Runner(made)
+            stack.callback(runner.clients.close)
             for step in one.steps:
                 where = f"{one.path.name}:{step.line}: step {step.number}"
                 if note := step.table.get("note"):
                     where += f" ({note})"
-                wrong = player.step(step)
+                wrong = runner.step(step)
                 if wrong:
-                    raise PlayFailedError("\n  ".join([f"{where}, at {player.since()}:", *wrong]))
+                    raise ScenarioFailedError(
+                        "\n  ".join([f"{where}, at {runner.since()}:", *wrong])
+                    )
             where = f"{one.path.name}: at the end"
-            wrong = player.end()
+            wrong = runner.end()
             if wrong:
-                raise PlayFailedError("\n  ".join([f"{where}:", *wrong]))
-        except PlayError as exc:
-            raise PlayError(f"{where}: {exc}") from exc
+                raise ScenarioFailedError("\n  ".join([f"{where}:", *wrong]))
+        except ScenarioError as exc:
+            raise ScenarioError(f"{where}: {exc}") from exc
 
 
-class _Player:
+class _Runner:
     """What is remembered from step to step."""
 
-    def __init__(self, made: World) -> None:
-        self.world = made
+    def __init__(self, made: Resolver) -> None:
+        self.resolver = made
         self.clients = Clients(made.loop, made.udp_address, made.tcp_address)
         self._background: dict[str, list[tuple[Asked, str]]] = {}
         self._asked: Counter[str] = Counter()  # of upstreams, before this step
-        self._ready = 0  # ready answers before this step
+        self._from_packet_cache = 0  # answers before this step
         self._heard = 0  # events before
         self._pseudonyms: dict[str, tuple[str, str]] = {}  # label: pseudonym, the day's key
         self._addresses: set[str] = set()
 
     def since(self) -> str:
-        """How far the play is."""
-        return f"{self.world.loop.now - self.world.began:g} s"
+        """How far the scenario is."""
+        return f"{self.resolver.loop.now - self.resolver.began:g} s"
 
     def step(self, step: Step) -> list[str]:
-        """Play one step; what is wrong."""
+        """Run one step; what is wrong."""
         table = step.table
         self._pass_time(table)
-        self._asked = Counter({n: u.asked for n, u in self.world.upstreams.items()})
-        self._ready = self.world.udp.counters["packet_cache"]
+        self._asked = Counter({n: u.asked for n, u in self.resolver.upstreams.items()})
+        self._from_packet_cache = self.resolver.udp.counters["packet_cache"]
         wrong = self._act(table)
         several: list[tuple[Asked, str]] = []
         if "ask" in table:
@@ -98,9 +100,11 @@ class _Player:
         if "answers" in table:
             label = table["answers"]
             if label not in self._background:
-                raise PlayError(f"answers = {label!r}: no step before has background = {label!r}")
+                raise ScenarioError(
+                    f"answers = {label!r}: no step before has background = {label!r}"
+                )
             several = self._background.pop(label)
-        self.world.loop.settle()
+        self.resolver.loop.settle()
         if "background" in table:
             self._background[table["background"]] = several
         elif several:
@@ -110,8 +114,8 @@ class _Player:
         return wrong + self._around(table)
 
     def end(self) -> list[str]:
-        """What must be so after every play."""
-        made = self.world
+        """What must be so after every scenario."""
+        made = self.resolver
         wrong = [
             f"event {event}: {keys}" for event, keys in made.events if event == "plugin.failed"
         ]
@@ -133,19 +137,19 @@ class _Player:
     # ---- what happens
 
     def _pass_time(self, table: dict[str, Any]) -> None:
-        loop = self.world.loop
+        loop = self.resolver.loop
         when = loop.now
         if "at" in table:
-            when = self.world.began + duration(table["at"], "at")
+            when = self.resolver.began + duration(table["at"], "at")
             if when < loop.now - 1e-6:
-                raise PlayError(f"at = {table['at']!r}: it is {self.since()} already")
+                raise ScenarioError(f"at = {table['at']!r}: it is {self.since()} already")
             when = max(when, loop.now)
         elif "after" in table:
             when += duration(table["after"], "after")
         loop.run_until(when)
 
     def _act(self, table: dict[str, Any]) -> list[str]:
-        made, wrong = self.world, []
+        made, wrong = self.resolver, []
         made.write(table.get("files", {}))
         for name, change in table.get("upstream", {}).items():
             self._upstream(name).change(change)
@@ -156,7 +160,7 @@ class _Player:
             try:
                 made.refresh(schedule.named(made.config, table["refresh"]))
             except InputError as exc:
-                raise PlayError(str(exc)) from exc
+                raise ScenarioError(str(exc)) from exc
         if table.get("compile"):
             made.compile()
         if table.get("reload"):
@@ -171,12 +175,12 @@ class _Player:
         return wrong
 
     def _upstream(self, name: str) -> Any:
-        if name not in self.world.upstreams:
-            raise PlayError(f"upstream {name!r}: known: {', '.join(self.world.upstreams)}")
-        return self.world.upstreams[name]
+        if name not in self.resolver.upstreams:
+            raise ScenarioError(f"upstream {name!r}: known: {', '.join(self.resolver.upstreams)}")
+        return self.resolver.upstreams[name]
 
     def _ask(self, table: dict[str, Any]) -> list[tuple[Asked, str]]:
-        loop = self.world.loop
+        loop = self.resolver.loop
         client, via = table.get("client", "127.0.0.1"), table.get("via")
         times = table.get("times", 1)
         every = duration(table["every"], "every") if "every" in table else 0.0
@@ -192,9 +196,9 @@ class _Player:
         if "background" in table:
             return several
         silent = table.get("expect", {}).get("nothing") or "nothing" in table.get("counts", {})
-        patience = duration(table.get("patience", _SILENCE if silent else _PATIENCE), "patience")
+        timeout = duration(table.get("timeout", _SILENCE if silent else _TIMEOUT), "timeout")
         loop.run_until(
-            loop.now + patience, unless=lambda: all(a.wire is not None for a, _ in several)
+            loop.now + timeout, unless=lambda: all(a.wire is not None for a, _ in several)
         )
         return several
 
@@ -246,13 +250,13 @@ class _Player:
             "rcode": dns.rcode.to_text(message.rcode()),
             "flags": " ".join(f for f in ("AA", "TC", "AD") if message.flags & dns.flags.Flag[f]),
             "ede": sorted(o.code for o in message.options if isinstance(o, dns.edns.EDEOption)),
-            "source": self.world.frontend.packets.source,
+            "source": self.resolver.frontend.packets.source,
             "opt": message.edns >= 0,
             "cookie": "none" if not cookie else "same" if cookie == asked.cookie else "new",
             "subnet": next((_subnet(o) for o in message.options if o.otype == 8), "none"),
         }
-        if self.world.udp.counters["packet_cache"] > self._ready:
-            got["source"] = "ready"  # the listener did not ask the chain
+        if self.resolver.udp.counters["packet_cache"] > self._from_packet_cache:
+            got["source"] = "packet_cache"  # the listener did not ask the chain
         wrong = []
         for key in ("rcode", "flags", "ede", "source", "opt", "cookie", "subnet"):
             if key not in want:
@@ -278,7 +282,7 @@ class _Player:
 
     def _around(self, table: dict[str, Any]) -> list[str]:
         """What must have happened beside the answers."""
-        made, wrong = self.world, []
+        made, wrong = self.resolver, []
         asked = {n: u.asked - self._asked[n] for n, u in made.upstreams.items()}
         if "upstream_asked" in table:
             want = table["upstream_asked"]
@@ -308,7 +312,7 @@ class _Player:
 
     def _saw(self, want: dict[str, Any], asked: dict[str, int]) -> list[str]:
         for name, count in asked.items():
-            upstream = self.world.upstreams[name]
+            upstream = self.resolver.upstreams[name]
             query = upstream.last
             if count and query is not None:
                 got = {
@@ -328,7 +332,7 @@ class _Player:
 
     def _hits(self, table: dict[str, Any]) -> list[str]:
         """Pseudonyms, their keys, and the files of the hit log."""
-        made, wrong = self.world, []
+        made, wrong = self.resolver, []
         if label := table.get("pseudonym"):
             rows = made.write_hits()
             if not rows:
@@ -344,7 +348,7 @@ class _Player:
             ]
         if label := table.get("forgotten"):
             if label not in self._pseudonyms:
-                raise PlayError(f"forgotten = {label!r}: no step before has this pseudonym")
+                raise ScenarioError(f"forgotten = {label!r}: no step before has this pseudonym")
             made.write_hits()
             key = self._pseudonyms[label][1]
             day = next(d for d, k in made.keys.items() if k == key)
@@ -363,7 +367,7 @@ class _Player:
 
 
 def _shape(asked: Asked, message: dns.message.Message) -> list[str]:
-    """What holds for every answer, whatever the play says."""
+    """What holds for every answer, whatever the scenario says."""
     wire, sent = asked.wire or b"", asked.sent
     wrong = []
     if asked.more:
@@ -430,7 +434,7 @@ def _fits(got: int, want: Any) -> bool:
     try:
         return dots == ".." and int(low or 0) <= got <= int(high or got)
     except ValueError:
-        raise PlayError(f"{want!r}: must be a number, or bounds such as 40..60") from None
+        raise ScenarioError(f"{want!r}: must be a number, or bounds such as 40..60") from None
 
 
 def _subnet(option: dns.edns.Option) -> str:

@@ -1,5 +1,5 @@
 """
-The words of a play: durations, records, questions; and what is said of a play that is wrong.
+The vocabulary of a scenario: durations, records, questions; and the error for a wrong one.
 """
 
 import re
@@ -14,15 +14,15 @@ import dns.rdatatype
 _UNITS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
-class PlayError(Exception):
-    """The play says what no play may say."""
+class ScenarioError(Exception):
+    """The scenario says what no scenario may say."""
 
 
 def duration(text: str, where: str) -> float:
     """Seconds in a text such as ``1h30m``, ``29s`` or ``1800ms``."""
     parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[dhms])", text.replace(" ", ""))
     if not parts or "".join(n + u for n, u in parts) != text.replace(" ", ""):
-        raise PlayError(f"{where} = {text!r}; must be a duration such as 1h30m, 29s or 1800ms")
+        raise ScenarioError(f"{where} = {text!r}; must be a duration such as 1h30m, 29s or 1800ms")
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
@@ -33,7 +33,7 @@ def record(text: str, where: str) -> Record:
     """A record written as owner, TTL, type and data."""
     parts = text.split(None, 3)
     if len(parts) < 4 or not parts[0].endswith(".") or not parts[1].isdigit():
-        raise PlayError(
+        raise ScenarioError(
             f"{where}: record {text!r}; must be an owner with a final dot, a TTL, a type, data"
         )
     owner, ttl, rtype, data = parts
@@ -51,7 +51,7 @@ def rdata(rtype: str, data: str, where: str) -> dns.rdata.Rdata:
     try:
         return dns.rdata.from_text("IN", rtype, data, relativize=False)
     except (dns.exception.DNSException, ValueError) as exc:
-        raise PlayError(f"{where}: {exc}") from exc
+        raise ScenarioError(f"{where}: {exc}") from exc
 
 
 class Expected(NamedTuple):
@@ -76,7 +76,7 @@ def expected(text: str, qname: str, where: str) -> Expected:
     owner = parts.pop(0) if parts and parts[0].endswith(".") and len(parts) > 1 else f"{qname}."
     ttl = int(parts.pop(0)) if parts and parts[0].isdigit() else None
     if len(parts) < 2:
-        raise PlayError(f"{where}: {text!r}; must be [owner] [ttl] TYPE data")
+        raise ScenarioError(f"{where}: {text!r}; must be [owner] [ttl] TYPE data")
     rtype, data = parts[0], " ".join(parts[1:])
     return Expected(owner.lower(), ttl, rtype, comparable(rdata(rtype, data, f"{where}: {text!r}")))
 
@@ -88,7 +88,7 @@ def comparable(found: dns.rdata.Rdata) -> str:
 
 
 class Ask(NamedTuple):
-    """A query, as a play writes it."""
+    """A query, as a scenario writes it."""
 
     name: str
     rtype: str
@@ -140,7 +140,7 @@ def ask(text: str, where: str) -> Ask:
     """A query written much as for ``dig``: name, type, class if it is not IN, and +words."""
     plain = [word for word in text.split() if not word.startswith("+")]
     if len(plain) not in (2, 3):
-        raise PlayError(f"{where}: ask = {text!r}; must be a name, a type and +words")
+        raise ScenarioError(f"{where}: ask = {text!r}; must be a name, a type and +words")
     found = Ask(plain[0].rstrip(".") or ".", *plain[1:])
     for word in (word for word in text.split() if word.startswith("+")):
         key, equals, value = word.partition("=")
@@ -151,8 +151,8 @@ def ask(text: str, where: str) -> Ask:
             try:
                 found = found._replace(**{name: kind(value)})
             except ValueError:
-                raise PlayError(f"{where}: ask: {word!r}; must have a number") from None
+                raise ScenarioError(f"{where}: ask: {word!r}; must have a number") from None
         else:
             known = ", ".join([*SWITCHES, *(f"{k}=" for k in VALUES)])
-            raise PlayError(f"{where}: ask: unknown word {word!r}; known: {known}")
+            raise ScenarioError(f"{where}: ask: unknown word {word!r}; known: {known}")
     return found

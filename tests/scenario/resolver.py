@@ -24,7 +24,7 @@ from click.testing import CliRunner
 
 from tests.clock import SimulatedLoop, counted
 from tests.scenario.upstream import Upstream, seeded
-from tests.scenario.words import PlayError
+from tests.scenario.vocabulary import ScenarioError
 from urlguard import cli, config, events
 from urlguard.blocklist import snapshot
 from urlguard.compile import compile_here
@@ -37,7 +37,7 @@ from urlguard.hitlog.buffer import HitBuffer, Pseudonyms
 from urlguard.plugins import Answer, Chain, Exchange, Parts
 from urlguard.plugins.cache import Cache
 from urlguard.plugins.clients import Clients
-from urlguard.plugins.forward import case
+from urlguard.plugins.forward import qname_case
 from urlguard.policy.location import log_location, open_log
 from urlguard.verdict import decode
 from urlguard.wire.cookie import Cookies
@@ -63,7 +63,7 @@ class _Packets(PacketCache):
         super().account(x, found)
 
 
-class World:
+class Resolver:
     """
     One resolver with its upstreams.
 
@@ -107,7 +107,7 @@ class World:
         Begin to answer.
 
         Raises:
-            PlayError: the configuration is wrong, or what is said of an upstream.
+            ScenarioError: the configuration is wrong, or what is said of an upstream.
         """
         for name, table in self._tables.items():
             self.upstreams[name] = Upstream(self.loop, name)
@@ -145,11 +145,11 @@ class World:
         A command, as after ``urlguard`` in a shell.
 
         Raises:
-            PlayError: it failed.
+            ScenarioError: it failed.
         """
         done = CliRunner().invoke(cli.main, [*shlex.split(line), "--config", str(self._path)])
         if done.exit_code:
-            raise PlayError(f"urlguard {line}: exit {done.exit_code}: {done.output.strip()}")
+            raise ScenarioError(f"urlguard {line}: exit {done.exit_code}: {done.output.strip()}")
         self.push()
 
     def write(self, files: dict[str, str]) -> None:
@@ -197,19 +197,19 @@ class World:
         if due is not None:
             self._at("expiry", max(due, self.now), self._expire)
 
-    # ---- what plays look at
+    # ---- what scenarios look at
 
     def plugin(self, name: str) -> Any:
         """
         A plugin of the chain.
 
         Raises:
-            PlayError: there is none of that name.
+            ScenarioError: there is none of that name.
         """
         for plugin in self.frontend.chain.plugins:
             if plugin.name == name:
                 return plugin
-        raise PlayError(f"no plugin {name!r} in the chain")
+        raise ScenarioError(f"no plugin {name!r} in the chain")
 
     def counter(self, text: str) -> int:
         """A counter, written ``PLUGIN.COUNTER``."""
@@ -249,7 +249,7 @@ class World:
         try:
             return config.load(self._path)
         except UrlGuardError as exc:
-            raise PlayError(f"config: {exc}") from exc
+            raise ScenarioError(f"config: {exc}") from exc
 
     def _serve(self) -> None:
         chain, clients = self._chain()
@@ -350,7 +350,7 @@ class World:
         """Another key for another day."""
         if self._key.due:
             self.write_hits()
-            self._key.turn()
+            self._key.rotate()
             message = self._key.message
             assert message is not None
             self.keys[message["day"]] = message["key"]
@@ -365,21 +365,21 @@ class World:
 
 
 @contextlib.contextmanager
-def world(
+def resolver(
     folder: Path,
     text: str,
     starts: datetime,
     upstreams: dict[str, dict[str, Any]],
     files: dict[str, str],
     seed: str,
-) -> Iterator[World]:
+) -> Iterator[Resolver]:
     """
-    A world.
+    A resolver, and the simulated time that it lives in.
 
     Args:
         folder: for all files; empty.
         text: the configuration, with ``@NAME`` for upstreams.
-        starts: when the play begins, UTC.
+        starts: when the scenario begins, UTC.
         upstreams: their tables.
         files: what lies beside the configuration.
         seed: of chance, so that each run is the same.
@@ -396,9 +396,9 @@ def world(
 
     with pytest.MonkeyPatch.context() as patch, counted():
         patch.setattr(time, "time", wall)
-        patch.setattr(case, "os", chance)
+        patch.setattr(qname_case, "os", chance)
         patch.setattr(events, "_write", lambda level, event, keys: heard.append((event, keys)))
-        made = World(loop, epoch, folder, text, upstreams, files)
+        made = Resolver(loop, epoch, folder, text, upstreams, files)
         made.events = heard
         try:
             made.open()
