@@ -6,12 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Tests start some thousand processes, and each would compile the package anew without its bytecode.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 from tests.running import server, upstream  # noqa: E402, F401 - fixtures
+
+# How long an example takes says how busy the machine is; no test of ours claims anything of it.
+settings.register_profile("urlguard", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("urlguard")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -22,6 +22,10 @@ from dnslib import QTYPE, RR, A, DNSRecord
 
 UPSTREAM_ADDRESS = "192.0.2.77"
 
+# Bounds against a hang, not claims: a busy machine may need tens of seconds for what takes one.
+PATIENCE_S = 180.0
+ANSWER_S = 30.0
+
 
 class Upstream:
     """Answers every A query with one address."""
@@ -72,7 +76,7 @@ class Server:
         self.port = 0
         self.log = folder / "serve.log"
 
-    def start(self, wait_s: float = 60.0) -> "Server":
+    def start(self, wait_s: float = PATIENCE_S) -> "Server":
         """Start it and wait until it answers."""
         self.begin()
         return self.ready(wait_s)
@@ -87,7 +91,7 @@ class Server:
                 text=True,
             )
 
-    def ready(self, wait_s: float = 60.0) -> "Server":
+    def ready(self, wait_s: float = PATIENCE_S) -> "Server":
         """Wait until it answers."""
         assert self.process is not None
         assert self.process.stdout is not None
@@ -104,14 +108,14 @@ class Server:
             capture_output=True,
             text=True,
             check=check,
-            timeout=120,
+            timeout=PATIENCE_S,
         )
 
     def ask(self, name: str, qtype: str = "A", tcp: bool = False) -> dns.message.Message:
         """Ask it one question, with EDNS."""
         query = dns.message.make_query(name, qtype, use_edns=0)
         send = dns.query.tcp if tcp else dns.query.udp
-        return send(query, "127.0.0.1", port=self.port, timeout=5)
+        return send(query, "127.0.0.1", port=self.port, timeout=ANSWER_S)
 
     def addresses(self, name: str) -> list[str]:
         """The A records that it answers with."""
@@ -145,7 +149,7 @@ class Server:
     def forget(self) -> None:
         """Take leave of a killed server."""
         assert self.process is not None
-        self.process.wait(10)
+        self.process.wait(PATIENCE_S)
         assert self.process.stdout is not None
         self.process.stdout.close()
         self.process = None
@@ -154,7 +158,7 @@ class Server:
         """End it as an operator would; returns the exit code."""
         assert self.process is not None
         self.process.terminate()
-        code = self.process.wait(15)
+        code = self.process.wait(PATIENCE_S)
         self.forget()
         return code
 
@@ -214,7 +218,7 @@ def server(tmp_path: Path, upstream: Upstream) -> Iterator[MakeServer]:
             one.kill_all()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for something that must happen soon."""
     until = time.monotonic() + seconds
     while not condition():

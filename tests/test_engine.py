@@ -327,7 +327,7 @@ def naive(claims, name):
     return max(patterns)[2] if patterns else None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(claim(), max_size=14), st.integers(0, 14))
 def test_the_engine_follows_the_words_of_the_design(claims, compiled_after):
     """
@@ -345,7 +345,7 @@ def shown(ruling):
     return ruling and (ruling._replace(sources=(), serial=0), ruling.operator)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(claim(), max_size=14), st.integers(0, 14))
 def test_snapshot_and_overlay_say_what_the_next_compile_will(claims, compiled_after):
     """

@@ -223,7 +223,7 @@ hosts = st.lists(
 ).map(".".join)  # fmt: skip
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.lists(globs | keywords, min_size=1, max_size=6), st.lists(hosts, min_size=1, max_size=6))
 @example(["*aaaa*ab*"], ["aaaaaab"])
 @example(["*aaaab.aaaa"], ["aaaab.aaaab.aaaa"])

@@ -50,7 +50,7 @@ labels = st.sampled_from(["a", "b", "aa", "ab", "a-b", "_a", "example"])
 hosts = st.lists(labels, min_size=1, max_size=5).map(".".join)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.sets(hosts, max_size=20), st.lists(hosts, min_size=1, max_size=20))
 def test_covering_is_what_a_naive_matcher_says(tmp_path_factory, values, names):
     """

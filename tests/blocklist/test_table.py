@@ -51,7 +51,7 @@ def test_an_empty_table(tmp_path):
 keys = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(keys, st.sampled_from(["block", "review"]), max_size=40), keys)
 def test_a_table_is_a_dictionary(tmp_path_factory, rows, other):
     """

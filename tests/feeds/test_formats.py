@@ -408,7 +408,7 @@ def _lists(draw: st.DrawFn) -> tuple[str, str]:
 
 
 @given(_lists())
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_bulk_and_care_agree(case):
     """
     For any list, the bulk paths give what reading line by line gives: rules, order and counts.
@@ -423,7 +423,7 @@ def test_bulk_and_care_agree(case):
 
 
 @given(st.sampled_from([*FORMATS, "auto"]), st.binary(max_size=400))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_octets_parse_or_raise_feed_error(form, data):
     """
     Nothing but FeedError comes out of a list, whatever it holds.
@@ -439,7 +439,7 @@ def test_any_octets_parse_or_raise_feed_error(form, data):
     st.sampled_from([*FORMATS, "auto"]),
     st.text("a.*|@^$/#! \t\n,;\"'()\\:1-\u4e00\ud800\x00", max_size=80),
 )
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_any_text_parses_or_raises_feed_error(form, text):
     """
     Nothing but FeedError comes out of text made of the formats' own characters.

@@ -46,14 +46,15 @@ async def test_ids_ports_and_spellings_vary(start, query):
     """
     Neither ID nor source port nor spelling can be told from the query before (RFC 5452).
     """
-    forward, (upstream,) = await start(good, ports=256)
+    forward, (upstream,) = await start(good, ports=256, timeout_ms=5000)
     for _ in range(8):  # more at once would not fit the stub's socket
         await asyncio.gather(
             *[ask(forward, query("www.example-of-letters.org")) for _ in range(50)]
         )
     seen = upstream.seen
     assert len({data[:2] for data in seen}) > 0.9 * len(seen)
-    assert len({data[12:-15] for data in seen}) > 0.9 * len(seen)
+    # On a busy machine some are sent twice, with another ID and in the same spelling.
+    assert len({data[12:-15] for data in seen}) > 0.9 * 400
     assert 180 <= len(upstream.ports) <= 256
     assert max(upstream.ports) - min(upstream.ports) > 30_000
     assert min(upstream.ports) >= 16_384
