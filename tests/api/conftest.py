@@ -2,10 +2,9 @@
 
 import pytest
 
-from tests.api.court import court
-from tests.api.world import World, client, serving
+from tests.api.backend import Backend, client, serving
 
-__all__ = ["court"]
+__all__ = ["backend"]
 
 
 @pytest.fixture
@@ -16,9 +15,9 @@ async def http():
 
 
 @pytest.fixture
-async def world(tmp_path):
+async def backend(tmp_path):
     """A running server, and what is behind it."""
-    made = World(tmp_path)
+    made = Backend(tmp_path)
     async with serving(made.services()) as made.base:
         yield made
     made.close()

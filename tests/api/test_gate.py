@@ -10,7 +10,7 @@ import pytest
 from aiohttp import StreamReader
 from aiohttp.base_protocol import BaseProtocol
 
-from tests.api.world import World, closed, connect, serving
+from tests.api.backend import Backend, closed, connect, serving
 from urlguard.access.roles import Role
 from urlguard.api import bodies, connection, connections, limits, pipeline
 from urlguard.api.connections import Gate
@@ -28,10 +28,10 @@ LINE = b'{"url":"http://evil.example/a"}\n'
 async def few(tmp_path, monkeypatch):
     """A server with four places."""
     monkeypatch.setattr(connections, "SPARE", 2)
-    world = World(tmp_path)
-    async with serving(world.services(), connections=4) as world.base:
-        yield world
-    world.close()
+    backend = Backend(tmp_path)
+    async with serving(backend.services(), connections=4) as backend.base:
+        yield backend
+    backend.close()
 
 
 @pytest.fixture
@@ -40,17 +40,17 @@ def unhurried(monkeypatch):
     monkeypatch.setattr(limits.Limits, "appeals", lambda self, address: None)
 
 
-async def ask(http, world, path="/v1/rules", role=Role.ANALYST):
+async def ask(http, backend, path="/v1/rules", role=Role.ANALYST):
     """The status of a request."""
-    async with http.get(world.base + path, headers=world.head(role)) as answer:
+    async with http.get(backend.base + path, headers=backend.head(role)) as answer:
         return answer.status
 
 
-async def flood(world, head, count):
+async def flood(backend, head, count):
     """Connections that have sent so much."""
     held = []
     for _ in range(count):
-        reader, writer = await connect(world.base)
+        reader, writer = await connect(backend.base)
         writer.write(head)
         held.append((reader, writer))
         await asyncio.sleep(0.01)
@@ -63,12 +63,12 @@ def end(held):
         writer.close()
 
 
-def upload(world, *more):
+def upload(backend, *more):
     """An upload's head, and the beginning of its body."""
     head = (
         b"POST /v1/candidates HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
         b"Content-Type: application/x-ndjson\r\nAuthorization: Bearer "
-        + world.token[Role.CRAWLER].encode()
+        + backend.token[Role.CRAWLER].encode()
     )
     return head + b"\r\n\r\n" + b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in more)
 
@@ -205,17 +205,17 @@ async def test_limits_are_asked_before_the_body(tmp_path, monkeypatch, path):
     Half bodies count, and who has sent too many is told so before any more of it.
     """
     monkeypatch.setattr(limits, "APPEAL", (limits.Rate(2, 0.001), limits.APPEAL[1]))
-    world = World(tmp_path)
+    backend = Backend(tmp_path)
     cases = Cases(public=True, public_per_address=2)
-    services = dataclasses.replace(world.services(), cases=cases, public=Public(cases))
-    async with serving(services) as world.base:
+    services = dataclasses.replace(backend.services(), cases=cases, public=Public(cases))
+    async with serving(services) as backend.base:
         head = APPEAL.replace(b"/v1/appeals", path.encode()) + b"Content-Length: 2000\r\n\r\n{"
-        held = await flood(world, head, 3)
+        held = await flood(backend, head, 3)
         async with asyncio.timeout(0.9):
             assert (await held[2][0].readline()).split()[1] == b"429"
         assert not await closed(held[0][0], 0.1)
         end(held)
-    world.close()
+    backend.close()
 
 
 # Uploads

@@ -8,7 +8,7 @@ import sqlite3
 import aiohttp
 import pytest
 
-from tests.api.world import connect, serving, until
+from tests.api.backend import connect, serving, until
 from urlguard.access.roles import Role
 from urlguard.api import idempotency, pipeline
 from urlguard.api.idempotency import Answers, Kept, checked, digest
@@ -18,75 +18,75 @@ from urlguard.api.table import ROUTES
 RULE = {"rule": "evil.example", "reason": "ticket 3"}
 
 
-async def post(http, world, body=RULE, key="k1", role=Role.ANALYST, path="/v1/rules"):
+async def post(http, backend, body=RULE, key="k1", role=Role.ANALYST, path="/v1/rules"):
     """Status, document, and whether it is an answer of before."""
-    headers = world.head(role, **({} if key is None else {"Idempotency-Key": key}))
-    async with http.post(world.base + path, json=body, headers=headers) as answer:
+    headers = backend.head(role, **({} if key is None else {"Idempotency-Key": key}))
+    async with http.post(backend.base + path, json=body, headers=headers) as answer:
         replayed = answer.headers.get("Idempotency-Replayed") == "true"
         return answer.status, await answer.json(content_type=None), replayed
 
 
-async def test_the_same_again(http, world):
+async def test_the_same_again(http, backend):
     """
     The first answer is given again, though the rule stands by now; also with quotes around the key.
     """
-    status, first, replayed = await post(http, world)
+    status, first, replayed = await post(http, backend)
     assert (status, first["changed"], replayed) == (200, True, False)
-    assert await post(http, world) == (200, first, True)
-    assert await post(http, world, key='"k1"') == (200, first, True)
-    status, other, replayed = await post(http, world, key="k2")
+    assert await post(http, backend) == (200, first, True)
+    assert await post(http, backend, key='"k1"') == (200, first, True)
+    status, other, replayed = await post(http, backend, key="k2")
     assert (other["changed"], replayed) == (False, False)
-    assert world.log.serial == 1
+    assert backend.log.serial == 1
 
 
-async def test_another_request_under_the_key(http, world):
+async def test_another_request_under_the_key(http, backend):
     """
     Another body, or another path, is refused; another caller has keys of his own.
     """
-    await post(http, world)
-    status, document, _ = await post(http, world, {"rule": "other.example"})
+    await post(http, backend)
+    status, document, _ = await post(http, backend, {"rule": "other.example"})
     assert (status, document["type"]) == (422, "/docs#problem-key-reused")
-    status, document, _ = await post(http, world, {"items": []}, path="/v1/check")
+    status, document, _ = await post(http, backend, {"items": []}, path="/v1/check")
     assert status == 422
-    status, document, replayed = await post(http, world, role=Role.APPROVER)
+    status, document, replayed = await post(http, backend, role=Role.APPROVER)
     assert (status, document["changed"], replayed) == (200, True, False)
 
 
-async def test_it_outlives_a_restart(http, world):
+async def test_it_outlives_a_restart(http, backend):
     """
     An answer is on disk before it is given.
     """
-    _, first, _ = await post(http, world)
-    async with serving(world.services()) as world.base:
-        assert await post(http, world) == (200, first, True)
+    _, first, _ = await post(http, backend)
+    async with serving(backend.services()) as backend.base:
+        assert await post(http, backend) == (200, first, True)
 
 
-async def test_after_an_error_the_key_is_free(http, world):
+async def test_after_an_error_the_key_is_free(http, backend):
     """
     What failed was not done, so it may be tried again, also with another body.
     """
-    assert (await post(http, world, {"rule": "no name"}))[0] == 422
-    world.error = RuntimeError("disk on fire")
-    assert (await post(http, world))[0] == 500
-    world.error = None
-    assert (await post(http, world))[1]["changed"] is True
+    assert (await post(http, backend, {"rule": "no name"}))[0] == 422
+    backend.error = RuntimeError("disk on fire")
+    assert (await post(http, backend))[0] == 500
+    backend.error = None
+    assert (await post(http, backend))[1]["changed"] is True
 
 
-async def test_two_at_once(http, world):
+async def test_two_at_once(http, backend):
     """
     While the first is under way, a second under the same key is told to wait.
     """
-    world.wait_s = 0.3
-    first = asyncio.create_task(post(http, world))
-    await world.begun.wait()
-    status, document, _ = await post(http, world)
+    backend.wait_s = 0.3
+    first = asyncio.create_task(post(http, backend))
+    await backend.begun.wait()
+    status, document, _ = await post(http, backend)
     assert (status, document["type"]) == (409, "/docs#problem-conflict")
     assert (await first)[0] == 200
-    assert (await post(http, world))[2] is True
+    assert (await post(http, backend))[2] is True
 
 
 @pytest.mark.parametrize("key", ["", "a b", "é", "x" * 256, "\x7f", '"'])
-async def test_keys_that_do_not_fit(http, world, key):
+async def test_keys_that_do_not_fit(http, backend, key):
     """
     1 to 255 printable characters.
     """
@@ -95,37 +95,37 @@ async def test_keys_that_do_not_fit(http, world, key):
     assert caught.value.kind == "malformed"
 
 
-async def test_two_keys(http, world):
+async def test_two_keys(http, backend):
     """
     One is allowed.
     """
-    headers = [*world.head().items(), ("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
-    async with http.post(f"{world.base}/v1/rules", json=RULE, headers=headers) as answer:
+    headers = [*backend.head().items(), ("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    async with http.post(f"{backend.base}/v1/rules", json=RULE, headers=headers) as answer:
         assert answer.status == 400
 
 
-async def test_a_client_that_goes_away(http, world):
+async def test_a_client_that_goes_away(http, backend):
     """
     What was begun is done and remembered, though nobody waits for the answer.
     """
-    world.wait_s = 0.3
-    _, writer = await connect(world.base)
+    backend.wait_s = 0.3
+    _, writer = await connect(backend.base)
     body = b'{"rule":"evil.example"}'
-    token = world.token[Role.ANALYST].encode()
+    token = backend.token[Role.ANALYST].encode()
     writer.write(
         b"POST /v1/rules HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Authorization: Bearer " + token + b"\r\nIdempotency-Key: gone\r\n"
         b"Content-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body
     )
     await writer.drain()
-    await world.begun.wait()
+    await backend.begun.wait()
     writer.close()
-    await until(lambda: world.log.serial == 1)
-    headers = {**world.head(Role.ANALYST), "Idempotency-Key": "gone"}
+    await until(lambda: backend.log.serial == 1)
+    headers = {**backend.head(Role.ANALYST), "Idempotency-Key": "gone"}
     headers["Content-Type"] = "application/json"
 
     async def again():
-        async with http.post(f"{world.base}/v1/rules", data=body, headers=headers) as answer:
+        async with http.post(f"{backend.base}/v1/rules", data=body, headers=headers) as answer:
             return answer.status, answer.headers.get("Idempotency-Replayed")
 
     async with asyncio.timeout(5):
@@ -134,60 +134,60 @@ async def test_a_client_that_goes_away(http, world):
     assert found == (200, "true")
 
 
-async def test_a_large_answer_is_worked_out_again(http, world):
+async def test_a_large_answer_is_worked_out_again(http, backend):
     """
     An answer that is too large to keep is given anew; another body is refused all the same.
     """
     items = {"items": [f"n{n}.example.net" for n in range(1000)]}
-    first = await post(http, world, items, path="/v1/check")
+    first = await post(http, backend, items, path="/v1/check")
     assert len(str(first[1])) > pipeline._READ_AGAIN
-    assert await post(http, world, items, path="/v1/check") == first
-    assert len(world.judging.asked) == 2
-    assert (await post(http, world, {"items": []}, path="/v1/check"))[0] == 422
+    assert await post(http, backend, items, path="/v1/check") == first
+    assert len(backend.judging.asked) == 2
+    assert (await post(http, backend, {"items": []}, path="/v1/check"))[0] == 422
 
 
-async def test_a_large_answer_of_a_change_is_kept(http, world):
+async def test_a_large_answer_of_a_change_is_kept(http, backend):
     """
     What was done is not done again, however much there is to say about it.
     """
-    await world.bring(*(f"http://n{n}.example/" + "x" * 1500 for n in range(200)))
+    await backend.bring(*(f"http://n{n}.example/" + "x" * 1500 for n in range(200)))
     claim = {"count": 100}
-    first = await post(http, world, claim, path="/v1/cases/claim")
+    first = await post(http, backend, claim, path="/v1/cases/claim")
     assert first[0] == 200
     assert len(json.dumps(first[1])) > 2 * pipeline._READ_AGAIN
-    assert await post(http, world, claim, path="/v1/cases/claim") == (200, first[1], True)
-    assert (await post(http, world, {"count": 99}, path="/v1/cases/claim"))[0] == 422
-    claimed = await world.casework.store(lambda store: store.cases(limit=1000))
+    assert await post(http, backend, claim, path="/v1/cases/claim") == (200, first[1], True)
+    assert (await post(http, backend, {"count": 99}, path="/v1/cases/claim"))[0] == 422
+    claimed = await backend.casework.store(lambda store: store.cases(limit=1000))
     assert sum(case.state == "leased" for case in claimed.items) == 100
 
 
-async def test_an_answer_beyond_all_limits(http, world, monkeypatch):
+async def test_an_answer_beyond_all_limits(http, backend, monkeypatch):
     """
     Too large to be kept, it is still known that the request was done.
     """
     monkeypatch.setattr(idempotency, "MAX_BODY", 10)
-    assert (await post(http, world))[0] == 200
-    status, document, _ = await post(http, world)
+    assert (await post(http, backend))[0] == 200
+    status, document, _ = await post(http, backend)
     assert (status, document["type"]) == (409, "/docs#problem-done-before")
-    assert (await post(http, world, {"rule": "other.example"}))[0] == 422
-    assert world.log.serial == 1
+    assert (await post(http, backend, {"rule": "other.example"}))[0] == 422
+    assert backend.log.serial == 1
 
 
-async def test_a_secret_is_told_once(http, world):
+async def test_a_secret_is_told_once(http, backend):
     """
     A webhook's secret lies in no answer that is kept, and one request makes one webhook.
     """
     hook = {"url": "https://hook.example/", "events": ["submission.decided"]}
-    status, made, _ = await post(http, world, hook, role=Role.ADMIN, path="/v1/webhooks")
+    status, made, _ = await post(http, backend, hook, role=Role.ADMIN, path="/v1/webhooks")
     assert status == 200
-    status, document, _ = await post(http, world, hook, role=Role.ADMIN, path="/v1/webhooks")
+    status, document, _ = await post(http, backend, hook, role=Role.ADMIN, path="/v1/webhooks")
     assert (status, document["type"]) == (409, "/docs#problem-done-before")
     assert made["secret"] not in json.dumps(document)
     other = {**hook, "url": "https://other.example/"}
-    status, document, _ = await post(http, world, other, role=Role.ADMIN, path="/v1/webhooks")
+    status, document, _ = await post(http, backend, other, role=Role.ADMIN, path="/v1/webhooks")
     assert (status, document["type"]) == (422, "/docs#problem-key-reused")
-    assert len(await world.casework.store(lambda store: store.webhooks())) == 1
-    with sqlite3.connect(world.folder / "api.db") as db:
+    assert len(await backend.casework.store(lambda store: store.webhooks())) == 1
+    with sqlite3.connect(backend.folder / "api.db") as db:
         assert db.execute("SELECT count(*), count(body) FROM answer").fetchall() == [(1, 0)]
     db.close()
 
@@ -201,18 +201,18 @@ def test_answers_with_secrets_say_so(route):
     assert route.secret == (route.method == "POST" and has_secret)
 
 
-async def test_a_damaged_file(http, world, capsys):
+async def test_a_damaged_file(http, backend, capsys):
     """
     Where it cannot be known whether it was done, it is not done; without a key it is.
     """
-    await post(http, world)
-    async with serving(world.services()) as world.base:
-        for path in world.folder.glob("api.db*"):
+    await post(http, backend)
+    async with serving(backend.services()) as backend.base:
+        for path in backend.folder.glob("api.db*"):
             path.unlink()
-        (world.folder / "api.db").write_bytes(b"no database" * 1000)
-        status, document, _ = await post(http, world)
+        (backend.folder / "api.db").write_bytes(b"no database" * 1000)
+        status, document, _ = await post(http, backend)
         assert (status, document["type"]) == (503, "/docs#problem-unavailable")
-        assert (await post(http, world, key=None))[0] == 200
+        assert (await post(http, backend, key=None))[0] == 200
     assert '"api.idempotency"' in capsys.readouterr().err
 
 
@@ -335,10 +335,10 @@ def test_what_tells_requests_apart():
     assert len(set(found)) == 5
 
 
-async def test_no_keys_without_a_folder(world):
+async def test_no_keys_without_a_folder(backend):
     """
     A server that keeps nothing takes keys and does each request.
     """
-    services = dataclasses.replace(world.services(), state_dir=None)
-    async with serving(services) as world.base, aiohttp.ClientSession() as http:
-        assert [(await post(http, world))[2] for _ in range(2)] == [False, False]
+    services = dataclasses.replace(backend.services(), state_dir=None)
+    async with serving(services) as backend.base, aiohttp.ClientSession() as http:
+        assert [(await post(http, backend))[2] for _ in range(2)] == [False, False]

@@ -5,7 +5,7 @@ import ipaddress
 
 import pytest
 
-from tests.api.world import World, client, serving
+from tests.api.backend import Backend, client, serving
 from urlguard.access.roles import Role
 from urlguard.api.table import ROUTES
 
@@ -45,14 +45,14 @@ def named(route):
     return f"{route.method} {route.path}"
 
 
-async def ask(http, world, route, headers, ident="any"):
+async def ask(http, backend, route, headers, ident="any"):
     """The status of a request that is right but for who sends it."""
     # Rules have ids of their own; what else is asked for by its id is number 1.
     found = ident if route.path.startswith("/v1/rules") else "1"
     path = route.path.replace("{id}", found) + QUERIES.get(route.name, "")
     body = BODIES.get(route.name)
     more = {"json": body} if body is not None else {}
-    async with http.request(route.method, world.base + path, headers=headers, **more) as answer:
+    async with http.request(route.method, backend.base + path, headers=headers, **more) as answer:
         if answer.status >= 400:
             assert answer.content_type == "application/problem+json"
             assert (await answer.json())["status"] == answer.status
@@ -83,13 +83,13 @@ def test_what_needs_no_token():
 
 @pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize("route", GUARDED, ids=named)
-async def test_roles(http, world, route, role):
+async def test_roles(http, backend, route, role):
     """
     A role that the table does not name gets 403; another anything but 401 and 403.
     """
     source = "operator" if role is Role.ADMIN else f"analyst:my-{role}"
     own = base64.urlsafe_b64encode(f"{source}\nsubtree a.example".encode()).decode().strip("=")
-    status = await ask(http, world, route, world.head(role), own)
+    status = await ask(http, backend, route, backend.head(role), own)
     if role in route.roles:
         assert status in (200, 404)
     else:
@@ -97,79 +97,81 @@ async def test_roles(http, world, route, role):
 
 
 @pytest.mark.parametrize("route", GUARDED, ids=named)
-async def test_without_a_good_token(http, world, route):
+async def test_without_a_good_token(http, backend, route):
     """
     None, a broken one, one that nobody has, one that was revoked, one that has expired: 401.
     """
-    good = world.token[Role.ADMIN]
-    world.tokens.revoke("my-admin", "test")
+    good = backend.token[Role.ADMIN]
+    backend.tokens.revoke("my-admin", "test")
     for headers in (
         {},
         {"Authorization": "Bearer"},
         {"Authorization": f"Basic {good}"},
-        {"Authorization": "Bearer " + world.token[Role.AUDITOR][:-1] + "!"},
+        {"Authorization": "Bearer " + backend.token[Role.AUDITOR][:-1] + "!"},
         {"Authorization": f"Bearer {good}"},
         {"Authorization": "Bearer " + "x" * 600},
     ):
-        assert await ask(http, world, route, headers) == 401
+        assert await ask(http, backend, route, headers) == 401
 
 
-async def test_who_guesses_has_to_wait(http, world):
+async def test_who_guesses_has_to_wait(http, backend):
     """
     After some bad tokens an address gets 429 with Retry-After; a good token is served meanwhile.
     """
     route = GUARDED[0]
     bad = {"Authorization": "Bearer ug_nothing"}
-    statuses = [await ask(http, world, route, bad) for _ in range(20)]
+    statuses = [await ask(http, backend, route, bad) for _ in range(20)]
     assert statuses[0] == 401
     assert statuses[-1] == 429
-    async with http.post(f"{world.base}{route.path}", headers=bad) as answer:
+    async with http.post(f"{backend.base}{route.path}", headers=bad) as answer:
         assert int(answer.headers["Retry-After"]) >= 1
-    assert await ask(http, world, route, world.head(Role.ANALYST)) == 200
+    assert await ask(http, backend, route, backend.head(Role.ANALYST)) == 200
 
 
-async def test_good_tokens_make_up_for_bad_ones(http, world):
+async def test_good_tokens_make_up_for_bad_ones(http, backend):
     """
     Where more tokens are good than bad, as behind a NAT, a bad one is told so and not made to wait.
     """
     route = GUARDED[0]
     for _ in range(12):
-        assert await ask(http, world, route, world.head()) == 200
-        assert await ask(http, world, route, {"Authorization": "Bearer ug_nothing"}) == 401
+        assert await ask(http, backend, route, backend.head()) == 200
+        assert await ask(http, backend, route, {"Authorization": "Bearer ug_nothing"}) == 401
 
 
 async def test_guessing_behind_a_proxy(http, tmp_path):
     """
     A proxy's X-Forwarded-For counts, its last address; anybody else's does not.
     """
-    world = World(tmp_path)
+    backend = Backend(tmp_path)
     bad = {"Authorization": "Bearer ug_nothing"}
     loopback = (ipaddress.ip_network("127.0.0.0/8"),)
-    async with serving(world.services(), proxy_from=loopback) as world.base:
+    async with serving(backend.services(), proxy_from=loopback) as backend.base:
         for _ in range(10):
             last = await ask(
-                http, world, GUARDED[0], {**bad, "X-Forwarded-For": "198.51.100.1, 192.0.2.1"}
+                http, backend, GUARDED[0], {**bad, "X-Forwarded-For": "198.51.100.1, 192.0.2.1"}
             )
         assert last == 429
         other = {**bad, "X-Forwarded-For": "192.0.2.1, 198.51.100.7"}
-        assert await ask(http, world, GUARDED[0], other) == 401
-    world.attempts.__init__(lambda: 0.0)
-    async with serving(world.services()) as world.base, client() as again:
+        assert await ask(http, backend, GUARDED[0], other) == 401
+    backend.attempts.__init__(lambda: 0.0)
+    async with serving(backend.services()) as backend.base, client() as again:
         for at in range(10):
-            last = await ask(again, world, GUARDED[0], {**bad, "X-Forwarded-For": f"192.0.2.{at}"})
+            last = await ask(
+                again, backend, GUARDED[0], {**bad, "X-Forwarded-For": f"192.0.2.{at}"}
+            )
         assert last == 429
-    world.close()
+    backend.close()
 
 
-async def test_a_damaged_file_of_tokens(http, world, capsys):
+async def test_a_damaged_file_of_tokens(http, backend, capsys):
     """
     Nobody is let in without the file, and an event says why.
     """
-    broken = World.__new__(World)
-    broken.__dict__.update(world.__dict__)
-    broken.folder = world.folder / "other"
+    broken = Backend.__new__(Backend)
+    broken.__dict__.update(backend.__dict__)
+    broken.folder = backend.folder / "other"
     broken.folder.mkdir()
     (broken.folder / "access.db").write_bytes(b"no database at all" * 100)
     async with serving(broken.services()) as broken.base:
-        assert await ask(http, broken, GUARDED[0], world.head()) == 503
+        assert await ask(http, broken, GUARDED[0], backend.head()) == 503
     assert '"api.tokens"' in capsys.readouterr().err

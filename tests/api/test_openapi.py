@@ -75,11 +75,11 @@ def test_handlers_take_and_give_what_the_table_says(route):
     )
 
 
-async def test_it_is_served(http, world):
+async def test_it_is_served(http, backend):
     """
     /openapi.json is the document of all routes.
     """
-    async with http.get(f"{world.base}/openapi.json") as answer:
+    async with http.get(f"{backend.base}/openapi.json") as answer:
         assert answer.content_type == "application/json"
         assert await answer.json() == json.loads(json.dumps(document(ALL)))
 
@@ -109,11 +109,11 @@ class Links(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-async def test_docs_are_whole_in_themselves(http, world):
+async def test_docs_are_whole_in_themselves(http, backend):
     """
     The page has every operation and problem, leads nowhere outside, and fetches nothing.
     """
-    async with http.get(f"{world.base}/docs") as answer:
+    async with http.get(f"{backend.base}/docs") as answer:
         assert answer.content_type == "text/html"
         assert answer.headers["Content-Security-Policy"] == docspage.POLICY
         page = await answer.text()
@@ -161,13 +161,13 @@ def test_docs_escape():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("role", [Role.ADMIN, Role.REPORTER])
-async def test_schemathesis(world, role, tmp_path):
+async def test_schemathesis(backend, role, tmp_path):
     """
     Whatever fits or does not fit the document: no error of the server's, no undocumented answer.
     """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "schemathesis.cli", "run", f"{world.base}/openapi.json"),
-        *("--header", f"Authorization: Bearer {world.token[role]}", "--seed", "1", "--no-color"),
+        *(sys.executable, "-m", "schemathesis.cli", "run", f"{backend.base}/openapi.json"),
+        *("--header", f"Authorization: Bearer {backend.token[role]}", "--seed", "1", "--no-color"),
         *("--max-examples", "30", "--checks", "all", "--request-timeout", "10"),
         # What a schema cannot say, such as that a name needs a dot, is 422 all the same.
         *("--exclude-checks", "positive_data_acceptance"),

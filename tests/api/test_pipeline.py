@@ -7,23 +7,23 @@ import json
 import msgspec
 import pytest
 
-from tests.api.world import closed, connect, serving
+from tests.api.backend import closed, connect, serving
 from urlguard.access.roles import Role
 from urlguard.api import bodies, paging, pipeline
 from urlguard.api.problems import KINDS, Problem
 from urlguard.api.v1 import checks
 
 
-async def post(http, world, path="/v1/check", role=Role.ANALYST, **more):
+async def post(http, backend, path="/v1/check", role=Role.ANALYST, **more):
     """Status and document of a POST."""
-    headers = world.head(role, **more.pop("headers", {}))
-    async with http.post(world.base + path, headers=headers, **more) as answer:
+    headers = backend.head(role, **more.pop("headers", {}))
+    async with http.post(backend.base + path, headers=headers, **more) as answer:
         return answer.status, await answer.json(content_type=None)
 
 
-async def get(http, world, path, role=Role.AUDITOR):
+async def get(http, backend, path, role=Role.AUDITOR):
     """Status and document of a GET."""
-    async with http.get(world.base + path, headers=world.head(role)) as answer:
+    async with http.get(backend.base + path, headers=backend.head(role)) as answer:
         return answer.status, await answer.json(content_type=None)
 
 
@@ -47,11 +47,11 @@ async def get(http, world, path, role=Role.AUDITOR):
         ("user@localhost", 400),
     ],
 )
-async def test_hosts(http, world, host, status):
+async def test_hosts(http, backend, host, status):
     """
     Addresses, localhost and configured names are served; health under any name.
     """
-    async with serving(world.services(), hosts=("urlguard.isp.example",)) as base:
+    async with serving(backend.services(), hosts=("urlguard.isp.example",)) as base:
         async with http.get(f"{base}/openapi.json", headers={"Host": host}) as answer:
             assert answer.status == status
         async with http.get(f"{base}/healthz", headers={"Host": host}) as answer:
@@ -59,36 +59,36 @@ async def test_hosts(http, world, host, status):
 
 
 @pytest.mark.parametrize("hosts", [b"", b"Host: localhost\r\nHost: localhost\r\n"])
-async def test_one_host_header(world, hosts):
+async def test_one_host_header(backend, hosts):
     """
     None and two are refused.
     """
-    reader, writer = await connect(world.base)
+    reader, writer = await connect(backend.base)
     writer.write(b"GET /openapi.json HTTP/1.1\r\n" + hosts + b"\r\n")
     assert (await reader.readline()).split()[1] == b"400"
     writer.close()
 
 
-async def test_methods(http, world):
+async def test_methods(http, backend):
     """
     Another method gets 405 with those that there are; HEAD is as GET without a body.
     """
-    async with http.patch(f"{world.base}/v1/rules") as answer:
+    async with http.patch(f"{backend.base}/v1/rules") as answer:
         assert answer.status == 405
         assert answer.headers["Allow"] == "GET, POST, HEAD"
-    async with http.head(f"{world.base}/docs") as answer:
+    async with http.head(f"{backend.base}/docs") as answer:
         assert answer.status == 200
         assert await answer.read() == b""
-    async with http.get(f"{world.base}/v1/rules/%ff", headers=world.head()) as answer:
+    async with http.get(f"{backend.base}/v1/rules/%ff", headers=backend.head()) as answer:
         assert answer.status == 404
 
 
 @pytest.mark.parametrize("path", ["/docs", "/nowhere", "/healthz", "/v1/check"])
-async def test_headers(http, world, path):
+async def test_headers(http, backend, path):
     """
     Every answer forbids a browser to keep, guess, frame and run.
     """
-    async with http.get(world.base + path) as answer:
+    async with http.get(backend.base + path) as answer:
         said = answer.headers
         assert said["Cache-Control"] == "no-store"
         assert said["X-Content-Type-Options"] == "nosniff"
@@ -119,19 +119,19 @@ async def test_headers(http, world, path):
     ],
     ids=range(16),
 )
-async def test_bodies_that_do_not_fit(http, world, body, status, field, words):
+async def test_bodies_that_do_not_fit(http, backend, body, status, field, words):
     """
     What is wrong is said with the field, and no judge is asked.
     """
     found, document = await post(
-        http, world, data=io.BytesIO(body), headers={"Content-Type": "application/json"}
+        http, backend, data=io.BytesIO(body), headers={"Content-Type": "application/json"}
     )
     assert (found, document["status"]) == (status, status)
     if field is not None:
         (error,) = document["errors"]
         assert error["field"] == field
         assert words in error["error"]
-    assert not world.judging.asked
+    assert not backend.judging.asked
 
 
 @pytest.mark.parametrize(
@@ -148,21 +148,21 @@ async def test_bodies_that_do_not_fit(http, world, body, status, field, words):
         ({"Content-Type": "application/json", "Expect": "100-continue"}, 200),
     ],
 )
-async def test_content_types(http, world, headers, status):
+async def test_content_types(http, backend, headers, status):
     """
     JSON in UTF-8, as it is, and nothing else.
     """
     data = b'{"items": []}'
     request = {"data": data, "headers": headers, "skip_auto_headers": ["Content-Type"]}
-    assert (await post(http, world, **request))[0] == status
+    assert (await post(http, backend, **request))[0] == status
 
 
-async def test_a_body_where_none_belongs(http, world):
+async def test_a_body_where_none_belongs(http, backend):
     """
     It is refused and not passed over.
     """
-    headers = world.head()
-    async with http.get(f"{world.base}/v1/stats", data=b"x", headers=headers) as answer:
+    headers = backend.head()
+    async with http.get(f"{backend.base}/v1/stats", data=b"x", headers=headers) as answer:
         assert answer.status == 400
 
 
@@ -181,22 +181,22 @@ async def test_a_body_where_none_belongs(http, world):
         ("cursor=" + paging.encode(1, 2), "cursor"),
     ],
 )
-async def test_parameters_that_do_not_fit(http, world, query, field):
+async def test_parameters_that_do_not_fit(http, backend, query, field):
     """
     What is wrong is said with the parameter's name.
     """
-    status, document = await get(http, world, f"/v1/log?{query}")
+    status, document = await get(http, backend, f"/v1/log?{query}")
     assert status == 422
     assert [error["field"] for error in document["errors"]] == [field]
 
 
 @pytest.mark.parametrize("path", ["/openapi.json?x=1", "/v1/stats?x=1", "/v1/check?x=1"])
-async def test_unknown_parameters(http, world, path):
+async def test_unknown_parameters(http, backend, path):
     """
     A parameter that a route does not have is an error.
     """
     ask = post if "check" in path else get
-    status, document = await ask(http, world, path)
+    status, document = await ask(http, backend, path)
     assert (status, document["errors"][0]["field"]) == (422, "x")
 
 
@@ -321,13 +321,13 @@ def test_what_the_places_are_made_of():
         assert caught.value.errors[0][0] == field
 
 
-async def test_a_body_that_does_not_come(http, world, monkeypatch):
+async def test_a_body_that_does_not_come(http, backend, monkeypatch):
     """
     Half a body is waited for a while; then the connection is closed, and the problem told.
     """
     monkeypatch.setattr(bodies, "BODY_S", 0.2)
-    reader, writer = await connect(world.base)
-    token = world.token[Role.ANALYST]
+    reader, writer = await connect(backend.base)
+    token = backend.token[Role.ANALYST]
     writer.write(
         b"POST /v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Authorization: Bearer " + token.encode() + b"\r\nContent-Length: 100\r\n\r\n{"
@@ -337,7 +337,7 @@ async def test_a_body_that_does_not_come(http, world, monkeypatch):
     writer.close()
 
 
-async def test_a_body_that_is_too_large(http, world):
+async def test_a_body_that_is_too_large(http, backend):
     """
     It is refused as soon as that is known: by its length before it comes, or in the middle.
     """
@@ -347,10 +347,10 @@ async def test_a_body_that_is_too_large(http, world):
             yield b" " * (1 << 20)
 
     headers = {"Content-Type": "application/json"}
-    status, _ = await post(http, world, data=pieces(), headers=headers)
+    status, _ = await post(http, backend, data=pieces(), headers=headers)
     assert status == 413
-    reader, writer = await connect(world.base)
-    token = world.token[Role.ANALYST]
+    reader, writer = await connect(backend.base)
+    token = backend.token[Role.ANALYST]
     writer.write(
         b"POST /v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Authorization: Bearer " + token.encode() + b"\r\nContent-Length: 9000000\r\n\r\n"
@@ -360,12 +360,12 @@ async def test_a_body_that_is_too_large(http, world):
     writer.close()
 
 
-async def test_broken_chunks(world):
+async def test_broken_chunks(backend):
     """
     A body that is badly chunked is a problem of the client's.
     """
-    reader, writer = await connect(world.base)
-    token = world.token[Role.ANALYST]
+    reader, writer = await connect(backend.base)
+    token = backend.token[Role.ANALYST]
     writer.write(
         b"POST /v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Authorization: Bearer " + token.encode() + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -388,12 +388,12 @@ def test_problems_are_documents():
         assert Problem("rate", "x", retry_after_s=seconds).headers["Retry-After"] == said
 
 
-async def test_many_at_once(http, world):
+async def test_many_at_once(http, backend):
     """
     Requests side by side get their own answers.
     """
     found = await asyncio.gather(
-        *(post(http, world, json={"items": [f"n{n}.example"]}) for n in range(40))
+        *(post(http, backend, json={"items": [f"n{n}.example"]}) for n in range(40))
     )
     inputs = [document["results"][0]["input"] for _, document in found]
     assert inputs == [f"n{n}.example" for n in range(40)]

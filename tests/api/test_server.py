@@ -7,7 +7,7 @@ import socket
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.api.world import Fixed, closed, connect, serving, until
+from tests.api.backend import Fixed, closed, connect, serving, until
 from urlguard.api import connections, metrics, pipeline, server
 from urlguard.api.metrics import Token
 from urlguard.api.server import ApiServer

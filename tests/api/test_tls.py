@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.api.world import Fixed, closed, connect, serving, until
+from tests.api.backend import Fixed, closed, connect, serving, until
 from urlguard.api import connections, server
 from urlguard.api.server import ApiServer
 from urlguard.api.services import Services

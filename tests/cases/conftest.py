@@ -24,7 +24,7 @@ def candidate(name: str, path: str = "", *, queries: int = 0, context: str = "")
     return Candidate(item, name, owner, item.upper(), NOW, context, queries)
 
 
-class Desk:
+class StoreHarness:
     """A store, and what tests do with it again and again."""
 
     def __init__(self, open_store: Callable[..., Store], folder: Path) -> None:
@@ -55,9 +55,9 @@ class Desk:
 
 
 @pytest.fixture(params=sorted(DRIVERS))
-def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
+def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreHarness]:
     """An empty store of each driver."""
-    made = Desk(DRIVERS[request.param], tmp_path)
+    made = StoreHarness(DRIVERS[request.param], tmp_path)
     yield made
     made.store.close()
 

@@ -59,29 +59,29 @@ def test_killed_at_any_moment(tmp_path):
         store.close()
 
 
-def test_a_full_disk(tmp_path, desk):
+def test_a_full_disk(tmp_path, harness):
     """
     A limit on the file's size stands for it: a clear error, nothing in part, and on it goes once
     there is room.
     """
-    desk.bring("a.example")
-    (case,) = desk.store.claim("ann", 1, 600, NOW)
+    harness.bring("a.example")
+    (case,) = harness.store.claim("ann", 1, 600, NOW)
     rows = [candidate(f"n{n}.example", context="x" * 500) for n in range(2000)]
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    room = max(p.stat().st_size for p in desk.folder.iterdir()) + 20_000
+    room = max(p.stat().st_size for p in harness.folder.iterdir()) + 20_000
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, old[1]))
     try:
         with pytest.raises(StoreError, match=r"cases .*cases\.db: (disk|database)"):
-            desk.store.add("crawler", rows, NOW)
-        assert desk.store.backlog() == 0
-        assert desk.store.item("n0.example") is None
-        assert desk.only().state == "leased"
+            harness.store.add("crawler", rows, NOW)
+        assert harness.store.backlog() == 0
+        assert harness.store.item("n0.example") is None
+        assert harness.only().state == "leased"
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    assert desk.store.source("crawler").accepted == 1
-    assert desk.store.add("crawler", rows, NOW).accepted == 2000
-    made = desk.store.begin([case.id], "ann", Choice("dismiss"), NOW)
-    assert desk.store.finish(made.number, None, NOW).step == "done"
+    assert harness.store.source("crawler").accepted == 1
+    assert harness.store.add("crawler", rows, NOW).accepted == 2000
+    made = harness.store.begin([case.id], "ann", Choice("dismiss"), NOW)
+    assert harness.store.finish(made.number, None, NOW).step == "done"
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o077])

@@ -13,11 +13,11 @@ from urlguard.cases.model import Choice
 LATER = NOW + 1000
 
 
-def settled(desk, choice):
+def settled(harness, choice):
     """A case of one item and one source, decided."""
-    desk.bring("a.example", source="x")
-    made = desk.store.begin([desk.only().id], "ann", choice, NOW + 1)
-    desk.store.finish(made.number, 7, NOW + 1)
+    harness.bring("a.example", source="x")
+    made = harness.store.begin([harness.only().id], "ann", choice, NOW + 1)
+    harness.store.finish(made.number, 7, NOW + 1)
 
 
 ALLOW, WATCH, DISMISS = Choice("allow"), Choice("watch"), Choice("dismiss")
@@ -41,50 +41,58 @@ BLOCK = Choice("block")
         (BLOCK, "www.a.example", "x", 0.1, False, "an item that the block does not cover"),
     ],
 )
-def test_what_opens_a_case_again(desk, choice, name, source, score, known, why):
+def test_what_opens_a_case_again(harness, choice, name, source, score, known, why):
     """
     More than people knew, and nothing less.
     """
-    settled(desk, choice)
-    desk.store.add(source, [candidate(name)], LATER)
-    assert desk.judge(LATER, score, known) == 1
-    now = desk.only()
+    settled(harness, choice)
+    harness.store.add(source, [candidate(name)], LATER)
+    assert harness.judge(LATER, score, known) == 1
+    now = harness.only()
     assert now.state == ("open" if why else "dismissed" if choice is DISMISS else "decided")
-    events = desk.store.case(now.id).events
+    events = harness.store.case(now.id).events
     assert [e.text for e in events if e.what == "reopened"] == ([why] if why else [])
     assert now.action == choice.act  # what stands in the log stands
 
 
-def test_known(desk):
+def test_known(harness):
     """
     A rule covers it: nobody's work, until something turns up that no rule covers.
     """
-    desk.store.add("x", [candidate("a.example")], NOW)
-    desk.judge(known=True)
-    assert (desk.only().state, desk.store.source("x").known) == ("known", 1)
-    assert desk.store.claim("ann", 9, 60, NOW) == []
-    desk.bring("www.a.example", source="x")
-    assert (desk.only().state, desk.only().items) == ("open", 2)
-    assert (desk.store.source("x").known, desk.store.source("x").opened) == (1, 1)
+    harness.store.add("x", [candidate("a.example")], NOW)
+    harness.judge(known=True)
+    assert (harness.only().state, harness.store.source("x").known) == ("known", 1)
+    assert harness.store.claim("ann", 9, 60, NOW) == []
+    harness.bring("www.a.example", source="x")
+    assert (harness.only().state, harness.only().items) == ("open", 2)
+    assert (harness.store.source("x").known, harness.store.source("x").opened) == (1, 1)
 
 
-def test_the_worst_item_stands_for_the_case(desk):
+def test_the_worst_item_stands_for_the_case(harness):
     """
     And its score counts, in whatever order they come.
     """
     for name, score in (("b.a.example", 0.2), ("c.a.example", 0.9), ("d.a.example", None)):
-        desk.store.add("x", [candidate(name)], NOW)
-        desk.judge(score=score)
-    assert (desk.only().item, desk.only().score, desk.only().items) == ("c.a.example", 0.9, 3)
-    assert [i.item[0] for i in desk.store.case(desk.only().id).items] == ["c", "b", "d"]
+        harness.store.add("x", [candidate(name)], NOW)
+        harness.judge(score=score)
+    assert (harness.only().item, harness.only().score, harness.only().items) == (
+        "c.a.example",
+        0.9,
+        3,
+    )
+    assert [i.item[0] for i in harness.store.case(harness.only().id).items] == ["c", "b", "d"]
 
 
-def test_many_items_of_one_owner_at_once(desk):
+def test_many_items_of_one_owner_at_once(harness):
     """
     One batch of results, one case.
     """
-    desk.bring(*(f"n{n}.a.example" for n in range(90)), queries=2)
-    assert (desk.only().items, desk.only().queries, desk.only().sources) == (90, 180, ("crawler",))
+    harness.bring(*(f"n{n}.a.example" for n in range(90)), queries=2)
+    assert (harness.only().items, harness.only().queries, harness.only().sources) == (
+        90,
+        180,
+        ("crawler",),
+    )
 
 
 figures = st.tuples(
@@ -157,7 +165,7 @@ def test_reputation_is_smoothed():
 )
 def test_pattern(item, owner, wanted):
     """
-    Numbered names and long paths; nothing that half of the world shares.
+    Numbered names and long paths; nothing that half of the backend shares.
     """
     assert pattern(item, owner) == wanted
 

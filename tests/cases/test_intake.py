@@ -20,121 +20,121 @@ from urlguard.errors import InputError
 DAY = 86_400
 
 
-def test_a_batch_is_there_afterwards(desk):
+def test_a_batch_is_there_afterwards(harness):
     """
     What was added waits, with all that was said of it, also for whoever opens the store anew.
     """
     rows = [candidate(f"a{n}.example", "/x", context="seen") for n in range(50)]
-    assert desk.store.add("crawler", rows, NOW) == Added(50, 0)
-    desk.store.close()
-    desk.store = desk.open()
-    assert desk.store.backlog() == 50
-    item = desk.store.item("http://a7.example/x")
+    assert harness.store.add("crawler", rows, NOW) == Added(50, 0)
+    harness.store.close()
+    harness.store = harness.open()
+    assert harness.store.backlog() == 50
+    item = harness.store.item("http://a7.example/x")
     assert (item.state, item.name, item.added_at) == ("waiting", "a7.example", NOW)
     (report,) = item.reports
     assert report == ("crawler", NOW, NOW, "HTTP://A7.EXAMPLE/X", "seen")
-    assert desk.store.item("http://a51.example/x") is None
+    assert harness.store.item("http://a51.example/x") is None
 
 
-def test_an_item_is_kept_once(desk):
+def test_an_item_is_kept_once(harness):
     """
     Twice in a batch, again by the same source, again by another: one item, the rest duplicates.
     """
     one = candidate("a.example")
-    assert desk.store.add("x", [one, one, candidate("b.example"), one], NOW) == Added(2, 2)
-    assert desk.store.add("x", [one], NOW) == Added(0, 1)
-    assert desk.store.add("y", [one, candidate("c.example")], NOW) == Added(1, 1)
-    assert desk.store.backlog() == 3
-    assert [r.source for r in desk.store.item("a.example").reports] == ["x", "y"]
-    x, y = desk.store.sources()
+    assert harness.store.add("x", [one, one, candidate("b.example"), one], NOW) == Added(2, 2)
+    assert harness.store.add("x", [one], NOW) == Added(0, 1)
+    assert harness.store.add("y", [one, candidate("c.example")], NOW) == Added(1, 1)
+    assert harness.store.backlog() == 3
+    assert [r.source for r in harness.store.item("a.example").reports] == ["x", "y"]
+    x, y = harness.store.sources()
     assert (x.accepted, x.duplicate, x.waiting) == (2, 3, 2)
     assert (y.accepted, y.duplicate, y.waiting) == (1, 1, 1)
 
 
-def test_what_is_news_is_judged_again(desk):
+def test_what_is_news_is_judged_again(harness):
     """
     Another source is news, and so is the same after a day, and queries; the same at once is not.
     """
-    desk.bring("a.example", source="x")
+    harness.bring("a.example", source="x")
     one = [candidate("a.example")]
-    desk.store.add("x", one, NOW + 5)
-    assert desk.store.backlog() == 0
-    desk.store.add("y", one, NOW + 5)
-    assert desk.store.backlog() == 1
-    desk.judge(NOW + 6)
-    assert desk.only().sources == ("x", "y")
-    desk.store.add("y", one, NOW + 7)
-    assert desk.store.backlog() == 0
+    harness.store.add("x", one, NOW + 5)
+    assert harness.store.backlog() == 0
+    harness.store.add("y", one, NOW + 5)
+    assert harness.store.backlog() == 1
+    harness.judge(NOW + 6)
+    assert harness.only().sources == ("x", "y")
+    harness.store.add("y", one, NOW + 7)
+    assert harness.store.backlog() == 0
     for source in ("x", "y"):
-        desk.store.add(source, one, NOW + 7 + AGAIN_S)
-        assert desk.store.backlog() == 1
-        assert desk.judge(NOW + 7 + AGAIN_S) == 1
-    desk.store.add("x", [candidate("a.example", queries=40)], NOW + 8 + AGAIN_S)
-    desk.store.add("x", [candidate("a.example", queries=2)], NOW + 8 + AGAIN_S)
-    desk.judge(NOW + 9 + AGAIN_S)
-    assert (desk.only().queries, desk.only().items) == (42, 1)
-    assert desk.store.item("a.example").queries == 42
+        harness.store.add(source, one, NOW + 7 + AGAIN_S)
+        assert harness.store.backlog() == 1
+        assert harness.judge(NOW + 7 + AGAIN_S) == 1
+    harness.store.add("x", [candidate("a.example", queries=40)], NOW + 8 + AGAIN_S)
+    harness.store.add("x", [candidate("a.example", queries=2)], NOW + 8 + AGAIN_S)
+    harness.judge(NOW + 9 + AGAIN_S)
+    assert (harness.only().queries, harness.only().items) == (42, 1)
+    assert harness.store.item("a.example").queries == 42
 
 
-def test_queries_raise_the_priority_and_count_once(desk):
+def test_queries_raise_the_priority_and_count_once(harness):
     """
     Each report's queries are added up, however often the item is judged.
     """
-    desk.bring("a.example", queries=10)
-    before = desk.only()
-    desk.store.add("resolver", [candidate("a.example", queries=100)], NOW)
-    desk.judge()
-    desk.store.add("z", [candidate("a.example")], NOW)
-    desk.judge()
-    assert (before.queries, desk.only().queries) == (10, 110)
-    assert desk.only().priority > before.priority + 3
+    harness.bring("a.example", queries=10)
+    before = harness.only()
+    harness.store.add("resolver", [candidate("a.example", queries=100)], NOW)
+    harness.judge()
+    harness.store.add("z", [candidate("a.example")], NOW)
+    harness.judge()
+    assert (before.queries, harness.only().queries) == (10, 110)
+    assert harness.only().priority > before.priority + 3
 
 
-def test_queries_of_one_item_twice_in_a_batch(desk):
+def test_queries_of_one_item_twice_in_a_batch(harness):
     """
     Both count, whether the item is new or not.
     """
     rows = [candidate("a.example", queries=5), candidate("a.example", queries=7)]
-    assert desk.store.add("resolver", rows, NOW) == Added(1, 1)
-    assert desk.store.item("a.example").queries == 12
-    assert desk.store.add("resolver", rows, NOW) == Added(0, 2)
-    desk.judge()
-    assert (desk.only().queries, desk.store.backlog()) == (24, 0)
+    assert harness.store.add("resolver", rows, NOW) == Added(1, 1)
+    assert harness.store.item("a.example").queries == 12
+    assert harness.store.add("resolver", rows, NOW) == Added(0, 2)
+    harness.judge()
+    assert (harness.only().queries, harness.store.backlog()) == (24, 0)
 
 
-def test_odd_text_is_taken(desk):
+def test_odd_text_is_taken(harness):
     """
     Halves of surrogate pairs, zeros, a context without end, times of another age.
     """
     odd = Candidate("a.example", "a.example", "a.example", "x\ud800\0", -5, "c" * 9999, 2**70)
     late = Candidate("b.example", "b.example", "b.example", "b", NOW * 2, "\udfff", 0)
-    assert desk.store.add("x", [odd, late], NOW) == Added(2, 0)
-    assert desk.store.add("y", [odd, late], NOW) == Added(0, 2)
-    item = desk.store.item("a.example")
+    assert harness.store.add("x", [odd, late], NOW) == Added(2, 0)
+    assert harness.store.add("y", [odd, late], NOW) == Added(0, 2)
+    item = harness.store.item("a.example")
     assert (item.seen_at, len(item.reports[0].context)) == (0, MAX_CONTEXT)
     assert item.reports[0].raw == "x?\0"
-    assert desk.store.item("b.example").seen_at == NOW  # nobody has seen it tomorrow
-    desk.judge()
-    assert len(desk.store.cases().items) == 2
+    assert harness.store.item("b.example").seen_at == NOW  # nobody has seen it tomorrow
+    harness.judge()
+    assert len(harness.store.cases().items) == 2
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 101])
-def test_a_source_has_a_name(desk, name):
+def test_a_source_has_a_name(harness, name):
     """
     One that a list can show.
     """
     with pytest.raises(InputError, match="source"):
-        desk.store.add(name, [candidate("a.example")], NOW)
+        harness.store.add(name, [candidate("a.example")], NOW)
 
 
-def test_invalid_ones_are_only_counted(desk):
+def test_invalid_ones_are_only_counted(harness):
     """
     A batch of nothing but junk leaves a trace of its source.
     """
-    assert desk.store.add("x", [], NOW, invalid=7) == Added(0, 0)
-    source = desk.store.source("x")
+    assert harness.store.add("x", [], NOW, invalid=7) == Added(0, 0)
+    source = harness.store.source("x")
     assert (source.invalid, source.accepted, source.first_at) == (7, 0, NOW)
-    assert desk.store.source("y") is None
+    assert harness.store.source("y") is None
 
 
 def test_full(limited):
@@ -156,113 +156,113 @@ def test_full(limited):
     assert limited.add("z", rows[20:21], NOW) == Added(1, 0)
 
 
-def test_quota(desk):
+def test_quota(harness):
     """
     A bucket: full at first, may be overdrawn by one batch, and fills with time.
     """
     quota = Quota(per_hour=3600, burst=100)
     rows = [candidate(f"a{n}.example") for n in range(400)]
-    desk.store.add("x", rows[:90], NOW, quota=quota)
-    desk.store.add("x", rows[90:140], NOW, quota=quota)  # 10 are left: 40 too many
+    harness.store.add("x", rows[:90], NOW, quota=quota)
+    harness.store.add("x", rows[90:140], NOW, quota=quota)  # 10 are left: 40 too many
     with pytest.raises(QuotaError, match="again in 41 s") as caught:
-        desk.store.add("x", rows[140:141], NOW, quota=quota)
+        harness.store.add("x", rows[140:141], NOW, quota=quota)
     assert caught.value.wait_s == 41
     with pytest.raises(QuotaError):
-        desk.store.add("x", rows[140:141], NOW + 40, quota=quota)
-    assert desk.store.add("x", rows[140:141], NOW + 41, quota=quota).accepted == 1
-    assert desk.store.add("y", rows[200:300], NOW, quota=quota).accepted == 100
+        harness.store.add("x", rows[140:141], NOW + 40, quota=quota)
+    assert harness.store.add("x", rows[140:141], NOW + 41, quota=quota).accepted == 1
+    assert harness.store.add("y", rows[200:300], NOW, quota=quota).accepted == 100
     # However long it waits, no more than the burst is saved up.
-    desk.store.add("y", rows[300:399], NOW + 30 * DAY, quota=quota)
-    desk.store.add("y", rows[300:302], NOW + 30 * DAY, quota=quota)
+    harness.store.add("y", rows[300:399], NOW + 30 * DAY, quota=quota)
+    harness.store.add("y", rows[300:302], NOW + 30 * DAY, quota=quota)
     with pytest.raises(QuotaError):
-        desk.store.add("y", rows[300:301], NOW + 30 * DAY, quota=quota)
+        harness.store.add("y", rows[300:301], NOW + 30 * DAY, quota=quota)
 
 
-def test_take_in_order_and_urgent_first(desk):
+def test_take_in_order_and_urgent_first(harness):
     """
     First come, first served; a person's report overtakes a crawler's.
     """
-    desk.store.add("crawler", [candidate(f"a{n}.example") for n in range(5)], NOW)
-    desk.store.add("analyst", [candidate("urgent.example")], NOW + 1, urgent=True)
-    taken = [w.item for w in desk.store.take(3, 60, NOW + 2)]
+    harness.store.add("crawler", [candidate(f"a{n}.example") for n in range(5)], NOW)
+    harness.store.add("analyst", [candidate("urgent.example")], NOW + 1, urgent=True)
+    taken = [w.item for w in harness.store.take(3, 60, NOW + 2)]
     assert taken == ["urgent.example", "a0.example", "a1.example"]
-    rest = [w.item for w in desk.store.take(9, 60, NOW + 2)]
+    rest = [w.item for w in harness.store.take(9, 60, NOW + 2)]
     assert rest == ["a2.example", "a3.example", "a4.example"]
-    assert desk.store.take(9, 60, NOW + 2) == []
+    assert harness.store.take(9, 60, NOW + 2) == []
 
 
-def test_a_lease_lapses(desk):
+def test_a_lease_lapses(harness):
     """
     What was taken and never heard of again is taken again; the first result counts.
     """
-    desk.store.add("x", [candidate("a.example")], NOW)
-    (first,) = desk.store.take(5, 60, NOW)
-    assert desk.store.take(5, 60, NOW + 59) == []
-    (second,) = desk.store.take(5, 60, NOW + 60)
+    harness.store.add("x", [candidate("a.example")], NOW)
+    (first,) = harness.store.take(5, 60, NOW)
+    assert harness.store.take(5, 60, NOW + 59) == []
+    (second,) = harness.store.take(5, 60, NOW + 60)
     assert first == second
     found = Judged(first.id, False, 0.9, "none", "none", "name-1", None)
-    assert desk.store.judged([found, found._replace(score=0.1)], NOW + 61) == 1
-    assert desk.store.judged([found._replace(score=0.1)], NOW + 62) == 0
-    assert desk.only().score == 0.9
-    assert desk.store.backlog() == 0
+    assert harness.store.judged([found, found._replace(score=0.1)], NOW + 61) == 1
+    assert harness.store.judged([found._replace(score=0.1)], NOW + 62) == 0
+    assert harness.only().score == 0.9
+    assert harness.store.backlog() == 0
 
 
-def test_dead_letters(desk):
+def test_dead_letters(harness):
     """
     After some failures an item is left alone, with its error; somebody may have it tried again.
     """
-    desk.store.add("x", [candidate("a.example"), candidate("b.example")], NOW)
-    bad, good = desk.store.take(5, 60, NOW)
-    desk.store.judged([Judged(good.id, False, 0.5, "none", "none", "", None)], NOW)
+    harness.store.add("x", [candidate("a.example"), candidate("b.example")], NOW)
+    bad, good = harness.store.take(5, 60, NOW)
+    harness.store.judged([Judged(good.id, False, 0.5, "none", "none", "", None)], NOW)
     at = NOW
     for attempt in range(1, MAX_FAILURES + 1):
-        assert desk.store.failed([bad.id], f"broken {attempt}", at) == (attempt == MAX_FAILURES)
-        assert desk.store.take(5, 60, at + 1) == []  # not at once
+        assert harness.store.failed([bad.id], f"broken {attempt}", at) == (attempt == MAX_FAILURES)
+        assert harness.store.take(5, 60, at + 1) == []  # not at once
         at += DAY
-        assert len(desk.store.take(5, 60, at)) == (attempt < MAX_FAILURES)
-    (item,) = desk.store.dead()
+        assert len(harness.store.take(5, 60, at)) == (attempt < MAX_FAILURES)
+    (item,) = harness.store.dead()
     assert (item.item, item.state, item.error) == ("a.example", "dead", f"broken {MAX_FAILURES}")
-    assert (desk.store.backlog(), desk.store.source("x").dead) == (0, 1)
-    desk.store.add("y", [candidate("a.example")], at)  # does not wake it
-    assert desk.store.backlog() == 0
-    assert desk.store.retry([item.id, 999], at) == 1
-    assert desk.store.dead() == []
-    assert desk.judge(at + DAY) == 1
-    assert desk.store.source("x").dead == 0
+    assert (harness.store.backlog(), harness.store.source("x").dead) == (0, 1)
+    harness.store.add("y", [candidate("a.example")], at)  # does not wake it
+    assert harness.store.backlog() == 0
+    assert harness.store.retry([item.id, 999], at) == 1
+    assert harness.store.dead() == []
+    assert harness.judge(at + DAY) == 1
+    assert harness.store.source("x").dead == 0
 
 
-def test_an_item_that_nobody_ever_judges_is_dead_at_last(desk):
+def test_an_item_that_nobody_ever_judges_is_dead_at_last(harness):
     """
     Each lease lapses: whoever took it was killed by it, perhaps.
     """
-    desk.store.add("x", [candidate("a.example")], NOW)
+    harness.store.add("x", [candidate("a.example")], NOW)
     for n in range(MAX_TAKES):
-        assert len(desk.store.take(5, 60, NOW + 60 * n)) == 1
-    assert desk.store.take(5, 60, NOW + 60 * MAX_TAKES) == []
-    assert "taken" in desk.store.dead()[0].error
-    assert desk.store.backlog() == 0
+        assert len(harness.store.take(5, 60, NOW + 60 * n)) == 1
+    assert harness.store.take(5, 60, NOW + 60 * MAX_TAKES) == []
+    assert "taken" in harness.store.dead()[0].error
+    assert harness.store.backlog() == 0
 
 
-def test_counts_of_a_source(desk):
+def test_counts_of_a_source(harness):
     """
     What became of a crawler's candidates adds up.
     """
-    desk.store.add("x", [candidate(f"a{n}.example") for n in range(4)], NOW, invalid=1)
-    works = desk.store.take(3, 60, NOW)
+    harness.store.add("x", [candidate(f"a{n}.example") for n in range(4)], NOW, invalid=1)
+    works = harness.store.take(3, 60, NOW)
     results = [Judged(w.id, n == 0, 0.5, "none", "none", "", None) for n, w in enumerate(works[:2])]
-    desk.store.judged(results, NOW)
-    source = desk.store.source("x")
+    harness.store.judged(results, NOW)
+    source = harness.store.source("x")
     assert (source.accepted, source.invalid, source.waiting) == (4, 1, 2)
     assert (source.known, source.opened, source.dead) == (1, 1, 0)
     assert source.reputation == 0.5
 
 
-def test_one_that_does_not_fit_takes_no_others_with_it(desk):
+def test_one_that_does_not_fit_takes_no_others_with_it(harness):
     """
     Half of a surrogate pair in the middle of a batch: those before and behind it wait as well.
     """
     rows = [candidate(f"n{n}.example") for n in range(9)]
     rows[4] = rows[4]._replace(context="\ud800")
-    assert desk.store.add("x", rows, NOW) == (9, 0)
-    assert desk.store.backlog() == 9
-    assert desk.judge() == 9
+    assert harness.store.add("x", rows, NOW) == (9, 0)
+    assert harness.store.backlog() == 9
+    assert harness.judge() == 9

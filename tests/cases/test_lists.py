@@ -8,11 +8,11 @@ from urlguard.cases.model import Choice, Judged
 from urlguard.errors import InputError
 
 
-def pages(desk, limit, **filters):
+def pages(harness, limit, **filters):
     """All pages together."""
     names, after = [], None
     while True:
-        page = desk.store.cases(after=after, limit=limit, **filters)
+        page = harness.store.cases(after=after, limit=limit, **filters)
         assert len(page.items) <= limit
         names += [case.name for case in page.items]
         if page.next is None:
@@ -22,16 +22,16 @@ def pages(desk, limit, **filters):
 
 
 @pytest.fixture
-def filled(desk):
+def filled(harness):
     """Twenty cases: even ones of another source too, some decided, some alike in priority."""
     rows = [candidate(f"n{n:02}.example", queries=n // 4) for n in range(20)]
-    desk.store.add("crawler", rows, NOW)
-    desk.judge()
-    desk.bring(*(f"n{n:02}.example" for n in range(0, 20, 2)), source="other", now=NOW + 1)
-    ids = [c.id for c in desk.store.cases(limit=100).items if c.name < "n05"]
-    made = desk.store.begin(ids, "ann", Choice("dismiss"), NOW)
-    desk.store.finish(made.number, None, NOW)
-    return desk
+    harness.store.add("crawler", rows, NOW)
+    harness.judge()
+    harness.bring(*(f"n{n:02}.example" for n in range(0, 20, 2)), source="other", now=NOW + 1)
+    ids = [c.id for c in harness.store.cases(limit=100).items if c.name < "n05"]
+    made = harness.store.begin(ids, "ann", Choice("dismiss"), NOW)
+    harness.store.finish(made.number, None, NOW)
+    return harness
 
 
 @pytest.mark.parametrize("limit", [1, 7, 1000])
@@ -83,57 +83,57 @@ def test_a_sources_list_follows_the_priority(filled):
         assert pages(filled, 3, source=source)[0] == "n08.example"
 
 
-def test_query_finds_an_item(desk):
+def test_query_finds_an_item(harness):
     """
     The URL that somebody complains of leads to the case.
     """
-    desk.store.add("x", [candidate("www.a.example", "/login"), candidate("b.example")], NOW)
-    desk.judge()
-    (case,) = desk.store.cases(query="http://www.a.example/login").items
+    harness.store.add("x", [candidate("www.a.example", "/login"), candidate("b.example")], NOW)
+    harness.judge()
+    (case,) = harness.store.cases(query="http://www.a.example/login").items
     assert case.owner == "a.example"
     for odd in ("%", "_", "'", "\ud800", "\0", "\U0010ffff", "x" * 99999):
-        assert desk.store.cases(query=odd).items == []
-    assert len(desk.store.cases(query="").items) == 2
+        assert harness.store.cases(query=odd).items == []
+    assert len(harness.store.cases(query="").items) == 2
 
 
 @pytest.mark.parametrize(
     "cursor", ["", "x", "1", "1:x", "nan", "1:-5", f"1:{2**64}", "::", "1:1:1"]
 )
-def test_a_cursor_is_looked_at(desk, cursor):
+def test_a_cursor_is_looked_at(harness, cursor):
     """
     What is no cursor is an error, whatever it is.
     """
     with pytest.raises(InputError, match="cursor"):
-        desk.store.cases(after=cursor)
+        harness.store.cases(after=cursor)
 
 
-def test_an_order_is_looked_at(desk):
+def test_an_order_is_looked_at(harness):
     """
     There are two.
     """
     with pytest.raises(InputError, match="order"):
-        desk.store.cases(order="place; DROP TABLE cases")
+        harness.store.cases(order="place; DROP TABLE cases")
     with pytest.raises(InputError, match="order"):
-        desk.store.cases(order="owner")
+        harness.store.cases(order="owner")
 
 
-def test_a_campaign_is_two_at_least(desk):
+def test_a_campaign_is_two_at_least(harness):
     """
     A pattern that nobody shares is none; once shared, both show it, and it can be listed.
     """
 
     def judge(score):
-        for work in desk.store.take(10, 60, NOW):
+        for work in harness.store.take(10, 60, NOW):
             found = Judged(work.id, False, score, "none", "none", "", "icbc-0.example")
-            desk.store.judged([found], NOW)
+            harness.store.judged([found], NOW)
 
-    desk.store.add("x", [candidate("icbc-1.example")], NOW)
+    harness.store.add("x", [candidate("icbc-1.example")], NOW)
     judge(0.5)
-    assert desk.only().campaign is None
-    desk.bring("other.example")
-    desk.store.add("x", [candidate("icbc-2.example")], NOW)
+    assert harness.only().campaign is None
+    harness.bring("other.example")
+    harness.store.add("x", [candidate("icbc-2.example")], NOW)
     judge(0.9)
-    found = desk.store.cases(campaign="icbc-0.example").items
+    found = harness.store.cases(campaign="icbc-0.example").items
     assert [(c.name, c.campaign) for c in found] == [
         ("icbc-2.example", "icbc-0.example"),
         ("icbc-1.example", "icbc-0.example"),
@@ -146,14 +146,14 @@ def test_a_campaign_is_two_at_least(desk):
     "filters",
     [{}, {"state": "open"}, {"source": 1}, {"source": 1, "state": "open"}, {"campaign": "x"}],
 )
-def test_no_list_sorts_or_reads_all(desk, filters, order, after):
+def test_no_list_sorts_or_reads_all(harness, filters, order, after):
     """
     SQLite's own plan: along an index, from where the last page ended, without sorting.
     """
     for n in range(3):
-        desk.bring(f"n{n}.example")
+        harness.bring(f"n{n}.example")
     sql, values = page_query(order=order, after=after, **filters)
-    plan = desk.store.plan(sql, {**values, "limit": 50})
+    plan = harness.store.plan(sql, {**values, "limit": 50})
     if "campaign" in filters and order == "newest":
         assert any("USING INDEX cases_pattern" in step for step in plan)  # sorts one campaign
         return
@@ -162,7 +162,7 @@ def test_no_list_sorts_or_reads_all(desk, filters, order, after):
     assert not scans or (not filters and after is None)
 
 
-def test_plan_of_claim_and_tidy(desk):
+def test_plan_of_claim_and_tidy(harness):
     """
     The same for what analysts' clients ask all the time.
     """
@@ -173,6 +173,6 @@ def test_plan_of_claim_and_tidy(desk):
         "SELECT item FROM queue WHERE bulk = 1 AND due <= 5 ORDER BY due, item LIMIT 5",
         "SELECT id FROM items WHERE error IS NOT NULL AND id > 5 ORDER BY id LIMIT 5",
     ):
-        (step,) = desk.store.plan(sql)
+        (step,) = harness.store.plan(sql)
         assert "USING" in step
         assert "INDEX" in step or "PRIMARY KEY" in step

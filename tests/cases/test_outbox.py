@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 
 import pytest
 
@@ -27,7 +28,9 @@ class Receiver:
         self.got = []
         self.most = self.now = 0
 
-    async def post(self, url, body, headers):
+    sign = staticmethod(signing.sign)
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
         self.now += 1
         self.most = max(self.most, self.now)
         try:
@@ -61,22 +64,22 @@ def clock():
 
 
 @pytest.fixture
-async def sender(desk, receiver, clock):
-    """An outbox on the desk's store."""
-    threads = StoreThreads(lambda: desk.open())
-    yield Outbox(threads, receiver.post, signing.sign, clock)
+async def sender(harness, receiver, clock):
+    """An outbox on the harness's store."""
+    threads = StoreThreads(lambda: harness.open())
+    yield Outbox(threads, receiver, clock)
     await asyncio.to_thread(threads.close)
 
 
-def news(desk, *names, hooks=(HOOK[0],)):
+def news(harness, *names, hooks=(HOOK[0],)):
     """Submissions that are decided, and webhooks that are to be told."""
     for url in hooks:
-        desk.store.add_webhook(url, (DECIDED,), SECRET, "admin", NOW)
+        harness.store.add_webhook(url, (DECIDED,), SECRET, "admin", NOW)
     for name in names:
-        submit(desk, name)
-    desk.judge()
-    for case in desk.store.cases().items:
-        decide(desk, case.id)
+        submit(harness, name)
+    harness.judge()
+    for case in harness.store.cases().items:
+        decide(harness, case.id)
 
 
 async def look(sender):
@@ -85,11 +88,11 @@ async def look(sender):
     await sender.finish()
 
 
-async def test_sent(desk, sender, receiver, clock):
+async def test_sent(harness, sender, receiver, clock):
     """
     Signed as the standard says, and once if it has arrived.
     """
-    news(desk, "a.example", "b.example")
+    news(harness, "a.example", "b.example")
     await look(sender)
     await look(sender)
     assert [json.loads(body)["data"]["item"] for _, body, _ in receiver.got] == [
@@ -100,16 +103,16 @@ async def test_sent(desk, sender, receiver, clock):
     assert url == HOOK[0]
     assert signing.verify([SECRET], headers, body, clock.now)
     assert headers["content-type"] == "application/json"
-    (told,) = desk.store.webhooks()
+    (told,) = harness.store.webhooks()
     assert (told.delivered, told.waiting, told.error) == (2, 0, None)
 
 
 @pytest.mark.parametrize("problem", [500, 301, UrlGuardError("no address"), OSError(9)])
-async def test_it_is_tried_again(desk, sender, receiver, clock, problem, capsys):
+async def test_it_is_tried_again(harness, sender, receiver, clock, problem, capsys):
     """
     After a time that doubles, with the same ID; once told, not each time.
     """
-    news(desk, "a.example")
+    news(harness, "a.example")
     if isinstance(problem, int):
         receiver.status = problem
     else:
@@ -119,7 +122,7 @@ async def test_it_is_tried_again(desk, sender, receiver, clock, problem, capsys)
         clock.now += wait_s - 0.5
         await look(sender)
         clock.now += 0.5
-    assert desk.store.webhooks()[0].error in (
+    assert harness.store.webhooks()[0].error in (
         *("status 500", "status 301", "no address"),
         "OSError(9)",
     )
@@ -127,43 +130,43 @@ async def test_it_is_tried_again(desk, sender, receiver, clock, problem, capsys)
     await look(sender)
     assert len({headers["webhook-id"] for _, _, headers in receiver.got}) == 1
     assert receiver.got[-1][2]["webhook-timestamp"] == str(int(clock.now))
-    assert desk.store.webhooks()[0].delivered == 1
+    assert harness.store.webhooks()[0].delivered == 1
     assert capsys.readouterr().err.count("webhook.failed") == 1
 
 
-async def test_it_is_given_up(desk, sender, receiver, clock, capsys):
+async def test_it_is_given_up(harness, sender, receiver, clock, capsys):
     """
     After a day; at most three hours lie between two tries.
     """
-    news(desk, "a.example")
+    news(harness, "a.example")
     receiver.status = 500
     tries, before = 0, clock.now
-    while desk.store.webhooks()[0].waiting:
+    while harness.store.webhooks()[0].waiting:
         await look(sender)
         tries += 1
         clock.now += outbox.MOST_S
     assert outbox.KEPT_S <= clock.now - before <= outbox.KEPT_S + 3 * outbox.MOST_S
     assert tries == len(receiver.got)
-    assert desk.store.webhooks()[0].given_up == 1
+    assert harness.store.webhooks()[0].given_up == 1
     assert "webhook.given_up" in capsys.readouterr().err
 
 
-async def test_gone(desk, sender, receiver):
+async def test_gone(harness, sender, receiver):
     """
     Status 410 ends it at once.
     """
-    news(desk, "a.example")
+    news(harness, "a.example")
     receiver.status = 410
     await look(sender)
-    assert desk.store.webhooks()[0].given_up == 1
+    assert harness.store.webhooks()[0].given_up == 1
 
 
-async def test_a_slow_one_keeps_nobody_waiting(desk, sender, receiver):
+async def test_a_slow_one_keeps_nobody_waiting(harness, sender, receiver):
     """
     Each webhook is sent to by itself, and only a few at a time.
     """
     urls = [f"https://{n}.example/" for n in range(8)]
-    news(desk, "a.example", "b.example", hooks=urls)
+    news(harness, "a.example", "b.example", hooks=urls)
     receiver.wait_s = dict.fromkeys(urls[:2], 3600.0) | dict.fromkeys(urls[2:], 0.01)
     await sender.look()
     async with asyncio.timeout(5):
@@ -177,11 +180,11 @@ async def test_a_slow_one_keeps_nobody_waiting(desk, sender, receiver):
     await sender.finish()
 
 
-async def test_a_crash_between_sending_and_writing_it_down(desk, sender, receiver, clock):
+async def test_a_crash_between_sending_and_writing_it_down(harness, sender, receiver, clock):
     """
     It is sent again, under the same ID.
     """
-    news(desk, "a.example")
+    news(harness, "a.example")
     receiver.wait_s = {HOOK[0]: 0.2}
     await sender.look()
     await asyncio.sleep(0.05)
@@ -191,14 +194,14 @@ async def test_a_crash_between_sending_and_writing_it_down(desk, sender, receive
     receiver.wait_s = {}
     await look(sender)
     assert len(receiver.got) == 1
-    assert desk.store.webhooks()[0].delivered == 1
+    assert harness.store.webhooks()[0].delivered == 1
 
 
-async def test_nothing_to_tell(desk, sender, receiver):
+async def test_nothing_to_tell(harness, sender, receiver):
     """
     Where nobody wants to know, nothing is written down.
     """
-    desk.store.add("crawler", [candidate("a.example")], NOW)
-    news(desk, hooks=())
+    harness.store.add("crawler", [candidate("a.example")], NOW)
+    news(harness, hooks=())
     await look(sender)
     assert receiver.got == []

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tests.cases.conftest import DRIVERS, NOW, Desk
+from tests.cases.conftest import DRIVERS, NOW, StoreHarness
 from urlguard.cases.model import Choice, ConflictError
 
 CASES, PROCESSES, THREADS = 5000, 8, 50
@@ -51,8 +51,8 @@ def test_nothing_twice(tmp_path, driver):
     """
     Every case is handed out once and decided once, and who has it not is refused each time.
     """
-    desk = Desk(DRIVERS[driver], tmp_path)
-    desk.bring(*(f"n{n}.example" for n in range(CASES)))
+    harness = StoreHarness(DRIVERS[driver], tmp_path)
+    harness.bring(*(f"n{n}.example" for n in range(CASES)))
     context = multiprocessing.get_context("spawn")
     out = context.Queue()
     shares = [THREADS // PROCESSES + (n < THREADS % PROCESSES) for n in range(PROCESSES)]
@@ -70,8 +70,8 @@ def test_nothing_twice(tmp_path, driver):
     assert Counter(claimed) == dict.fromkeys(range(1, CASES + 1), 1)
     assert sorted(case for case, _ in decided) == list(range(1, CASES + 1))
     assert sorted(refused) == sorted(claimed)
-    made = [d for n in range(1, CASES + 1) for d in desk.store.case(n).decisions]
+    made = [d for n in range(1, CASES + 1) for d in harness.store.case(n).decisions]
     assert sorted(d.number for d in made) == sorted(number for _, number in decided)
-    assert desk.store.source("crawler").wrong == CASES
-    assert desk.store.cases(state="open").items == []
-    desk.store.close()
+    assert harness.store.source("crawler").wrong == CASES
+    assert harness.store.cases(state="open").items == []
+    harness.store.close()

@@ -58,11 +58,11 @@ step("withdrawn")
         ("dismiss", "undoing", "open", None),
     ],
 )
-def test_store_and_log_agree_after_a_crash(tmp_path, desk, act, end, state, rule):
+def test_store_and_log_agree_after_a_crash(tmp_path, harness, act, end, state, rule):
     """
     Wherever the process ended: the case is as the log says, and a second look changes nothing.
     """
-    desk.bring("a.example")
+    harness.bring("a.example")
     command = [sys.executable, "-c", DECIDER, str(tmp_path), act, end]
     assert subprocess.run(command, check=False, env={**os.environ}).returncode == 9
     log = open_file(tmp_path / "policy.db")
@@ -71,24 +71,24 @@ def test_store_and_log_agree_after_a_crash(tmp_path, desk, act, end, state, rule
         claim = log.store.active("analyst:ann", "subtree a.example")
         return claim.from_serial if claim and claim.evidence == made.evidence(case) else None
 
-    done = recover(desk.store, desk.store.unfinished(), standing, NOW + 1)
+    done = recover(harness.store, harness.store.unfinished(), standing, NOW + 1)
     assert sum(done) == (end != "finished")
-    assert recover(desk.store, desk.store.unfinished(), standing, NOW + 2) == (0, 0)
-    case = desk.only()
+    assert recover(harness.store, harness.store.unfinished(), standing, NOW + 2) == (0, 0)
+    case = harness.only()
     ruling = log.ruling("subtree a.example")
     assert (case.state, ruling and ruling.action) == (state, rule)
-    assert desk.store.unfinished() == []
+    assert harness.store.unfinished() == []
     if rule:
-        assert desk.store.decision(1).serial == 1
+        assert harness.store.decision(1).serial == 1
     log.close()
 
 
-def test_somebody_elses_claim_is_no_evidence(desk, tmp_path):
+def test_somebody_elses_claim_is_no_evidence(harness, tmp_path):
     """
     That the name is blocked proves nothing: the decision's own number does.
     """
-    desk.bring("a.example")
-    made = desk.store.begin([1], "ann", Choice("block"), NOW)
+    harness.bring("a.example")
+    made = harness.store.begin([1], "ann", Choice("block"), NOW)
     log = open_file(tmp_path / "policy.db")
     log.commit(
         "analyst:ann", [Change("subtree a.example", "block", "", "case:1:77")], actor="x", reason=""
@@ -98,7 +98,7 @@ def test_somebody_elses_claim_is_no_evidence(desk, tmp_path):
         claim = log.store.active("analyst:ann", "subtree a.example")
         return claim.from_serial if claim.evidence == made.evidence(case) else None
 
-    assert recover(desk.store, desk.store.unfinished(), standing, NOW) == (0, 1)
-    assert desk.only().state == State.OPEN
-    assert desk.store.decision(made.number).step == "aborted"
+    assert recover(harness.store, harness.store.unfinished(), standing, NOW) == (0, 1)
+    assert harness.only().state == State.OPEN
+    assert harness.store.decision(made.number).step == "aborted"
     log.close()

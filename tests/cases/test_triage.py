@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
@@ -11,14 +12,11 @@ from urlguard.blocklist import snapshot
 from urlguard.cases import triage
 from urlguard.cases.drivers.sqlite import SqliteStore
 from urlguard.cases.model import MAX_FAILURES, StoreError, Work
+from urlguard.cases.ports import BusyError
 from urlguard.check import inspect_all
 from urlguard.engine import Engine
 from urlguard.errors import UrlGuardError
 from urlguard.verdict import Ruling
-
-
-class BusyError(UrlGuardError):
-    """Too much to do."""
 
 
 def an_engine():
@@ -43,10 +41,11 @@ class Checking:
         self.asked = []
         self.scores = {}
 
-    async def __call__(self, items):
+    async def check(self, items: Sequence[str], *, score: bool = False) -> Sequence[bytes]:
+        assert score
         if self.busy:
             self.busy -= 1
-            raise BusyError("later")
+            raise BusyError(1.0)
         if self.poison in items or self.down:
             raise UrlGuardError("a judge died of it")
         self.asked += items
@@ -64,18 +63,18 @@ def check():
 
 
 @pytest.fixture
-def work(desk, check):
+def work(harness, check):
     """A triage on the store whose clock a test may set."""
 
     class Made(triage.Triage):
         now = NOW
 
-    made = Made(desk.store, check, busy=BusyError, clock=lambda: made.now)
+    made = Made(harness.store, check, clock=lambda: made.now)
     yield made
     made._thread.shutdown()
 
 
-async def test_verdicts_become_cases(desk, check, work):
+async def test_verdicts_become_cases(harness, check, work):
     """
     Rules make known cases, the worse of two scores counts, and the host's name is asked about too.
     """
@@ -86,10 +85,10 @@ async def test_verdicts_become_cases(desk, check, work):
         candidate("plain.example"),
     ]
     check.scores = {"http://new.example/x": 0.3, "new.example": 0.7}
-    desk.store.add("x", rows, NOW)
+    harness.store.add("x", rows, NOW)
     assert await work.round() == 4
     assert await work.round() == 0
-    found = {case.owner: case for case in desk.store.cases().items}
+    found = {case.owner: case for case in harness.store.cases().items}
     states = {owner: case.state for owner, case in found.items()}
     assert states == {
         "bad.example": "known",
@@ -99,76 +98,76 @@ async def test_verdicts_become_cases(desk, check, work):
     }
     assert (found["new.example"].score, found["new.example"].item) == (0.7, "http://new.example/x")
     assert found["plain.example"].score is None
-    item = desk.store.item("http://www.bad.example/login")
+    item = harness.store.item("http://www.bad.example/login")
     assert (item.action, item.reason, item.model) == ("block", "blocklist", "")
-    assert desk.store.item("http://new.example/x").model == "name-1"
+    assert harness.store.item("http://new.example/x").model == "name-1"
     assert sorted(check.asked) == sorted(
         {row.item for row in rows} | {"www.bad.example", "new.example"}
     )
 
 
-async def test_one_bad_item_takes_no_others_with_it(desk, check, work, capsys):
+async def test_one_bad_item_takes_no_others_with_it(harness, check, work, capsys):
     """
     The batch is halved until it is found; the others are judged at once, it is dead in the end.
     """
     names = [f"n{n}.example" for n in range(300)]
     check.poison = "n77.example"
-    desk.store.add("x", [candidate(name) for name in names], NOW)
+    harness.store.add("x", [candidate(name) for name in names], NOW)
     for turn in range(MAX_FAILURES):
         await work.round()
-        assert desk.store.backlog() == (turn < MAX_FAILURES - 1)
+        assert harness.store.backlog() == (turn < MAX_FAILURES - 1)
         work.now += 86_400
-    (dead,) = desk.store.dead()
+    (dead,) = harness.store.dead()
     assert (dead.item, dead.error) == ("n77.example", "a judge died of it")
-    assert len(desk.store.cases(limit=1000).items) == 299
+    assert len(harness.store.cases(limit=1000).items) == 299
     assert "cases.dead" in capsys.readouterr().err
 
 
-async def test_what_is_no_item_after_all_is_dead(desk, check, work):
+async def test_what_is_no_item_after_all_is_dead(harness, check, work):
     """
     An object with an error is a failure of that item.
     """
-    desk.store.add("x", [candidate("a.example")._replace(item="no item at all")], NOW)
+    harness.store.add("x", [candidate("a.example")._replace(item="no item at all")], NOW)
     for _ in range(MAX_FAILURES):
         await work.round()
         work.now += 86_400
-    assert [i.item for i in desk.store.dead()] == ["no item at all"]
+    assert [i.item for i in harness.store.dead()] == ["no item at all"]
 
 
-async def test_busy_judges_are_nobodys_failure(desk, check, work, monkeypatch):
+async def test_busy_judges_are_nobodys_failure(harness, check, work, monkeypatch):
     """
     What was taken is asked again in a moment.
     """
     monkeypatch.setattr(triage, "BUSY_S", 0.01)
     check.busy = 3
-    desk.store.add("x", [candidate("a.example"), candidate("b.example")], NOW)
-    await until(work, lambda: desk.store.backlog() == 0)
-    assert desk.store.dead() == []
-    assert len(desk.store.cases().items) == 2
+    harness.store.add("x", [candidate("a.example"), candidate("b.example")], NOW)
+    await until(work, lambda: harness.store.backlog() == 0)
+    assert harness.store.dead() == []
+    assert len(harness.store.cases().items) == 2
 
 
-async def test_no_item_is_blamed_for_an_outage(desk, check, work, monkeypatch, capsys):
+async def test_no_item_is_blamed_for_an_outage(harness, check, work, monkeypatch, capsys):
     """
     However long nothing can be judged, nothing is dead; once it can, all are.
     """
-    desk.store.add("x", [candidate(f"n{n}.example") for n in range(50)], NOW)
+    harness.store.add("x", [candidate(f"n{n}.example") for n in range(50)], NOW)
     check.down = True
     for _ in range(MAX_FAILURES + 2):
         with pytest.raises(triage.OutageError, match="a judge died of it"):
             await work.round()
         work.now += 86_400
-    assert (desk.store.dead(), desk.store.backlog()) == ([], 50)
+    assert (harness.store.dead(), harness.store.backlog()) == ([], 50)
     check.down = False
     assert await work.round() == 50
-    assert desk.store.backlog() == 0
+    assert harness.store.backlog() == 0
 
 
-async def test_the_store_fails_and_comes_back(desk, check, work, monkeypatch, capsys):
+async def test_the_store_fails_and_comes_back(harness, check, work, monkeypatch, capsys):
     """
     The loop goes on, and says so once.
     """
     monkeypatch.setattr(triage, "AGAIN_S", 0.01)
-    real, calls = desk.store.take, []
+    real, calls = harness.store.take, []
 
     def take(*arguments):
         calls.append(arguments)
@@ -176,34 +175,34 @@ async def test_the_store_fails_and_comes_back(desk, check, work, monkeypatch, ca
             raise StoreError("the disk is full")
         return real(*arguments)
 
-    monkeypatch.setattr(desk.store, "take", take)
-    desk.store.add("x", [candidate("a.example")], NOW)
-    await until(work, lambda: desk.store.backlog() == 0)
+    monkeypatch.setattr(harness.store, "take", take)
+    harness.store.add("x", [candidate("a.example")], NOW)
+    await until(work, lambda: harness.store.backlog() == 0)
     said = capsys.readouterr().err
     assert said.count("cases.failed") == 1
     assert said.count("cases.resumed") == 1
 
 
-async def test_woken(desk, check, work, monkeypatch):
+async def test_woken(harness, check, work, monkeypatch):
     """
     What is announced is judged at once, not at the next look.
     """
     monkeypatch.setattr(triage, "IDLE_S", 60.0)
     running = asyncio.create_task(work.run())
     await asyncio.sleep(0.1)
-    desk.store.add("x", [candidate("a.example")], NOW)
+    harness.store.add("x", [candidate("a.example")], NOW)
     work.wake()
     for _ in range(200):
         await asyncio.sleep(0.01)
-        if desk.store.backlog() == 0:
+        if harness.store.backlog() == 0:
             break
-    assert desk.only().state == "open"
+    assert harness.only().state == "open"
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
 
 
-async def test_it_ends_though_work_comes_at_that_moment(desk, check, work, monkeypatch):
+async def test_it_ends_though_work_comes_at_that_moment(harness, check, work, monkeypatch):
     """
     Whichever turn of the loop the work comes in, an end that is asked for is an end.
     """
@@ -219,15 +218,15 @@ async def test_it_ends_though_work_comes_at_that_moment(desk, check, work, monke
         assert done, turns
 
 
-async def test_leases_lapse_by_themselves(desk, check, work):
+async def test_leases_lapse_by_themselves(harness, check, work):
     """
     Nobody need claim for a lapsed lease to be seen.
     """
-    desk.bring("a.example")
-    desk.store.claim("ann", 1, 60, NOW)
+    harness.bring("a.example")
+    harness.store.claim("ann", 1, 60, NOW)
     work.now = NOW + 61
     await work.round()
-    assert desk.only().state == "open"
+    assert harness.only().state == "open"
 
 
 async def until(work, done):

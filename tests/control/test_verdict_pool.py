@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.world import World, serving
+from tests.api.backend import Backend, serving
 from tests.classify import toy
 from tests.logs import log_file
 from tests.system.test_api import DIRECT
@@ -596,10 +596,10 @@ async def test_the_loop_is_not_held_up_by_the_api(tmp_path, path, body):
     """
     Nor is it by the API, which reads and writes some megabytes of JSON for that.
     """
-    world = World(tmp_path)
+    backend = Backend(tmp_path)
     data = json.dumps(body, ensure_ascii=False).encode()
     assert 100_000 < len(data) < 2 << 20
-    headers = world.head(**{"Content-Type": "application/json"})
+    headers = backend.head(**{"Content-Type": "application/json"})
 
     def send(url):
         request = urllib.request.Request(url, data, headers)
@@ -608,10 +608,10 @@ async def test_the_loop_is_not_held_up_by_the_api(tmp_path, path, body):
 
     async with running(configured(tmp_path)) as pool:
         await pool.messages(["warm.example"])
-        services = dataclasses.replace(world.services(), judging=pool)
+        services = dataclasses.replace(backend.services(), judging=pool)
         async with serving(services) as base, turns() as spent:
             found = await asyncio.to_thread(send, f"{base}/v1/{path}")
-    world.close()
+    backend.close()
     (asked,) = body.values()
     assert len(json.loads(found)["results"]) == len(asked)
     # Under a millisecond, and 2 ms when modules are used for the first time; at once 10 ms.

@@ -1,10 +1,10 @@
-"""Redress by a real server: released on every worker, and proofs read over DNS and HTTP."""
+"""Appeals to a real server: unblocked on every worker, and proofs read over DNS and HTTP."""
 
 import asyncio
 
 import pytest
 
-from tests.api.court import court  # noqa: F401 - a fixture
+from tests.api.api import api  # noqa: F401 - a fixture
 from tests.control.test_fetch_pool import authority, running, said  # noqa: F401 - fixtures
 from tests.fetch.world import Names, Site, answer
 from tests.system.test_api import Api
@@ -17,7 +17,7 @@ def test_released_on_every_worker_when_the_answer_comes(server):
     next query resolves, whichever worker gets it; another start does not forget it.
     """
     running = server(workers=2).start()
-    api = Api(running)
+    api = Api(running)  # noqa: F811 - no fixture
     second = running.run("token", "create", "second", "--role", "approver").stdout.strip()
     assert running.blocks("www.evil.example")
     _, found = api.ask("POST", "/v1/incidents", {"item": "www.evil.example"})
@@ -37,11 +37,11 @@ def test_released_on_every_worker_when_the_answer_comes(server):
     assert "appeals.received" in running.log.read_text()
 
 
-async def test_proofs_by_the_fetching_process(court, authority, said):  # noqa: F811
+async def test_proofs_by_the_fetching_process(api, authority, said):  # noqa: F811
     """
     What stands in the DNS and on a web server is found by the process that a server has for it.
     """
-    pleas = [await court.plead(name) for name in ("shop.example", "hook.example", "none.example")]
+    pleas = [await api.plead(name) for name in ("shop.example", "hook.example", "none.example")]
     by_record, by_file, by_none = pleas
     value = by_record["proof"]["txt_value"]
     zone = {
@@ -56,11 +56,11 @@ async def test_proofs_by_the_fetching_process(court, authority, said):  # noqa: 
         Site(answer(text)) as site,
         running(names, authority, https=1, http=site.port) as fetcher,
     ):
-        court.places.txt, court.places.proof_file = fetcher.txt, fetcher.proof_file
+        api.places.txt, api.places.proof_file = fetcher.txt, fetcher.proof_file
         seen = []
         for plea in pleas:
             _, looked = await asyncio.wait_for(
-                court.ask(None, "POST", f"/v1/appeals/{plea['id']}/check"), 60
+                api.ask(None, "POST", f"/v1/appeals/{plea['id']}/check"), 60
             )
             seen.append((looked["txt"], looked["file"], looked["proof"]["seen"]))
     assert seen == [

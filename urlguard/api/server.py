@@ -25,8 +25,8 @@ from urlguard.api.public import Public
 from urlguard.api.routes import Router
 from urlguard.api.services import Deciding, Judging, Previewing, Services, Source
 from urlguard.api.table import routes
+from urlguard.cases.appeal_service import Proving
 from urlguard.cases.casework import Casework
-from urlguard.cases.redress import Proving
 from urlguard.config import Api, Config, Endpoint
 
 MAX_HEADER = 8192  # octets of the request line, and of one header

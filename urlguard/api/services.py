@@ -15,9 +15,9 @@ from urlguard.access.tokens import Holder
 from urlguard.api.limits import Limits
 from urlguard.api.log_reader import LogReader
 from urlguard.api.public import Public
+from urlguard.cases.appeal_service import Proving
 from urlguard.cases.casework import Casework
 from urlguard.cases.ndjson import Intake
-from urlguard.cases.redress import Proving
 from urlguard.config import Cases
 from urlguard.policy.model import Change
 from urlguard.rules import Rule

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from urlguard import events
-from urlguard.cases.decide import Commit, Decider, Read, Weigh
+from urlguard.cases.appeal_service import AppealService
+from urlguard.cases.decide import Decider
 from urlguard.cases.drivers.sqlite import open_store
 from urlguard.cases.model import Limits, Step, StoreError
-from urlguard.cases.outbox import Outbox, Post, Sign
-from urlguard.cases.redress import Redress
+from urlguard.cases.outbox import Outbox
+from urlguard.cases.ports import Delivery, Policy, Verdicts
 from urlguard.cases.store import Store
 from urlguard.cases.threads import StoreThreads
-from urlguard.cases.triage import Check, Triage
+from urlguard.cases.triage import Triage
 from urlguard.errors import PolicyError
 from urlguard.policy.model import Change
 
@@ -44,41 +45,30 @@ class Casework:
     Cases, from the queue to what is decided.
 
     Args:
-        folder: where the store's file lies.
-        check: judges items, see `Triage`.
-        busy: what `check` raises when it has too much to do.
-        commit: commits decisions, see `Decider`.
-        read: reads the policy log.
-        weigh: says why a change must wait for a second person.
-        limits: what the store holds at most.
-        post: sends webhooks; while there is nobody to, they wait.
-        sign: signs them.
+        folder: holds the store's file.
+        verdicts: checks items.
+        policy: the policy log and the workers.
+        delivery: sends webhook messages; without it they stay in the outbox.
+        limits: of the store.
     """
 
     def __init__(
         self,
         folder: Path,
         *,
-        check: Check,
-        busy: type[Exception],
-        commit: Commit,
-        read: Read,
-        weigh: Weigh,
+        verdicts: Verdicts,
+        policy: Policy,
+        delivery: Delivery | None = None,
         limits: Limits | None = None,
-        post: Post | None = None,
-        sign: Sign | None = None,
     ) -> None:
         self._threads = StoreThreads(lambda: open_store(folder / DATABASE, limits))
-        self._check = check
-        self.busy = busy
+        self._verdicts = verdicts
         self.waiting: Waiting | None = None  # not known yet, or not just now
         self._begun = False
         self._triage: Triage | None = None
-        self._decider = Decider(self._threads, commit, read, weigh)
-        self._redress = Redress(folder, self._threads, self._decider, read, check)
-        self._outbox: Outbox | None = None
-        if post is not None and sign is not None:
-            self._outbox = Outbox(self._threads, post, sign)
+        self._decider = Decider(self._threads, policy)
+        self._appeal_service = AppealService(folder, self._threads, self._decider, policy, verdicts)
+        self._outbox = None if delivery is None else Outbox(self._threads, delivery)
 
     @property
     def decider(self) -> Decider:
@@ -92,7 +82,7 @@ class Casework:
         return self._decider
 
     @property
-    def redress(self) -> Redress:
+    def appeal_service(self) -> AppealService:
         """
         Who takes appeals.
 
@@ -100,7 +90,7 @@ class Casework:
             StoreError: not ready yet.
         """
         self._look()
-        return self._redress
+        return self._appeal_service
 
     @property
     def ready(self) -> bool:
@@ -121,9 +111,9 @@ class Casework:
         self._look()
         return await self._threads(work, bulk=bulk)
 
-    async def weigh(self, changes: Sequence[Change]) -> Sequence[str]:
-        """Why a change must wait for a second person, in words; empty if it need not."""
-        return await self._decider.weigh(changes)
+    async def needs_approval(self, changes: Sequence[Change]) -> Sequence[str]:
+        """See `Decider.needs_approval`."""
+        return await self._decider.needs_approval(changes)
 
     async def refuse_overruled(self, source: str, keys: Sequence[str]) -> None:
         """See `Decider.refuse_overruled`."""
@@ -138,7 +128,7 @@ class Casework:
         """Work until cancelled; while the store cannot be opened, try again."""
         try:
             store = await self._opened()
-            self._triage = Triage(store, self._check, busy=self.busy)
+            self._triage = Triage(store, self._verdicts)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._triage.run())
                 group.create_task(self._recover())

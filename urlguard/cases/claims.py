@@ -102,7 +102,7 @@ def overruled(log: PolicyLog, source: str, keys: Sequence[str]) -> list[str]:
     return found
 
 
-def released(log: PolicyLog, keys: Sequence[str]) -> list[str]:
+def unblocked(log: PolicyLog, keys: Sequence[str]) -> list[str]:
     """Which blocks concern what was released on appeal, in words: one person takes none back."""
     people = [name for name in log.store.sources() if not name.startswith(FEED)]
     found: list[str] = []

@@ -13,17 +13,15 @@ are withdrawn by undoing, and what the same source said before them stands again
 
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from urlguard.cases import claims, recovery
 from urlguard.cases.model import Act, Choice, ConflictError, Decision, MissingError, Step
+from urlguard.cases.ports import Policy
 from urlguard.cases.threads import StoreThreads
 from urlguard.errors import InputError, PolicyError
-from urlguard.policy.log import PolicyLog
 from urlguard.policy.model import Change
-
-T = TypeVar("T")
 
 CATEGORY = "fraud"  # of a block that names none
 
@@ -33,39 +31,6 @@ class Person(NamedTuple):
 
     name: str
     source: str
-
-
-class Committed(Protocol):
-    """What a commit tells."""
-
-    @property
-    def serial(self) -> int:
-        """The batch's serial; the log's if nothing changed."""
-
-
-class Commit(Protocol):
-    """Commits a batch and returns when it is in force, as far as it can be."""
-
-    async def __call__(
-        self, source: str, changes: Sequence[Change], *, actor: str, reason: str
-    ) -> Committed:
-        """
-        Commit.
-
-        Raises:
-            PolicyError: nothing has changed.
-        """
-
-
-class Read(Protocol):
-    """Reads the policy log, all of it of one serial."""
-
-    async def __call__(self, work: Callable[[PolicyLog], T]) -> T:
-        """What `work` finds."""
-
-
-# Why a change must wait for a second person, in words; empty if it need not.
-Weigh = Callable[[Sequence[Change]], Awaitable[Sequence[str]]]
 
 
 class Outcome(NamedTuple):
@@ -82,24 +47,18 @@ class Decider:
 
     Args:
         store: of the cases.
-        commit: commits a batch.
-        read: reads the log.
-        weigh: says why a change must wait.
+        policy: the policy log and the workers.
         clock: seconds since 1970.
     """
 
     def __init__(
         self,
         store: StoreThreads,
-        commit: Commit,
-        read: Read,
-        weigh: Weigh,
+        policy: Policy,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
-        self._commit = commit
-        self._read = read
-        self._weigh = weigh
+        self._policy = policy
         self._clock = clock
         self._under_way: set[int] = set()
 
@@ -225,7 +184,7 @@ class Decider:
 
     async def _why_wait(self, made: Decision) -> str:
         # What an appeal is upheld for a second person has decided already.
-        return "" if made.appeal else "; ".join(await self.weigh(claims.claims_of(made)))
+        return "" if made.appeal else "; ".join(await self.needs_approval(claims.claims_of(made)))
 
     async def refuse_overruled(self, source: str, keys: Sequence[str]) -> None:
         """
@@ -235,19 +194,21 @@ class Decider:
             ConflictError: somebody's does; it says whose, and since when.
             PolicyError: the log cannot be read.
         """
-        if found := await self._read(lambda log: claims.overruled(log, source, keys)):
+        if found := await self._policy.read(lambda log: claims.overruled(log, source, keys)):
             raise ConflictError("; ".join(found))
 
-    async def weigh(self, changes: Sequence[Change]) -> Sequence[str]:
+    async def needs_approval(self, changes: Sequence[Change]) -> Sequence[str]:
         """
-        Why a change must wait for a second person, in words; empty if it need not.
+        Reasons why a second person must approve changes; empty if nobody must.
 
         Raises:
             PolicyError: the log cannot be read.
         """
         blocks = [change.rule for change in changes if change.action == Act.BLOCK]
-        released = await self._read(lambda log: claims.released(log, blocks)) if blocks else []
-        return [*released, *await self._weigh(changes)]
+        unblocked: list[str] = []
+        if blocks:
+            unblocked = await self._policy.read(lambda log: claims.unblocked(log, blocks))
+        return [*unblocked, *await self._policy.needs_approval(changes)]
 
     async def approve(self, number: int, who: Person) -> Outcome:
         """
@@ -282,7 +243,7 @@ class Decider:
         now = int(self._clock())
         with self._at_work(number):
             made = await self._store(lambda store: store.undo(number, who.name, reason, now))
-            changes = await self._read(lambda log: claims.reversal(log, made, now))
+            changes = await self._policy.read(lambda log: claims.reversal(log, made, now))
             return await self._carry_out(made, who.name, changes, f"undone: {reason}")
 
     async def _carry_out(
@@ -299,7 +260,7 @@ class Decider:
         if changes:
             try:
                 words = made.choice.reason if reason is None else reason
-                done = await self._commit(made.source, changes, actor=actor, reason=words)
+                done = await self._policy.commit(made.source, changes, actor=actor, reason=words)
                 serial = done.serial
             except PolicyError as exc:
                 words = str(exc)
@@ -313,7 +274,7 @@ class Decider:
     async def _told(self, made: Decision) -> Outcome:
         serial = made.serial if made.step == Step.DONE else made.undo_serial
         if serial is None:
-            serial = await self._read(lambda log: log.serial)
+            serial = await self._policy.read(lambda log: log.serial)
         return Outcome(made, serial, made.step == Step.PENDING_APPROVAL)
 
     async def recover(self, grace_s: float = 0.0) -> recovery.Recovered:
@@ -334,7 +295,7 @@ class Decider:
         left = [made for made in left if made.number not in in_hand]
         if not left:
             return recovery.Recovered(0, 0)
-        found = await self._read(lambda log: claims.standing(log, left))
+        found = await self._policy.read(lambda log: claims.standing(log, left))
         return await self._store(
             lambda store: recovery.recover(
                 store, left, lambda made, case: found.get((made.number, case)), now

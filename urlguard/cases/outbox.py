@@ -12,12 +12,13 @@ can tell that it has it already: whoever dies between sending and writing that d
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
 from urlguard import events
 from urlguard.cases.model import StoreError
+from urlguard.cases.ports import Delivery
 from urlguard.cases.store import Store
 from urlguard.cases.threads import StoreThreads
 from urlguard.cases.webhooks import Letter, Webhook
@@ -33,11 +34,6 @@ KEPT_S: Final = 86_400.0  # then it is given up
 MAX_ERROR: Final = 300  # characters
 GONE: Final = 410  # the receiver wants no more of them
 
-# URL, body, headers: the status of the answer; raises UrlGuardError if there is none.
-Post = Callable[[str, bytes, Mapping[str, str]], Awaitable[int]]
-# Secrets, ID, seconds since 1970, body: headers.
-Sign = Callable[[Sequence[str], str, int, bytes], Mapping[str, str]]
-
 
 class Outbox:
     """
@@ -45,21 +41,18 @@ class Outbox:
 
     Args:
         store: where the messages wait.
-        post: sends one.
-        sign: what to send beside the body.
+        delivery: signs and sends one.
         clock: seconds since 1970.
     """
 
     def __init__(
         self,
         store: StoreThreads,
-        post: Post,
-        sign: Sign,
+        delivery: Delivery,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
-        self._post = post
-        self._sign = sign
+        self._delivery = delivery
         self._clock = clock
         self._room = asyncio.Semaphore(AT_ONCE)
         self._busy: dict[int, asyncio.Task[None]] = {}
@@ -119,8 +112,10 @@ class Outbox:
     async def _send(self, webhook: Webhook, letter: Letter) -> str:
         """Send a message; what is wrong, in words, or nothing."""
         try:
-            headers = self._sign([webhook.secret], letter.id, int(self._clock()), letter.body)
-            status = await self._post(
+            headers = self._delivery.sign(
+                [webhook.secret], letter.id, int(self._clock()), letter.body
+            )
+            status = await self._delivery.post(
                 webhook.url, letter.body, {"content-type": "application/json", **headers}
             )
         except UrlGuardError as exc:

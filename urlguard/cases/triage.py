@@ -18,13 +18,14 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from urlguard import events
 from urlguard.cases import campaigns
 from urlguard.cases.model import BY_RULE, Judged, StoreError, Work
+from urlguard.cases.ports import BusyError, Verdicts
 from urlguard.cases.store import Store
 from urlguard.errors import UrlGuardError
 
@@ -36,7 +37,6 @@ BUSY_S: Final = 0.2  # after whoever judges had too much to do
 LOOPS: Final = 2  # so that the store writes while the next batch is judged
 AGAIN_S: Final = 5.0  # after the store could not be used
 
-Check = Callable[[Sequence[str]], Awaitable[Sequence[bytes]]]
 T = TypeVar("T")
 
 _PROBE: Final = "example.com"  # which whoever judges anything can judge
@@ -52,22 +52,19 @@ class Triage:
 
     Args:
         store: where items wait.
-        check: answers items with one JSON object each, in order, scores included.
-        busy: what `check` raises when it has too much to do, which is nobody's failure.
+        verdicts: checks items.
         clock: seconds since 1970.
     """
 
     def __init__(
         self,
         store: Store,
-        check: Check,
+        verdicts: Verdicts,
         *,
-        busy: type[Exception] | tuple[type[Exception], ...] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
-        self._check = check
-        self._busy = busy
+        self._verdicts = verdicts
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="triage")
         self._work = asyncio.Event()
@@ -94,8 +91,9 @@ class Triage:
                 done = await self.round()
                 if self._failing:
                     waiting = await self._apart(self._store.backlog)
-                    self._failing = False
-                    events.info("cases.resumed", waiting=waiting)
+                    if self._failing:  # else the other loop has logged it meanwhile
+                        self._failing = False
+                        events.info("cases.resumed", waiting=waiting)
             except (StoreError, OutageError) as exc:
                 if not self._failing:
                     self._failing = True
@@ -152,8 +150,8 @@ class Triage:
     async def _answers(self, asked: Sequence[str]) -> Sequence[bytes]:
         while True:
             try:
-                return await self._check(asked)
-            except self._busy:
+                return await self._verdicts.check(asked, score=True)
+            except BusyError:
                 await asyncio.sleep(BUSY_S)
 
     async def _probe(self, problem: Exception) -> None:

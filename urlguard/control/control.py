@@ -15,19 +15,18 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Hashable, Mapping, Sequence
-from functools import partial
+from collections.abc import Hashable
 from typing import Final
 
 from urlguard import compile as compiling
 from urlguard import events
 from urlguard.access import tokens
-from urlguard.api.services import Decided
 from urlguard.blocklist import snapshot
 from urlguard.cases.casework import Casework
 from urlguard.cases.model import Limits
 from urlguard.config import Config
 from urlguard.control.case_addresses import CaseAddresses
+from urlguard.control.case_ports import ControlPolicy, WebhookDelivery
 from urlguard.control.checkpoints import Checkpoints
 from urlguard.control.command_socket import CommandSocket
 from urlguard.control.dry_runs import DryRuns
@@ -37,14 +36,12 @@ from urlguard.control.log_thread import LogThread
 from urlguard.control.monitor import ControlState, Monitor
 from urlguard.control.policy_push import PolicyPush
 from urlguard.control.suspect_intake import SuspectIntake
-from urlguard.control.verdict_pool import BusyError, VerdictPool
+from urlguard.control.verdict_pool import VerdictPool
 from urlguard.control.worker_queries import WorkerQueries
 from urlguard.control.workers import Workers
 from urlguard.errors import PolicyError, UrlGuardError
-from urlguard.fetch import signing
 from urlguard.hitlog.files import HitLog
 from urlguard.policy.location import log_location, open_log
-from urlguard.policy.model import Change
 from urlguard.processes import channel, child
 from urlguard.publish.rpz import primary
 
@@ -87,16 +84,13 @@ class Control:
         self._checkpoints = Checkpoints(config)
         self._verdicts = VerdictPool(config)
         self._fetches = FetchPool(config)
+        self._policy = ControlPolicy(self._push, self._log, self._queries)
         self._casework = Casework(
             config.state_dir,
-            check=partial(self._verdicts.check, score=True),
-            busy=BusyError,
-            commit=self._commit,
-            read=self._log.read,
-            weigh=self._queries.weigh,
+            verdicts=self._verdicts,
+            policy=self._policy,
+            delivery=WebhookDelivery(self._fetches),
             limits=Limits(backlog=config.cases.backlog),
-            post=self._post,
-            sign=signing.sign,
         )
         self._socket = CommandSocket(
             channel.socket_path(config.state_dir),
@@ -211,7 +205,7 @@ class Control:
             api = server.of(
                 self._config,
                 monitor,
-                deciding=self._commit,
+                deciding=self._policy.commit,
                 judging=self._verdicts,
                 casework=self._casework,
                 previewing=DryRuns(self._config, self._queries.sample),
@@ -228,17 +222,6 @@ class Control:
         self._state.hits_dropped = self._hits.dropped
         self._state.waiting = self._casework.waiting
         return self._state
-
-    async def _commit(
-        self, source: str, changes: Sequence[Change], *, actor: str, reason: str
-    ) -> Decided:
-        """Commit a decision; in force on return, as after a command."""
-        done = await self._push.commit(source, changes, actor=actor, reason=reason)
-        return Decided(done.batch, done.changed, done.synced.in_force, done.synced.workers)
-
-    async def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
-        """Send a webhook; returns the answer's status."""
-        return (await self._fetches.post_webhook(url, body, headers)).status
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from typing import Any, Final, TypeVar
 
 from urlguard.cases import ndjson
 from urlguard.cases.ndjson import Intake
+from urlguard.cases.ports import BusyError
 from urlguard.config import Config
 from urlguard.control import verdict_process
 from urlguard.errors import UrlGuardError
@@ -48,14 +49,6 @@ SENT: Final = 8  # urgent jobs that one child has at once
 # What a job holds at most, so that it takes some 40 ms; and the cost of each kind, in seconds.
 ITEMS, EXPLAINED, TEXTS, LETTERS, OCTETS = 500, 10, 64, 32_768, 65_536
 _ITEM_S, _WHY_S, _TEXT_S, _LINES_S = 80e-6, 5e-3, 2e-4, 4e-7  # the last per octet
-
-
-class BusyError(UrlGuardError):
-    """Too much is waiting; ``retry_after_s`` says when to ask again."""
-
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__(f"too many checks are waiting; try again in {retry_after_s:g} s")
-        self.retry_after_s = retry_after_s
 
 
 class VerdictError(UrlGuardError):

@@ -64,8 +64,8 @@ class WorkerQueries:
             "flushed": len(replies),
         }
 
-    async def weigh(self, changes: Sequence[Change]) -> list[str]:
-        """Why a change that people make must wait for a second person."""
+    async def needs_approval(self, changes: Sequence[Change]) -> list[str]:
+        """Reasons why a second person must approve changes that a person makes."""
         found = []
         for rules, action in (
             (approval.blocked_rules(changes), "block"),

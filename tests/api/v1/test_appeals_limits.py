@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from tests.api.court import Court
-from tests.api.world import client, serving
+from tests.api.appeals_backend import AppealsBackend
+from tests.api.backend import client, serving
 from urlguard.access.roles import Role
 from urlguard.api import limits as bounds
 from urlguard.api.limits import Limits
@@ -16,16 +16,16 @@ async def test_a_flood_from_one_address(tmp_path):
     """
     After some appeals, good or bad, a network has to wait; others do not.
     """
-    court = Court(tmp_path)
-    court.often = Limits(time.monotonic)
+    api = AppealsBackend(tmp_path)
+    api.often = Limits(time.monotonic)
     loopback = (ipaddress.ip_network("127.0.0.0/8"),)
-    async with serving(court.services(), proxy_from=loopback) as court.base, client() as http:
+    async with serving(api.services(), proxy_from=loopback) as api.base, client() as http:
         bad = {"incident": "UG-0000-0000-000", "item": "shop.example", "contact": "abc"}
 
         async def post(address, path="/v1/appeals", method="POST"):
             body = {"json": bad} if path == "/v1/appeals" else {}
             async with http.request(
-                method, court.base + path, headers={"X-Forwarded-For": address}, **body
+                method, api.base + path, headers={"X-Forwarded-For": address}, **body
             ) as answer:
                 return answer.status, answer.headers.get("Retry-After")
 
@@ -37,15 +37,15 @@ async def test_a_flood_from_one_address(tmp_path):
         assert checks == [404] * 10 + [429] * 2
         looks = [(await post("192.0.2.8", "/v1/appeals/x", "GET"))[0] for _ in range(70)]
         assert looks.count(429) >= 5
-        staff = await court.ask(Role.APPROVER, "GET", "/v1/appeals")
+        staff = await api.ask(Role.APPROVER, "GET", "/v1/appeals")
         assert staff[0] == 200
-    court.close()
+    api.close()
 
 
 @pytest.fixture
 async def limited(tmp_path):
-    """A court with limits on a clock that stands still, and a way to ask from any address."""
-    made = Court(tmp_path)
+    """A api with limits on a clock that stands still, and a way to ask from any address."""
+    made = AppealsBackend(tmp_path)
     now = [1000.0]
     loopback = (ipaddress.ip_network("127.0.0.0/8"),)
 
@@ -101,35 +101,35 @@ async def test_good_appeals_are_bounded_together(limited, monkeypatch):
     assert await post(5000, "/v1/appeals", good) == 429
 
 
-async def test_a_flood_about_one_owner(court):
+async def test_a_flood_about_one_owner(api):
     """
     Three open appeals of an owner, and ten in 90 days; whoever else appeals is not concerned.
     """
-    kept = [await court.plead(f"w{n}.shop.example") for n in range(3)]
+    kept = [await api.plead(f"w{n}.shop.example") for n in range(3)]
     body = {
-        "incident": await court.number("shop.example"),
+        "incident": await api.number("shop.example"),
         "item": "shop.example",
         "contact": "abc",
     }
-    assert (await court.ask(None, "POST", "/v1/appeals", body))[0] == 409
-    await court.plead("other.example")
+    assert (await api.ask(None, "POST", "/v1/appeals", body))[0] == 409
+    await api.plead("other.example")
     for _ in range(7):
-        await court.judge(Role.APPROVER, kept.pop()["id"], "reject")
-        kept.append(await court.plead("shop.example"))
-    await court.judge(Role.APPROVER, kept.pop()["id"], "reject")
-    status, problem = await court.ask(None, "POST", "/v1/appeals", body)
+        await api.judge(Role.APPROVER, kept.pop()["id"], "reject")
+        kept.append(await api.plead("shop.example"))
+    await api.judge(Role.APPROVER, kept.pop()["id"], "reject")
+    status, problem = await api.ask(None, "POST", "/v1/appeals", body)
     assert (status, "limit is 10" in problem["detail"]) == (409, True)
 
 
-async def test_too_many_wait(court, monkeypatch):
+async def test_too_many_wait(api, monkeypatch):
     """
     At the limit of all that wait the next is told to come back.
     """
     monkeypatch.setattr("urlguard.cases.drivers.sqlite.appeals.MAX_OPEN", 2)
-    await court.plead("a.example")
-    await court.plead("b.example")
-    body = {"incident": await court.number("c.example"), "item": "c.example", "contact": "abc"}
-    assert (await court.ask(None, "POST", "/v1/appeals", body))[0] == 429
+    await api.plead("a.example")
+    await api.plead("b.example")
+    body = {"incident": await api.number("c.example"), "item": "c.example", "contact": "abc"}
+    assert (await api.ask(None, "POST", "/v1/appeals", body))[0] == 429
 
 
 def test_limits_are_as_the_page_says():

@@ -6,28 +6,28 @@ from urlguard.access.roles import Role
 from urlguard.errors import UrlGuardError
 
 
-async def test_a_perfect_proof_releases_nothing(court):
+async def test_a_perfect_proof_releases_nothing(api):
     """
     A fraudster is in control of his domain: both proofs move his appeal up, and he stays blocked.
     """
-    court.say("analyst:ann", "subtree evil.example")
-    first = await court.plead("first.example")
-    plea = await court.plead("www.evil.example")
+    api.say("analyst:ann", "subtree evil.example")
+    first = await api.plead("first.example")
+    plea = await api.plead("www.evil.example")
     proof = plea["proof"]
     assert proof["txt_name"] == "_urlguard.evil.example"
     assert proof["file_url"] == "https://evil.example/.well-known/urlguard-proof.txt"
-    serial = court.log.serial
-    court.places.records["evil.example"] = ["v=spf1 -all", proof["txt_value"]]
-    court.places.files["evil.example"] = f"{proof['file_text']}\r\n".encode()
-    _, looked = await court.ask(None, "POST", f"/v1/appeals/{plea['id']}/check")
+    serial = api.log.serial
+    api.places.records["evil.example"] = ["v=spf1 -all", proof["txt_value"]]
+    api.places.files["evil.example"] = f"{proof['file_text']}\r\n".encode()
+    _, looked = await api.ask(None, "POST", f"/v1/appeals/{plea['id']}/check")
     assert (looked["state"], looked["txt"], looked["file"]) == ("proof_seen", "found", "found")
     assert looked["proof"]["seen"] == "txt"
-    assert court.log.serial == serial
-    assert await court.says("www.evil.example") == ["block"]
-    _, page = await court.ask(Role.APPROVER, "GET", "/v1/appeals?state=received")
+    assert api.log.serial == serial
+    assert await api.says("www.evil.example") == ["block"]
+    _, page = await api.ask(Role.APPROVER, "GET", "/v1/appeals?state=received")
     assert [a["id"] for a in page["items"]] == [plea["id"], first["id"]]
-    _, again = await court.ask(None, "POST", f"/v1/appeals/{plea['id']}/check")
-    assert (again["state"], again["txt"], len(court.places.asked)) == ("proof_seen", None, 1)
+    _, again = await api.ask(None, "POST", f"/v1/appeals/{plea['id']}/check")
+    assert (again["state"], again["txt"], len(api.places.asked)) == ("proof_seen", None, 1)
 
 
 @pytest.mark.parametrize(
@@ -42,50 +42,50 @@ async def test_a_perfect_proof_releases_nothing(court):
         ([], b"\xff\xfe\r\n  PROOF\t\r\n", ("none", "found", "file")),
     ],
 )
-async def test_what_is_a_proof(court, records, file, said):
+async def test_what_is_a_proof(api, records, file, said):
     """
     The whole text of a record, or a whole line among the first of a file.
     """
-    plea = await court.plead("shop.example")
+    plea = await api.plead("shop.example")
     value = plea["proof"]["txt_value"]
     if isinstance(records, list):
         records = [record.replace("PROOF", value) for record in records]
-    court.places.records["shop.example"] = records
+    api.places.records["shop.example"] = records
     if file is not None:
-        court.places.files["shop.example"] = file.replace(b"PROOF", value.encode())
-    _, looked = await court.ask(None, "POST", f"/v1/appeals/{plea['id']}/check")
+        api.places.files["shop.example"] = file.replace(b"PROOF", value.encode())
+    _, looked = await api.ask(None, "POST", f"/v1/appeals/{plea['id']}/check")
     assert (looked["txt"], looked["file"], looked["proof"]["seen"]) == said
 
 
-async def test_somebody_elses_proof(court):
+async def test_somebody_elses_proof(api):
     """
     What proves one appeal proves no other.
     """
-    one, other = await court.plead("a.example"), await court.plead("b.example")
-    court.places.records["b.example"] = [one["proof"]["txt_value"]]
-    _, looked = await court.ask(None, "POST", f"/v1/appeals/{other['id']}/check")
+    one, other = await api.plead("a.example"), await api.plead("b.example")
+    api.places.records["b.example"] = [one["proof"]["txt_value"]]
+    _, looked = await api.ask(None, "POST", f"/v1/appeals/{other['id']}/check")
     assert looked["proof"]["seen"] is None
 
 
-async def test_a_place_that_lets_wait(court, monkeypatch):
+async def test_a_place_that_lets_wait(api, monkeypatch):
     """
     Whoever does not answer costs some seconds, and nobody else's time.
     """
-    monkeypatch.setattr("urlguard.cases.redress.PROOF_S", 0.05)
-    court.places.wait_s = 30
-    plea = await court.plead("shop.example")
-    _, looked = await court.ask(None, "POST", f"/v1/appeals/{plea['id']}/check")
+    monkeypatch.setattr("urlguard.cases.appeal_service.PROOF_S", 0.05)
+    api.places.wait_s = 30
+    plea = await api.plead("shop.example")
+    _, looked = await api.ask(None, "POST", f"/v1/appeals/{plea['id']}/check")
     assert looked["txt"] == "failed"
 
 
-async def test_an_address(court):
+async def test_an_address(api):
     """
     It can be appealed about and released, and there is nobody to prove anything.
     """
-    court.say("analyst:ann", "url 192.0.2.7/pay")
-    plea = await court.plead("http://192.0.2.7/pay")
+    api.say("analyst:ann", "url 192.0.2.7/pay")
+    plea = await api.plead("http://192.0.2.7/pay")
     assert plea["proof"] is None
-    assert (await court.ask(None, "POST", f"/v1/appeals/{plea['id']}/check"))[0] == 409
-    _, done = await court.judge(Role.APPROVER, plea["id"])
+    assert (await api.ask(None, "POST", f"/v1/appeals/{plea['id']}/check"))[0] == 409
+    _, done = await api.judge(Role.APPROVER, plea["id"])
     assert done["rules"] == ["url 192.0.2.7/pay"]
-    assert await court.says("http://192.0.2.7/pay") == ["allow"]
+    assert await api.says("http://192.0.2.7/pay") == ["allow"]

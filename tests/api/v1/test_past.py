@@ -91,7 +91,7 @@ def test_the_past_is_what_the_engine_said(log, seed):
     After each of many random batches the engine is asked; later the log gives the same verdicts.
 
     Rules of all kinds, of people and lists, with exceptions.  A compiled engine agrees in every
-    field; a growing one, which is not told of a second source, in what it means for the world.
+    field; a growing one, which is not told of a second source, in what it means for the backend.
     """
     rng = random.Random(seed)
     items = [random_name(rng) for _ in range(25)]

@@ -14,7 +14,7 @@ from urlguard.policy.model import Change
 
 
 @pytest.fixture
-def lists(world, tmp_path):
+def lists(backend, tmp_path):
     """A list in force and one in shadow, refreshed."""
     feeds = []
     for name, lines, shadow in (
@@ -24,21 +24,21 @@ def lists(world, tmp_path):
         path = tmp_path / f"{name}.txt"
         path.write_text(lines)
         feeds.append(Feed(name=name, path=path, format="domains", shadow=shadow))
-    object.__setattr__(world.config, "feed", tuple(feeds))
+    object.__setattr__(backend.config, "feed", tuple(feeds))
     for feed in feeds:
-        refresh(world.log, feed, tmp_path)
+        refresh(backend.log, feed, tmp_path)
     return feeds
 
 
-async def test_a_list_in_shadow(http, world, lists):
+async def test_a_list_in_shadow(http, backend, lists):
     """
     What it would change, what it touches, what is held back, and why it would wait.
     """
     far = {"subtree far.example": Count(30, 300.0, 7)}
-    world.live = Sampled(Count(12_000, 120_000.0, 90), Count(30, 300.0, 7), far)
-    status, found = await call(http, world, "GET", "/v1/preview?feed=new", Role.AUDITOR)
+    backend.live = Sampled(Count(12_000, 120_000.0, 90), Count(30, 300.0, 7), far)
+    status, found = await call(http, backend, "GET", "/v1/preview?feed=new", Role.AUDITOR)
     assert status == 200
-    assert world.sampled == [(None, "feed:new")]
+    assert backend.sampled == [(None, "feed:new")]
     since = found["shadow"].pop("since")
     assert since > 1_700_000_000
     assert found == {
@@ -68,63 +68,65 @@ async def test_a_list_in_shadow(http, world, lists):
     }
 
 
-async def test_a_list_in_force(http, world, lists):
+async def test_a_list_in_force(http, backend, lists):
     """
     Would change nothing, and has no shadow.
     """
-    status, found = await call(http, world, "GET", "/v1/preview?feed=old")
+    status, found = await call(http, backend, "GET", "/v1/preview?feed=old")
     assert (status, found["action"], found["rules"], found["new"]) == (200, "block", 1, 0)
     assert found["shadow"] is None
 
 
-async def test_no_such_list(http, world, lists):
+async def test_no_such_list(http, backend, lists):
     """
     404 with the names that there are; a name that no list can have is refused.
     """
-    status, found = await call(http, world, "GET", "/v1/preview?feed=other")
+    status, found = await call(http, backend, "GET", "/v1/preview?feed=other")
     assert (status, found["detail"]) == (404, "feed 'other': not configured; known: old, new")
     for path in ("/v1/preview", "/v1/preview?feed=a%20b"):
-        assert (await call(http, world, "GET", path))[0] == 422
+        assert (await call(http, backend, "GET", path))[0] == 422
 
 
 @pytest.mark.parametrize(
     ("role", "source"),
     [(Role.ANALYST, "analyst:my-analyst"), (Role.ADMIN, "operator")],
 )
-async def test_rules_that_nobody_has_said(http, world, role, source):
+async def test_rules_that_nobody_has_said(http, backend, role, source):
     """
     Counted as if the caller said them, each once; nothing is changed.
     """
-    world.log.commit("operator", [Change("subtree evil.example", "block")], actor="test", reason="")
+    backend.log.commit(
+        "operator", [Change("subtree evil.example", "block")], actor="test", reason=""
+    )
     body = {"rules": ["evil.example", "www.EVIL.example", "a.example", "a.example.", "a.example/b"]}
-    status, found = await call(http, world, "POST", "/v1/preview", role, json=body)
+    status, found = await call(http, backend, "POST", "/v1/preview", role, json=body)
     assert (status, found["feed"], found["action"]) == (200, None, "none")
     assert (found["rules"], found["new"]) == (4, 2)
     rules = ["subtree evil.example", "subtree www.evil.example", "subtree a.example"]
-    assert world.sampled == [([*rules, "url a.example/b"], source)]
+    assert backend.sampled == [([*rules, "url a.example/b"], source)]
     assert found["sample"]["sufficient"] is False
     assert found["needs_approval"] == []
-    assert world.log.serial == 1
+    assert backend.log.serial == 1
 
 
-async def test_rules_that_are_none(http, world):
+async def test_rules_that_are_none(http, backend):
     """
     The first that cannot be read is named.
     """
     body = {"rules": ["evil.example", "no rule"]}
-    status, found = await call(http, world, "POST", "/v1/preview", json=body)
+    status, found = await call(http, backend, "POST", "/v1/preview", json=body)
     assert status == 422
     assert found["errors"][0]["field"] == "rules[1]"
     for rules in ([], ["a.example"] * 501):
-        answer = await call(http, world, "POST", "/v1/preview", json={"rules": rules})
+        answer = await call(http, backend, "POST", "/v1/preview", json={"rules": rules})
         assert answer[0] == 422
 
 
-async def test_lists_with_what_is_held_back(http, world, lists):
+async def test_lists_with_what_is_held_back(http, backend, lists):
     """
     Each list with its state; the rules that are held back are there with the reason.
     """
-    status, found = await call(http, world, "GET", "/v1/feeds", Role.AUDITOR)
+    status, found = await call(http, backend, "GET", "/v1/feeds", Role.AUDITOR)
     assert status == 200
     old, new = found["items"]
     assert (old["name"], old["shadow"], old["rules"], old["pending_approval"]) == (
@@ -138,13 +140,13 @@ async def test_lists_with_what_is_held_back(http, world, lists):
     assert new["serial"] == 2
 
 
-async def test_a_list_that_was_never_refreshed(http, world, lists):
+async def test_a_list_that_was_never_refreshed(http, backend, lists):
     """
     Is shown as such, before there is any log.
     """
     added = dataclasses.replace(lists[0], name="later")
-    object.__setattr__(world.config, "feed", (added,))
-    (found,) = (await call(http, world, "GET", "/v1/feeds"))[1]["items"]
+    object.__setattr__(backend.config, "feed", (added,))
+    (found,) = (await call(http, backend, "GET", "/v1/feeds"))[1]["items"]
     assert (found["name"], found["checked_at"], found["held_rules"]) == ("later", 0, [])
 
 

@@ -15,20 +15,20 @@ from urlguard.policy.model import Change
 from urlguard.rules import PAUSE
 
 
-async def call(http, world, method, path, role=Role.ANALYST, **more):
+async def call(http, backend, method, path, role=Role.ANALYST, **more):
     """Status and document."""
-    request = http.request(method, world.base + path, headers=world.head(role), **more)
+    request = http.request(method, backend.base + path, headers=backend.head(role), **more)
     async with request as answer:
         return answer.status, await answer.json(content_type=None)
 
 
-async def every(http, world, path, limit=2):
+async def every(http, backend, path, limit=2):
     """The items of all pages."""
     found, cursor = [], ""
     while cursor is not None:
         at = f"{path}{'&' if '?' in path else '?'}limit={limit}"
         at += f"&cursor={cursor}" if cursor else ""
-        status, page = await call(http, world, "GET", at)
+        status, page = await call(http, backend, "GET", at)
         assert status == 200
         assert len(page["items"]) <= limit
         assert page["items"] or page["next"] is None
@@ -37,14 +37,14 @@ async def every(http, world, path, limit=2):
     return found
 
 
-async def test_a_rule_and_its_end(http, world):
+async def test_a_rule_and_its_end(http, backend):
     """
     Made, shown, made again without a change, and withdrawn; each is in the log with its maker.
     """
     body = {"rule": "*.Evil.example", "category": "phishing", "reason": "ticket 3"}
-    status, made = await call(http, world, "POST", "/v1/rules", json=body)
+    status, made = await call(http, backend, "POST", "/v1/rules", json=body)
     assert (status, made["changed"], made["serial"], made["in_force"]) == (200, True, 1, 2)
-    (shown,) = await every(http, world, "/v1/rules")
+    (shown,) = await every(http, backend, "/v1/rules")
     assert made["expires_at"] % 86_400 == 0
     assert shown == {
         "id": made["id"],
@@ -58,72 +58,74 @@ async def test_a_rule_and_its_end(http, world):
         "begins_at": None,
         "expires_at": made["expires_at"],
     }
-    assert (await call(http, world, "POST", "/v1/rules", json=body))[1]["changed"] is False
+    assert (await call(http, backend, "POST", "/v1/rules", json=body))[1]["changed"] is False
     path = f"/v1/rules/{made['id']}?reason=mistake"
-    assert (await call(http, world, "DELETE", path))[1]["changed"] is True
-    assert (await call(http, world, "DELETE", path))[0] == 404
-    assert await every(http, world, "/v1/rules") == []
-    batches = await every(http, world, "/v1/log")
+    assert (await call(http, backend, "DELETE", path))[1]["changed"] is True
+    assert (await call(http, backend, "DELETE", path))[0] == 404
+    assert await every(http, backend, "/v1/rules") == []
+    batches = await every(http, backend, "/v1/log")
     assert [(b["serial"], b["actor"], b["reason"]) for b in batches] == [
         (1, "my-analyst", "ticket 3"),
         (2, "my-analyst", "mistake"),
     ]
 
 
-async def test_who_withdraws_whose(http, world):
+async def test_who_withdraws_whose(http, backend):
     """
     An analyst his own, an approver anybody's, nobody a list's.
     """
-    _, mine = await call(http, world, "POST", "/v1/rules", json={"rule": "a.example"})
-    _, admins = await call(http, world, "POST", "/v1/rules", Role.ADMIN, json={"rule": "b.example"})
-    world.log.commit("feed:x", [Change("subtree c.example", "block")], actor="x", reason="")
-    (lists,) = await every(http, world, "/v1/rules?source=feed:x")
-    assert (await call(http, world, "DELETE", f"/v1/rules/{admins['id']}"))[0] == 403
-    assert (await call(http, world, "DELETE", f"/v1/rules/{lists['id']}", Role.ADMIN))[0] == 403
+    _, mine = await call(http, backend, "POST", "/v1/rules", json={"rule": "a.example"})
+    _, admins = await call(
+        http, backend, "POST", "/v1/rules", Role.ADMIN, json={"rule": "b.example"}
+    )
+    backend.log.commit("feed:x", [Change("subtree c.example", "block")], actor="x", reason="")
+    (lists,) = await every(http, backend, "/v1/rules?source=feed:x")
+    assert (await call(http, backend, "DELETE", f"/v1/rules/{admins['id']}"))[0] == 403
+    assert (await call(http, backend, "DELETE", f"/v1/rules/{lists['id']}", Role.ADMIN))[0] == 403
     for made in (mine, admins):
         path = f"/v1/rules/{made['id']}"
-        assert (await call(http, world, "DELETE", path, Role.APPROVER))[0] == 200
-    assert [c.source for c in world.log.store.history("subtree b.example")] == ["operator"]
+        assert (await call(http, backend, "DELETE", path, Role.APPROVER))[0] == 200
+    assert [c.source for c in backend.log.store.history("subtree b.example")] == ["operator"]
 
 
-async def test_pages_and_filters(http, world):
+async def test_pages_and_filters(http, backend):
     """
     Pages have each rule once, in order; a list's are shown on demand; a pause is no rule.
     """
-    world.log.commit("operator", [Change(PAUSE, "allow")], actor="x", reason="")
+    backend.log.commit("operator", [Change(PAUSE, "allow")], actor="x", reason="")
     for source in ("operator", "analyst:b", "feed:x"):
         changes = [Change(f"subtree n{n}.example", "block") for n in range(5)]
-        world.log.commit(source, changes, actor="x", reason="")
-    found = await every(http, world, "/v1/rules", 3)
+        backend.log.commit(source, changes, actor="x", reason="")
+    found = await every(http, backend, "/v1/rules", 3)
     wanted = [(s, f"n{n}.example") for s in ("analyst:b", "operator") for n in range(5)]
     assert [(r["source"], r["value"]) for r in found] == wanted
     for limit in (1, 2, 4, 5, 6, 9, 10, 11):
-        assert await every(http, world, "/v1/rules", limit) == found
-    found = await every(http, world, "/v1/rules?source=feed:x")
+        assert await every(http, backend, "/v1/rules", limit) == found
+    found = await every(http, backend, "/v1/rules?source=feed:x")
     assert [r["value"] for r in found] == [f"n{n}.example" for n in range(5)]
-    found = await every(http, world, "/v1/rules?rule=N3.example", 1)
+    found = await every(http, backend, "/v1/rules?rule=N3.example", 1)
     assert [r["source"] for r in found] == ["analyst:b", "feed:x", "operator"]
-    found = await every(http, world, "/v1/rules?rule=N3.example&source=operator")
+    found = await every(http, backend, "/v1/rules?rule=N3.example&source=operator")
     assert len(found) == 1
-    assert (await call(http, world, "GET", "/v1/rules?rule=no%20name"))[0] == 422
+    assert (await call(http, backend, "GET", "/v1/rules?rule=no%20name"))[0] == 422
 
 
-async def test_times(http, world):
+async def test_times(http, backend):
     """
     Seconds, times and durations; a scheduled rule shows when it begins.
     """
     soon = int(time.time()) + 3600
     body = {"rule": "a.example", "begins_at": soon, "expires_at": "2d", "action": "review"}
-    status, _ = await call(http, world, "POST", "/v1/rules", json=body)
+    status, _ = await call(http, backend, "POST", "/v1/rules", json=body)
     assert status == 200
-    (scheduled,) = await every(http, world, "/v1/rules?rule=a.example")
+    (scheduled,) = await every(http, backend, "/v1/rules?rule=a.example")
     assert (scheduled["begins_at"], scheduled["expires_at"]) == (soon, soon + 2 * 86_400)
     assert (scheduled["kind"], scheduled["value"]) == ("subtree", "a.example")
-    status, _ = await call(http, world, "DELETE", f"/v1/rules/{scheduled['id']}")
+    status, _ = await call(http, backend, "DELETE", f"/v1/rules/{scheduled['id']}")
     assert status == 200
     body = {"rule": "b.example", "expires_at": "2090-01-31T12:00Z"}
-    await call(http, world, "POST", "/v1/rules", json=body)
-    (ends,) = await every(http, world, "/v1/rules?rule=b.example")
+    await call(http, backend, "POST", "/v1/rules", json=body)
+    (ends,) = await every(http, backend, "/v1/rules?rule=b.example")
     assert ends["expires_at"] == 3_789_547_200
 
 
@@ -141,36 +143,36 @@ async def test_times(http, world):
         ({"rule": "a.example", "reason": "a\nb"}, 422, "reason"),
     ],
 )
-async def test_rules_that_are_refused(http, world, body, status, field):
+async def test_rules_that_are_refused(http, backend, body, status, field):
     """
     The field is named, and the log stays as it was.
     """
-    found, document = await call(http, world, "POST", "/v1/rules", json=body)
+    found, document = await call(http, backend, "POST", "/v1/rules", json=body)
     assert (found, document["errors"][0]["field"]) == (status, field)
-    assert world.log.serial == 0
+    assert backend.log.serial == 0
 
 
 @pytest.mark.parametrize("rule", ["google.com", "co.uk", "gov.cn", "*.gov.cn"])
-async def test_a_rule_that_waits_for_a_second_person(http, world, rule):
+async def test_a_rule_that_waits_for_a_second_person(http, backend, rule):
     """
     Nothing is in force until an approver has agreed; then it is, under the name of who made it.
     """
     body = {"rule": rule, "reason": "an order", "expires_at": "1d"}
-    status, held = await call(http, world, "POST", "/v1/rules", json=body)
+    status, held = await call(http, backend, "POST", "/v1/rules", json=body)
     assert (status, held["changed"], held["in_force"]) == (200, False, 0)
     assert held["decision"]["pending_approval"] is True
     assert rule.removeprefix("*.") in held["decision"]["approval_reason"]
-    assert world.log.serial == 0
+    assert backend.log.serial == 0
     path = f"/v1/decisions/{held['decision']['decision_id']}/approve"
-    status, agreed = await call(http, world, "POST", path, Role.APPROVER, json={})
+    status, agreed = await call(http, backend, "POST", path, Role.APPROVER, json={})
     assert (status, agreed["serial"]) == (200, 1)
-    (batch,) = world.log.store.batches(0, 10)
+    (batch,) = backend.log.store.batches(0, 10)
     assert (batch.source, batch.actor, batch.reason) == (
         "analyst:my-analyst",
         "my-analyst, my-approver",
         "an order",
     )
-    (claim,) = world.log.store.active_after("analyst:my-analyst", "", 10)
+    (claim,) = backend.log.store.active_after("analyst:my-analyst", "", 10)
     assert (claim.action, claim.category) == ("block", "fraud")
     assert claim.expires_at > time.time() + 80_000
     assert _ident_of(claim) == held["id"]
@@ -189,18 +191,18 @@ async def test_a_rule_that_waits_for_a_second_person(http, world, rule):
         (Role.ADMIN, {"action": "allow"}, None),
     ],
 )
-async def test_an_analysts_rule_ends(http, world, role, body, days):
+async def test_an_analysts_rule_ends(http, backend, role, body, days):
     """
     After the time of its category, unless it says when; an operator's stands until he ends it.
     """
     body = {"rule": "evil.example", **body}
-    status, made = await call(http, world, "POST", "/v1/rules", role, json=body)
+    status, made = await call(http, backend, "POST", "/v1/rules", role, json=body)
     assert status == 200
     if days is None:
         assert made["expires_at"] is None
     else:
         assert -60 < made["expires_at"] - time.time() - days * 86_400 <= 86_400
-    (claim,) = world.log.store.history("subtree evil.example")
+    (claim,) = backend.log.store.history("subtree evil.example")
     assert claim.expires_at == made["expires_at"]
 
 
@@ -210,87 +212,91 @@ def _ident_of(claim):
     return _ident(claim.source, claim.rule)
 
 
-async def test_a_rule_that_waits_already(http, world):
+async def test_a_rule_that_waits_already(http, backend):
     """
     Asked for again, it is the same one that waits; another person's is another.
     """
     body = {"rule": "google.com"}
-    first = (await call(http, world, "POST", "/v1/rules", json=body))[1]["decision"]["decision_id"]
-    again = (await call(http, world, "POST", "/v1/rules", json=body))[1]["decision"]["decision_id"]
-    other = await call(http, world, "POST", "/v1/rules", Role.APPROVER, json=body)
+    first = (await call(http, backend, "POST", "/v1/rules", json=body))[1]["decision"][
+        "decision_id"
+    ]
+    again = (await call(http, backend, "POST", "/v1/rules", json=body))[1]["decision"][
+        "decision_id"
+    ]
+    other = await call(http, backend, "POST", "/v1/rules", Role.APPROVER, json=body)
     assert again == first != other[1]["decision"]["decision_id"]
-    _, page = await call(http, world, "GET", "/v1/decisions?step=pending_approval")
+    _, page = await call(http, backend, "GET", "/v1/decisions?step=pending_approval")
     assert len(page["items"]) == 2
 
 
-async def test_a_rule_in_shadow(http, world):
+async def test_a_rule_in_shadow(http, backend):
     """
     Stands under its own action, needs no second person, and changes no verdict.
     """
     body = {"rule": "google.com", "action": "shadow"}
-    status, made = await call(http, world, "POST", "/v1/rules", json=body)
+    status, made = await call(http, backend, "POST", "/v1/rules", json=body)
     assert (status, made["changed"], made["decision"], made["expires_at"]) == (
         200,
         True,
         None,
         None,
     )
-    (shown,) = await every(http, world, "/v1/rules")
+    (shown,) = await every(http, backend, "/v1/rules")
     assert (shown["action"], shown["category"]) == ("shadow", "fraud")
-    _, checked = await call(http, world, "POST", "/v1/check", json={"items": ["www.google.com"]})
+    _, checked = await call(http, backend, "POST", "/v1/check", json={"items": ["www.google.com"]})
     assert checked["results"][0]["action"] != "block"
 
 
-async def test_a_popular_name_may_be_allowed(http, world):
+async def test_a_popular_name_may_be_allowed(http, backend):
     """
     Only blocking one is held.
     """
     body = {"rule": "google.com", "action": "allow"}
-    assert (await call(http, world, "POST", "/v1/rules", json=body))[0] == 200
+    assert (await call(http, backend, "POST", "/v1/rules", json=body))[0] == 200
 
 
 @pytest.mark.parametrize("ident", ["x", "AAAA", "b3BlcmF0b3I", "b3BlcmF0b3IK"])
-async def test_ids_that_are_none(http, world, ident):
+async def test_ids_that_are_none(http, backend, ident):
     """
     An id that no list gave is of no rule.
     """
-    assert (await call(http, world, "DELETE", f"/v1/rules/{ident}"))[0] == 404
+    assert (await call(http, backend, "DELETE", f"/v1/rules/{ident}"))[0] == 404
 
 
-async def test_a_log_that_cannot_be_written(http, world):
+async def test_a_log_that_cannot_be_written(http, backend):
     """
     The answer says so, and what is wrong.
     """
-    world.error = PolicyError("policy log: disk full")
-    status, document = await call(http, world, "POST", "/v1/rules", json={"rule": "a.example"})
+    backend.error = PolicyError("policy log: disk full")
+    status, document = await call(http, backend, "POST", "/v1/rules", json={"rule": "a.example"})
     assert (status, document["detail"]) == (503, "policy log: disk full")
 
 
-async def test_the_log_in_pages(http, world):
+async def test_the_log_in_pages(http, backend):
     """
     Batches after a serial, whole, oldest first.
     """
     for n in range(7):
-        world.log.commit(
+        backend.log.commit(
             "operator", [Change(f"subtree n{n}.example", "block")], actor="a", reason=""
         )
-    found = await every(http, world, "/v1/log?since=2")
+    found = await every(http, backend, "/v1/log?since=2")
     assert [b["serial"] for b in found] == [3, 4, 5, 6, 7]
-    assert found == [b._asdict() for b in world.log.store.batches(2)]
-    assert await every(http, world, "/v1/log?since=7") == []
+    assert found == [b._asdict() for b in backend.log.store.batches(2)]
+    assert await every(http, backend, "/v1/log?since=7") == []
 
 
-async def test_a_log_that_is_gone(http, world):
+async def test_a_log_that_is_gone(http, backend):
     """
     Reading it is 503, not an error of ours.
     """
-    for path in world.folder.glob("policy.db*"):
+    for path in backend.folder.glob("policy.db*"):
         path.unlink()
-    status, document = await call(http, world, "GET", "/v1/log")
+    status, document = await call(http, backend, "GET", "/v1/log")
     assert (status, document["type"]) == (503, "/docs#problem-unavailable")
 
 
-async def test_stats(http, world, monkeypatch):
+async def test_stats(http, backend, monkeypatch):
     """
     Figures of the workers added up, by action, category and source, and of the lists.
     """
@@ -312,8 +318,8 @@ async def test_stats(http, world, monkeypatch):
             Family("urlguard_feed_failing", "gauge", "", ("feed",), [(("x",), 1.0)]),
         ]
 
-    monkeypatch.setattr(world.source, "families", families)
-    status, document = await call(http, world, "GET", "/v1/stats")
+    monkeypatch.setattr(backend.source, "families", families)
+    status, document = await call(http, backend, "GET", "/v1/stats")
     assert status == 200
     found = msgspec.convert(document, Stats)
     assert (found.workers, found.queries) == (2, 31)

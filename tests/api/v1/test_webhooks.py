@@ -1,11 +1,12 @@
 """Webhooks over HTTP: set up, shown without their secrets, and taken away."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from tests.api.backend import Backend, serving, until
 from tests.api.v1.test_submissions import decide, send
-from tests.api.world import World, serving, until
 from urlguard.access.roles import Role
 from urlguard.cases import outbox
 from urlguard.fetch import signing
@@ -13,38 +14,38 @@ from urlguard.fetch import signing
 HOOK = {"url": "https://hook.example/a?b=c", "events": ["submission.decided"]}
 
 
-async def ask(http, world, method, path="", body=None):
+async def ask(http, backend, method, path="", body=None):
     """Status and document."""
-    url = f"{world.base}/v1/webhooks{path}"
-    async with http.request(method, url, json=body, headers=world.head()) as answer:
+    url = f"{backend.base}/v1/webhooks{path}"
+    async with http.request(method, url, json=body, headers=backend.head()) as answer:
         return answer.status, await answer.json(content_type=None)
 
 
-async def test_one_is_set_up_and_taken_away(http, world):
+async def test_one_is_set_up_and_taken_away(http, backend):
     """
     Its secret is told once.
     """
-    status, made = await ask(http, world, "POST", body=HOOK)
+    status, made = await ask(http, backend, "POST", body=HOOK)
     assert status == 200
     assert signing.sign([made["secret"]], "id", 0, b"")
     assert (made["url"], made["who"], made["waiting"]) == (HOOK["url"], "my-admin", 0)
-    status, page = await ask(http, world, "GET")
+    status, page = await ask(http, backend, "GET")
     assert [one["id"] for one in page["items"]] == [made["id"]]
     assert "secret" not in page["items"][0]
-    assert (await ask(http, world, "DELETE", f"/{made['id']}"))[0] == 200
-    assert (await ask(http, world, "DELETE", f"/{made['id']}"))[0] == 404
-    assert (await ask(http, world, "GET"))[1]["items"] == []
+    assert (await ask(http, backend, "DELETE", f"/{made['id']}"))[0] == 200
+    assert (await ask(http, backend, "DELETE", f"/{made['id']}"))[0] == 404
+    assert (await ask(http, backend, "GET"))[1]["items"] == []
 
 
-async def test_with_a_secret_of_ones_own(http, world):
+async def test_with_a_secret_of_ones_own(http, backend):
     """
     It is taken if it is one.
     """
     secret = signing.new_secret()
-    status, made = await ask(http, world, "POST", body={**HOOK, "secret": secret})
+    status, made = await ask(http, backend, "POST", body={**HOOK, "secret": secret})
     assert (status, made["secret"]) == (200, secret)
     for bad in ("whsec_", "whsec_c2hvcnQ=", "secret", "whsec_!!!"):
-        status, found = await ask(http, world, "POST", body={**HOOK, "secret": bad})
+        status, found = await ask(http, backend, "POST", body={**HOOK, "secret": bad})
         assert (status, found["errors"][0]["field"]) == (422, "secret")
 
 
@@ -61,21 +62,21 @@ async def test_with_a_secret_of_ones_own(http, world):
         "https://hööк.example/",
     ],
 )
-async def test_urls_that_are_not_taken(http, world, url):
+async def test_urls_that_are_not_taken(http, backend, url):
     """
     Messages go over HTTPS, to what is written and nothing else.
     """
-    status, found = await ask(http, world, "POST", body={**HOOK, "url": url})
+    status, found = await ask(http, backend, "POST", body={**HOOK, "url": url})
     assert (status, found["errors"][0]["field"]) == (422, "url")
 
 
-async def test_too_many(http, world):
+async def test_too_many(http, backend):
     """
     There are at most twenty.
     """
     for _ in range(20):
-        assert (await ask(http, world, "POST", body=HOOK))[0] == 200
-    assert (await ask(http, world, "POST", body=HOOK))[0] == 409
+        assert (await ask(http, backend, "POST", body=HOOK))[0] == 200
+    assert (await ask(http, backend, "POST", body=HOOK))[0] == 409
 
 
 async def test_a_decision_is_told(http, tmp_path, monkeypatch):
@@ -89,14 +90,16 @@ async def test_a_decision_is_told(http, tmp_path, monkeypatch):
         got.append((url, body, headers))
         return 204
 
-    world = World(tmp_path)
-    services = world.services()
-    services.casework._outbox = outbox.Outbox(services.casework._threads, post, signing.sign)
-    async with serving(services) as world.base:
-        _, made = await ask(http, world, "POST", body=HOOK)
-        _, sent, _ = await send(http, world, {"url": "evil.example"}, Role.REPORTER)
-        cases = await world.bring()
-        await decide(http, world, cases["evil.example"])
+    backend = Backend(tmp_path)
+    services = backend.services()
+    services.casework._outbox = outbox.Outbox(
+        services.casework._threads, SimpleNamespace(post=post, sign=signing.sign)
+    )
+    async with serving(services) as backend.base:
+        _, made = await ask(http, backend, "POST", body=HOOK)
+        _, sent, _ = await send(http, backend, {"url": "evil.example"}, Role.REPORTER)
+        cases = await backend.bring()
+        await decide(http, backend, cases["evil.example"])
         await until(lambda: got)
         url, body, headers = got[0]
         assert url == HOOK["url"]
@@ -105,4 +108,4 @@ async def test_a_decision_is_told(http, tmp_path, monkeypatch):
         assert (found["data"]["id"], found["data"]["action"]) == (sent["id"], "block")
         moment = int(headers["webhook-timestamp"])
         assert signing.verify([made["secret"]], headers, body, moment)
-    world.close()
+    backend.close()

@@ -26,26 +26,26 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def ask(http, world):
+def ask(http, backend):
     """``await ask(item=…, at=…)``: status and document."""
 
     async def asked(role=Role.ANALYST, **params):
         texts = {key: str(value) for key, value in params.items()}
-        request = http.get(f"{world.base}/v1/why", params=texts, headers=world.head(role))
+        request = http.get(f"{backend.base}/v1/why", params=texts, headers=backend.head(role))
         async with request as answer:
             return answer.status, await answer.json(content_type=None)
 
     return asked
 
 
-def say(world, source, *claims, evidence="", actor="ada", reason="ticket", until=None):
+def say(backend, source, *claims, evidence="", actor="ada", reason="ticket", until=None):
     """Commit one batch of ``ACTION KIND VALUE``; ``end`` withdraws."""
     parts = [claim.split(" ", 1) for claim in claims]
     changes = [
         Change(key, None) if action == "end" else Change(key, action, "fraud", evidence, until)
         for action, key in parts
     ]
-    world.log.commit(source, changes, actor=actor, reason=reason)
+    backend.log.commit(source, changes, actor=actor, reason=reason)
 
 
 def brief(document):
@@ -54,16 +54,16 @@ def brief(document):
     return document["action"], document["reason"], rule and f"{rule['kind']} {rule['value']}"
 
 
-async def test_blocked_then_allowed(ask, world, clock):
+async def test_blocked_then_allowed(ask, backend, clock):
     """
     Now it is allowed; before it was blocked, by whom, why and in which case; before that, nothing.
     """
     start = clock.now
-    say(world, "feed:a", "block subtree example")
+    say(backend, "feed:a", "block subtree example")
     clock.now = start + 60
-    say(world, "operator", f"block {EVIL}", evidence="case:17:4", reason="phishing kit")
+    say(backend, "operator", f"block {EVIL}", evidence="case:17:4", reason="phishing kit")
     clock.now = start + 120
-    say(world, "operator", f"allow {EVIL}", actor="bob", reason="appeal")
+    say(backend, "operator", f"allow {EVIL}", actor="bob", reason="appeal")
     status, now = await ask(item="http://www.Evil.example./a")
     assert status == 200
     assert (now["canonical"], now["kind"]) == ("http://www.evil.example/a", "url")
@@ -124,11 +124,11 @@ async def test_blocked_then_allowed(ask, world, clock):
     assert (await ask(item="www.evil.example", serial=2))[1]["claims"] == then["claims"]
 
 
-async def test_before_the_log_begins(ask, world, clock):
+async def test_before_the_log_begins(ask, backend, clock):
     """
     Nothing is known of then, and the answer says so; what came later is in the list.
     """
-    say(world, "operator", f"block {EVIL}")
+    say(backend, "operator", f"block {EVIL}")
     status, then = await ask(item="evil.example", at=int(clock.now) - 1)
     assert (status, then["serial"], then["claims"]) == (200, 0, [])
     assert brief(then["verdict"]) == ("none", "none", None)
@@ -136,14 +136,14 @@ async def test_before_the_log_begins(ask, world, clock):
     assert [change["serial"] for change in then["changes"]] == [1]
 
 
-async def test_an_expired_rule(ask, world, clock):
+async def test_an_expired_rule(ask, backend, clock):
     """
     It stood until the batch that ended it, and has its end beside it.
     """
     start, ends = clock.now, int(clock.now) + 60
-    say(world, "analyst:eve", f"review {EVIL}", until=ends)
+    say(backend, "analyst:eve", f"review {EVIL}", until=ends)
     clock.now = start + 61
-    assert world.log.expire(clock.now)
+    assert backend.log.expire(clock.now)
     _, then = await ask(item="evil.example", at=ends)
     (claim,) = then["claims"]
     assert (claim["expires_at"], claim["until"], claim["until_serial"]) == (ends, ends + 1, 2)
@@ -154,18 +154,18 @@ async def test_an_expired_rule(ask, world, clock):
     assert (last["actor"], last["reason"], last["after"]["rule"]) == ("urlguard", "expired", None)
 
 
-async def test_a_list_that_was_refreshed(ask, world):
+async def test_a_list_that_was_refreshed(ask, backend):
     """
     What it dropped, what it kept in another category, and its exception.
     """
-    say(world, "feed:a", f"block {EVIL}", "block subtree other.example", reason="refresh 1")
-    world.log.commit(
+    say(backend, "feed:a", f"block {EVIL}", "block subtree other.example", reason="refresh 1")
+    backend.log.commit(
         "feed:a",
         [Change(EVIL, None), Change("subtree other.example", "block", "malware")],
         actor="urlguard",
         reason="refresh 2",
     )
-    say(world, "feed:a", "except domain www.other.example", reason="refresh 3")
+    say(backend, "feed:a", "except domain www.other.example", reason="refresh 3")
     _, then = await ask(item="evil.example", serial=1)
     assert (then["verdict"]["action"], then["claims"][0]["until_serial"]) == ("block", 2)
     assert (await ask(item="evil.example", serial=2))[1]["verdict"]["action"] == "none"
@@ -178,12 +178,12 @@ async def test_a_list_that_was_refreshed(ask, world):
     assert found == [("except", "www.other.example", False), ("block", "other.example", False)]
 
 
-async def test_urls_and_patterns(ask, world):
+async def test_urls_and_patterns(ask, backend):
     """
     A rule for a URL speaks of the URL alone; a pattern decides where no name's rule does.
     """
-    say(world, "operator", "block url good.example/evil/")
-    say(world, "analyst:eve", "block pattern *paypal*", "review pattern */login/*.php")
+    say(backend, "operator", "block url good.example/evil/")
+    say(backend, "analyst:eve", "block pattern *paypal*", "review pattern */login/*.php")
     _, found = await ask(item="https://good.example/evil/a?b=1", serial=2)
     assert brief(found["verdict"]) == ("block", "blocklist", "url good.example/evil/")
     _, found = await ask(item="good.example", serial=2)
@@ -195,25 +195,25 @@ async def test_urls_and_patterns(ask, world):
     assert brief(found["verdict"]) == ("review", "pattern", "pattern */login/*.php")
 
 
-async def test_an_address(ask, world):
+async def test_an_address(ask, backend):
     """
     Alone it is covered by no rule; as a URL's host by one for the URL.
     """
-    say(world, "operator", "block url 192.0.2.1/")
+    say(backend, "operator", "block url 192.0.2.1/")
     _, found = await ask(item="192.0.2.1")
     assert (found["kind"], found["verdict"]["action"], found["name"]) == ("ip", "none", None)
     _, found = await ask(item="http://192.0.2.1/a")
     assert brief(found["verdict"]) == ("block", "blocklist", "url 192.0.2.1/")
 
 
-async def test_while_filtering_was_paused(ask, world, clock):
+async def test_while_filtering_was_paused(ask, backend, clock):
     """
     The verdict is what rules said, and the answer says that nothing was blocked.
     """
-    say(world, "operator", f"block {EVIL}")
+    say(backend, "operator", f"block {EVIL}")
     ends = int(clock.now) + 60
     pause = Change(PAUSE, "allow", f"until {ends}", "", ends)
-    world.log.commit("operator", [pause], actor="ada", reason="")
+    backend.log.commit("operator", [pause], actor="ada", reason="")
     found = [(await ask(item="evil.example", at=at))[1] for at in (ends - 1, ends)]
     assert [(f["paused"], f["verdict"]["action"]) for f in found] == [
         (True, "block"),
@@ -221,11 +221,11 @@ async def test_while_filtering_was_paused(ask, world, clock):
     ]
 
 
-async def test_a_model_is_asked_about_now(ask, world):
+async def test_a_model_is_asked_about_now(ask, backend):
     """
     An item without a rule gets the whole object of a check, with the model's reasons.
     """
-    say(world, "operator", f"block {EVIL}")
+    say(backend, "operator", f"block {EVIL}")
     item = "paypal-account-verify-secure-login.xyz"
     status, found = await ask(item=item)
     assert status == 200
@@ -234,27 +234,27 @@ async def test_a_model_is_asked_about_now(ask, world):
     assert verdict["score"] > 0.1
     assert verdict["why"][0]["words"]["en"]
     assert found["note"] is None
-    assert world.judging.asked == [1]
+    assert backend.judging.asked == [1]
     await ask(item="evil.example")
     await ask(item=item, serial=1)
-    assert world.judging.asked == [1]  # a rule decides; of the past no model of now is asked
-    world.judging.error = PolicyError("no judge answers")
+    assert backend.judging.asked == [1]  # a rule decides; of the past no model of now is asked
+    backend.judging.error = PolicyError("no judge answers")
     assert (await ask(item=item))[0] == 503
     assert (await ask(item="evil.example"))[0] == 200
 
 
-async def test_a_model_in_the_past(ask, world, clock):
+async def test_a_model_in_the_past(ask, backend, clock):
     """
     Only the hit log knows it: it names the model shortly before the moment, and never the score.
     """
-    say(world, "operator", f"block {EVIL}")
+    say(backend, "operator", f"block {EVIL}")
     now = int(clock.now) + 1800
     _, found = await ask(item="new.example", at=now)
     assert (found["verdict"]["action"], found["verdict"]["model"]) == ("none", None)
     assert found["note"] == why._UNKNOWN
     rows = [row(now - 5, "new.example", "model name-1"), row(now + 5, "new.example", "model x")]
     rows.append(row(now - 9, "new.example", "subtree example", action="review", count=3))
-    written(world.folder / "hits", rows, now)
+    written(backend.folder / "hits", rows, now)
     _, found = await ask(item="new.example", at=now)
     assert brief(found["verdict"]) == ("block", "classifier", None)
     assert (found["verdict"]["model"], found["verdict"]["score"]) == ("name-1", None)
@@ -271,20 +271,20 @@ async def test_a_model_in_the_past(ask, world, clock):
     assert found["verdict"]["reason"] == "blocklist"
 
 
-async def test_a_popular_name(ask, world):
+async def test_a_popular_name(ask, backend):
     """
     Which names are popular is this version's word, also of the past.
     """
-    say(world, "operator", f"block {EVIL}")
+    say(backend, "operator", f"block {EVIL}")
     _, found = await ask(item="google.com", serial=1)
     assert (found["verdict"]["reason"], found["note"]) == ("popular", why._POPULAR)
 
 
-async def test_ways_to_say_when(ask, world, clock):
+async def test_ways_to_say_when(ask, backend, clock):
     """
     Seconds, a time with or without an offset, whose plus sign may have got lost, and a duration.
     """
-    say(world, "operator", f"block {EVIL}")
+    say(backend, "operator", f"block {EVIL}")
     at = int(clock.now) + 600
     text = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     later = datetime.fromtimestamp(at + 28_800, UTC).strftime("%Y-%m-%dT%H:%M:%S")
@@ -319,11 +319,11 @@ async def test_ways_to_say_when(ask, world, clock):
         ({"item": "evil.example", "when": "1"}, "when"),
     ],
 )
-async def test_what_is_refused(ask, world, params, field):
+async def test_what_is_refused(ask, backend, params, field):
     """
     The field is named.
     """
-    say(world, "operator", f"block {EVIL}")
+    say(backend, "operator", f"block {EVIL}")
     status, document = await ask(**params)
     assert (status, document["errors"][0]["field"]) == (422, field)
 
@@ -335,19 +335,19 @@ async def test_an_item_beyond_all_bounds(ask):
     assert (await ask(item="a" * 9000))[0] == 400
 
 
-async def test_the_longest_name_and_url(ask, world):
+async def test_the_longest_name_and_url(ask, backend):
     """
     Hundreds of keys are asked for at once.
     """
     name = ".".join(["a"] * 127)
-    say(world, "operator", f"block below {name[-5:]}")
+    say(backend, "operator", f"block below {name[-5:]}")
     _, found = await ask(item=name)
     assert found["verdict"]["rule"]["kind"] == "below"
     _, found = await ask(item=f"http://{name}/" + "b/" * 1500)
     assert found["verdict"]["rule"]["kind"] == "below"
 
 
-async def test_a_log_without_a_batch(ask, world):
+async def test_a_log_without_a_batch(ask, backend):
     """
     Everything is before its beginning; a serial is none of its.
     """
@@ -356,22 +356,22 @@ async def test_a_log_without_a_batch(ask, world):
     assert (await ask(item="evil.example", serial=1))[0] == 422
 
 
-async def test_a_log_that_lacks_a_batch(ask, world):
+async def test_a_log_that_lacks_a_batch(ask, backend):
     """
     A damaged log is 503, as elsewhere, and not an error of ours.
     """
-    say(world, "operator", f"block {EVIL}")
-    say(world, "operator", "block subtree other.example")
-    world.log.store._db.execute("DELETE FROM batch WHERE serial = 1")
+    say(backend, "operator", f"block {EVIL}")
+    say(backend, "operator", "block subtree other.example")
+    backend.log.store._db.execute("DELETE FROM batch WHERE serial = 1")
     assert (await ask(item="evil.example"))[0] == 503
 
 
-async def test_many_changes(ask, world):
+async def test_many_changes(ask, backend):
     """
     The newest are given, and that there are older ones.
     """
     for n in range(why.MAX_CHANGES + 1):
-        say(world, "operator", f"{'block' if n % 2 else 'allow'} {EVIL}")
+        say(backend, "operator", f"{'block' if n % 2 else 'allow'} {EVIL}")
     _, found = await ask(item="evil.example")
     assert len(found["changes"]) == why.MAX_CHANGES
     assert found["changes"][0]["serial"] == why.MAX_CHANGES + 1

@@ -1,5 +1,5 @@
 """
-``/v1/appeals``: redress for whoever is blocked, without an account; and ``/v1/incidents``.
+``/v1/appeals``: appeals against blocks, without an account; and ``/v1/incidents``.
 
 What needs no token says the same of blocked and unblocked items: an appeal takes an incident
 number, which anybody has who met a block, and its answers never depend on what is blocked until
@@ -22,9 +22,9 @@ from urlguard.api.services import Services
 from urlguard.api.v1.casework import RETRY_S, casework, person, stored, told
 from urlguard.api.v1.decisions import SECOND
 from urlguard.cases import appeals, incidents
+from urlguard.cases.appeal_service import AppealService, Decided
 from urlguard.cases.appeals import FILE_PATH, MAX_ANSWER, MAX_CONTACT, MAX_TEXT, TXT_LABEL
 from urlguard.cases.model import StoreError
-from urlguard.cases.redress import Decided, Redress
 from urlguard.cases.store import Store
 from urlguard.urls import MAX_URL
 
@@ -226,16 +226,16 @@ class AppealDecided(msgspec.Struct):
     decisions: list[int]
 
 
-def _redress(services: Services) -> Redress:
+def _service(services: Services) -> AppealService:
     try:
-        return casework(services).redress
+        return casework(services).appeal_service
     except StoreError as exc:
         raise Problem("unavailable", str(exc), retry_after_s=RETRY_S) from exc
 
 
 async def incidents_create(call: Call[IncidentRequest, Nothing]) -> Incident:
     """Give a number to somebody who calls."""
-    return Incident(await told(_redress(call.services).mint(call.body.item)), incidents.VALID_DAYS)
+    return Incident(await told(_service(call.services).mint(call.body.item)), incidents.VALID_DAYS)
 
 
 # Without a token
@@ -251,7 +251,7 @@ async def appeals_create(call: Call[AppealRequest, Nothing]) -> PublicAppeal:
     asked = call.body
     with call.services.limits.appeal():
         made = await told(
-            _redress(call.services).receive(asked.incident, asked.item, asked.contact, asked.text)
+            _service(call.services).receive(asked.incident, asked.item, asked.contact, asked.text)
         )
     events.info("appeals.received", number=made.number)
     return _public(made)
@@ -260,18 +260,18 @@ async def appeals_create(call: Call[AppealRequest, Nothing]) -> PublicAppeal:
 async def appeal(call: Call[Nothing, OneAppeal]) -> PublicAppeal:
     """What becomes of it."""
     call.services.limits.see(call.address)
-    return _public(await told(_redress(call.services).find(call.params.id)))
+    return _public(await told(_service(call.services).find(call.params.id)))
 
 
 async def appeal_check(call: Call[Nothing, OneAppeal]) -> LookedAt:
     """Look for the proof."""
     ident, services = call.params.id, call.services
     services.limits.prove(call.address)
-    await told(_redress(services).find(ident))
+    await told(_service(services).find(ident))
     services.limits.proof(ident)
     if services.proving is None:
         raise Problem("unavailable", "proofs cannot be looked at yet", retry_after_s=RETRY_S)
-    looked = await told(_redress(services).look(ident, services.proving))
+    looked = await told(_service(services).look(ident, services.proving))
     return LookedAt(
         **msgspec.structs.asdict(_public(looked.appeal)),
         txt=cast(Found, looked.txt),
@@ -318,7 +318,7 @@ async def appeals_list(call: Call[Nothing, AppealParams]) -> AppealPage:
 
 async def appeal_file(call: Call[Nothing, OneAppeal]) -> AppealFile:
     """One appeal."""
-    one = await told(_redress(call.services).find(call.params.id))
+    one = await told(_service(call.services).find(call.params.id))
 
     def work(
         store: Store,
@@ -361,7 +361,7 @@ async def appeal_uphold(call: Call[UpholdRequest, OneAppeal]) -> AppealDecided:
     """Uphold an appeal."""
     asked, ident = call.body, call.params.id
     until = moment(asked.expires_at, "expires_at")
-    work, who = _redress(call.services), person(call.holder)
+    work, who = _service(call.services), person(call.holder)
     return _decided(
         await told(work.uphold(ident, who, asked.reason, asked.answer, until, anyway=asked.anyway))
     )
@@ -370,7 +370,7 @@ async def appeal_uphold(call: Call[UpholdRequest, OneAppeal]) -> AppealDecided:
 async def appeal_reject(call: Call[RejectRequest, OneAppeal]) -> AppealDecided:
     """Reject an appeal."""
     asked, ident = call.body, call.params.id
-    work = _redress(call.services)
+    work = _service(call.services)
     return _decided(await told(work.reject(ident, person(call.holder), asked.reason, asked.answer)))
 
 

@@ -26,6 +26,7 @@ from urlguard.api.v1.casework import casework, stored
 from urlguard.cases import model, ndjson
 from urlguard.cases.model import Quota
 from urlguard.cases.ndjson import MAX_ERRORS, MAX_LINE, Intake
+from urlguard.cases.ports import BusyError
 from urlguard.cases.store import Store
 from urlguard.errors import InputError, UrlGuardError
 
@@ -202,7 +203,6 @@ class _Taking:
     async def _read(self, piece: bytes) -> Intake:
         """What the judges read in a piece; where they have too much to do, that takes longer."""
         services = self._call.services
-        busy = casework(services).busy
         if services.judging is None:
             raise Problem("unavailable", "candidates cannot be read yet", retry_after_s=1)
         until = time.monotonic() + PATIENCE_S
@@ -211,7 +211,7 @@ class _Taking:
                 return await services.judging.intake(piece)
             except UrlGuardError as exc:
                 wait_s = getattr(exc, "retry_after_s", 1.0)
-                if not isinstance(exc, busy) or time.monotonic() > until:
+                if not isinstance(exc, BusyError) or time.monotonic() > until:
                     raise Problem("unavailable", str(exc), retry_after_s=wait_s) from exc
             await asyncio.sleep(min(wait_s, _BUSY_S))
 

@@ -156,8 +156,8 @@ async def decision_undo(call: Call[Second, OneDecision]) -> DecideAnswer:
         await _own(call, number, "undo")
     found = await stored(call.services, lambda s: s.decision(number))
     if found is not None and found.appeal:
-        redress = casework(call.services).redress
-        return outcome(await told(redress.undo(number, found.appeal, person(who), reason)))
+        appeal_service = casework(call.services).appeal_service
+        return outcome(await told(appeal_service.undo(number, found.appeal, person(who), reason)))
     return outcome(await told(decider(call.services).undo(number, person(who), reason)))
 
 

@@ -257,7 +257,7 @@ async def _why_wait(services: Services, source: str, change: Change) -> Sequence
     cases = casework(services)
     if change.action == "block":
         await told(cases.refuse_overruled(source, [change.rule]))
-    return await told(cases.weigh([change]))
+    return await told(cases.needs_approval([change]))
 
 
 def _end(action: str, category: str, start: int) -> int:

@@ -1,6 +1,6 @@
 """
-Cases in one SQLite file: `connection` the file and its tables, `intake` candidates, `judging` the
-queue and what comes of it, `desk` decisions, `lists` what is read, `addresses`, `appeals`,
+Cases in one SQLite file: `connection` the file and its tables, `intake` candidates, `triage` the
+queue and what comes of it, `decisions` decisions, `lists` what is read, `addresses`, `appeals`,
 `submissions` and `webhooks` as they are called.
 """
 
@@ -8,16 +8,16 @@ from pathlib import Path
 
 from urlguard.cases.drivers.sqlite.addresses import Addresses
 from urlguard.cases.drivers.sqlite.appeals import Appeals
-from urlguard.cases.drivers.sqlite.desk import Desk
-from urlguard.cases.drivers.sqlite.judging import Judging
+from urlguard.cases.drivers.sqlite.decisions import Decisions
 from urlguard.cases.drivers.sqlite.lists import Lists
 from urlguard.cases.drivers.sqlite.submissions import Submissions
+from urlguard.cases.drivers.sqlite.triage import TriageQueue
 from urlguard.cases.drivers.sqlite.webhooks import Webhooks
 from urlguard.cases.model import Limits
 from urlguard.cases.store import Store
 
 
-class SqliteStore(Submissions, Judging, Desk, Lists, Addresses, Appeals, Webhooks):
+class SqliteStore(Submissions, TriageQueue, Decisions, Lists, Addresses, Appeals, Webhooks):
     """`urlguard.cases.store.Store` in SQLite; see `Connection` for how it is opened."""
 
 

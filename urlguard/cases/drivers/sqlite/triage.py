@@ -37,7 +37,7 @@ BACKOFF_S: Final = 15.0  # after the first failure; twice as long after each mor
 STALE_S: Final = 1.0  # until an item is judged again whose case was decided meanwhile
 
 
-class Judging(Connection):
+class TriageQueue(Connection):
     """The part of the store that triage uses."""
 
     def take(self, count: int, lease_s: float, now: float) -> list[Work]:

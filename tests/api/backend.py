@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-import functools
 import json
 import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import aiohttp
 
@@ -18,12 +19,16 @@ from urlguard.api.server import ApiServer
 from urlguard.api.services import Decided, Family, Services
 from urlguard.cases import ndjson
 from urlguard.cases.casework import Casework
+from urlguard.cases.ports import BusyError
 from urlguard.config import Api, Config, Endpoint
 from urlguard.control.dry_runs import DryRuns
-from urlguard.errors import UrlGuardError
 from urlguard.impact import approval
 from urlguard.impact.sample import Sampled
 from urlguard.policy.location import open_log
+from urlguard.policy.log import PolicyLog
+from urlguard.policy.model import Change
+
+T = TypeVar("T")
 
 
 class Fixed:
@@ -56,12 +61,6 @@ class Fixed:
         return {"ready": self.ready, "why": []}
 
 
-class BusyError(UrlGuardError):
-    """As judges raise it."""
-
-    retry_after_s = 2.5
-
-
 class Here:
     """Verdicts as `urlguard check` gives them, worked out in this process."""
 
@@ -89,7 +88,7 @@ class Here:
         await asyncio.sleep(self.wait_s)
         if self.busy:
             self.busy -= 1
-            raise BusyError("too much")
+            raise BusyError(2.5)
         if self.error:
             raise self.error
         reader = ndjson.Reader(time.time())
@@ -113,7 +112,7 @@ class Here:
         return found
 
 
-class World:
+class Backend:
     """The server's surroundings; `base` is its address."""
 
     def __init__(self, folder, *, limits=None):
@@ -133,7 +132,10 @@ class World:
         self.begun = asyncio.Event()
         self.base = ""
 
-    async def decide(self, source, changes, *, actor, reason):
+    async def commit(
+        self, source: str, changes: Sequence[Change], *, actor: str, reason: str
+    ) -> Decided:
+        """As the control process commits, with two workers that confirm at once."""
         self.begun.set()
         await asyncio.sleep(self.wait_s)
         if self.error:
@@ -141,11 +143,11 @@ class World:
         batch = self.log.commit(source, changes, actor=actor, reason=reason)
         return Decided(self.log.serial, batch is not None, 2, 2)
 
-    async def read(self, work):
+    async def read(self, work: Callable[[PolicyLog], T]) -> T:
         return work(self.log)
 
-    async def weigh(self, changes):
-        """Why a second person is needed: by names alone, for nobody asks for any here."""
+    async def needs_approval(self, changes: Sequence[Change]) -> Sequence[str]:
+        """Reasons by names alone, since there are no live queries here."""
         return approval.reasons_for_approval(changes)
 
     async def sample(self, rules, source):
@@ -168,17 +170,14 @@ class World:
         """What a server is given; cases of its own, which end with it."""
         self.casework = Casework(
             self.folder,
-            check=functools.partial(self.judging.check, score=True),
-            busy=BusyError,
-            commit=self.decide,
-            read=self.read,
-            weigh=self.weigh,
+            verdicts=self.judging,
+            policy=self,
             limits=self.limits,
         )
         return Services(
             source=self.source,
             judging=self.judging,
-            deciding=self.decide,
+            deciding=self.commit,
             tokens=Keyring(self.folder / "access.db"),
             attempts=self.attempts,
             log=LogReader(self.config),

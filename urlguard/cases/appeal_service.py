@@ -1,14 +1,14 @@
 """
-Appeals on their way: taken in, their proofs looked at, upheld or rejected by people.
+Appeals on their way: received, their proofs looked for, upheld or rejected by people.
 
-Knows the store, the policy log through callables, and whoever judges; knows no HTTP and no tokens.
+Knows the store, the policy log and verdicts through `ports`; knows no HTTP and no tokens.
 
-How it works.  Upholding is done in rounds: whoever judges is asked whether anything blocks the
-item, its host or its owner; what does is overruled in one batch, see `release`; and they are asked
-again, since a rule may have come meanwhile.  Only when nothing blocks it any more is the appeal
-closed.  Each batch is a decision with the appeal's number, so a process that dies in between leaves
-an appeal that waits and a decision that says what was done for it: whoever upholds it again finds
-nothing left to do and closes it with that decision's serial.
+How it works.  Upholding is done in rounds: `Verdicts.check` says whether anything blocks the item,
+its host or its owner; one batch overrules what does, see `unblocking`; then they are checked again,
+since a rule may have come meanwhile.  Only when nothing blocks them any more is the appeal closed.
+Each batch is a decision with the appeal's number.  If the process dies in between, the appeal is
+still open and the decision is stored: upholding it again finds nothing left to do, and closes the
+appeal with that decision's serial.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
-from urlguard.cases import appeals, incidents, priority, release
+from urlguard.cases import appeals, incidents, priority, unblocking
 from urlguard.cases.appeals import Appeal, AppealState, Plea
-from urlguard.cases.decide import Decider, Outcome, Person, Read
+from urlguard.cases.decide import Decider, Outcome, Person
 from urlguard.cases.model import Act, ConflictError, Decision, MissingError, State, Step, StoreError
 from urlguard.cases.ndjson import candidate
+from urlguard.cases.ports import Policy, Verdicts
 from urlguard.cases.store import Store
 from urlguard.cases.threads import StoreThreads
-from urlguard.cases.triage import Check
 from urlguard.errors import InputError, UrlGuardError
 
 MAX_ROUNDS: Final = 5
@@ -73,7 +73,7 @@ class Decided(NamedTuple):
     decisions: list[Decision]
 
 
-class Redress:
+class AppealService:
     """
     Takes appeals in and has them decided.
 
@@ -81,8 +81,8 @@ class Redress:
         folder: where the key of incident numbers lies.
         store: of the cases.
         decider: makes decisions.
-        read: reads the policy log.
-        check: judges items, see `Triage`.
+        policy: reads the policy log.
+        verdicts: checks items.
         clock: seconds since 1970.
     """
 
@@ -91,15 +91,15 @@ class Redress:
         folder: Path,
         store: StoreThreads,
         decider: Decider,
-        read: Read,
-        check: Check,
+        policy: Policy,
+        verdicts: Verdicts,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder = folder
         self._store = store
         self._decider = decider
-        self._read = read
-        self._check = check
+        self._policy = policy
+        self._verdicts = verdicts
         self._clock = clock
         self._under_way: set[int] = set()
 
@@ -285,7 +285,7 @@ class Redress:
         for at in range(MAX_ROUNDS):
             blocked, keys = await self._blocked(appeal.plea, who)
             if anyway and at == 0:
-                keys = sorted({*keys, release.everything(appeal.plea)})
+                keys = sorted({*keys, unblocking.everything(appeal.plea)})
             elif not blocked:
                 return
             case = await self._store(lambda store: store.case_of(appeal.plea.owner))
@@ -303,18 +303,20 @@ class Redress:
         Raises:
             ConflictError: `who` is behind a claim that blocks it.
         """
-        said = await self._said(release.items(plea))
+        said = await self._said(unblocking.items(plea))
         found = [one for one in said if one["action"] == "block"]
         decisive = [f"{r['kind']} {r['value']}" for one in found if (r := one["rule"]) is not None]
 
-        makers, keys = await self._read(lambda log: release.overruling(log, plea, decisive))
+        makers, keys = await self._policy.read(
+            lambda log: unblocking.overruling(log, plea, decisive)
+        )
         if who.name.casefold() in makers:
             raise ConflictError(f"{who.name!a} blocked it; another person decides appeals about it")
         return [str(one["input"]) for one in found], keys
 
     async def _said(self, items: list[str]) -> list[dict[str, Any]]:
         try:
-            return [json.loads(one) for one in await self._check(items)]
+            return [json.loads(one) for one in await self._verdicts.check(items, score=True)]
         except StoreError:
             raise
         except UrlGuardError as exc:

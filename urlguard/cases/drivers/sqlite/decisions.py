@@ -13,9 +13,9 @@ from typing import Final
 from urlguard.cases import priority
 from urlguard.cases.drivers.sqlite.appeals import reopen
 from urlguard.cases.drivers.sqlite.connection import Connection, add_events, clean, numbers
-from urlguard.cases.drivers.sqlite.judging import lapse
 from urlguard.cases.drivers.sqlite.lists import by_number, decisions
 from urlguard.cases.drivers.sqlite.submissions import settle, unsettle
+from urlguard.cases.drivers.sqlite.triage import lapse
 from urlguard.cases.model import (
     MAX_PAGE,
     MAX_TEXT,
@@ -34,7 +34,7 @@ from urlguard.errors import InputError
 _RIGHT: Final = {Act.BLOCK: 1, Act.ALLOW: 0, Act.DISMISS: 0}  # what sources said; watch leaves it
 
 
-class Desk(Connection):
+class Decisions(Connection):
     """The part of the store where people decide."""
 
     def claim(self, who: str, count: int, lease_s: float, now: int) -> list[Case]:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.api.world import World, client, serving
+from tests.api.backend import Backend, client, serving
 from urlguard.access.buckets import Bucket, Rate
 from urlguard.access.roles import Role
 from urlguard.api.limits import Limit, Limits
@@ -58,7 +58,7 @@ class Places:
         return File(self.files[name])
 
 
-class Court(World):
+class AppealsBackend(Backend):
     """The server's surroundings, and short ways to appeal."""
 
     def __init__(self, folder):
@@ -87,7 +87,7 @@ class Court(World):
         return {} if role == "third" else super().head(role, **more)
 
     async def number(self, item):
-        """An incident number from the help desk."""
+        """An incident number from the help harness."""
         status, found = await self.ask(Role.ANALYST, "POST", "/v1/incidents", {"item": item})
         assert status == 200
         return found["incident"]
@@ -117,9 +117,9 @@ class Court(World):
 
 
 @pytest.fixture
-async def court(tmp_path):
+async def api(tmp_path):
     """A running server."""
-    made = Court(tmp_path)
+    made = AppealsBackend(tmp_path)
     async with serving(made.services()) as made.base:
         yield made
     made.close()
