@@ -2,9 +2,10 @@
 
 import pytest
 
+from tests.api.appeals_backend import api
 from tests.api.backend import Backend, client, serving
 
-__all__ = ["backend"]
+__all__ = ["api"]
 
 
 @pytest.fixture
