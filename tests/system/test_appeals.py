@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.api.api import api  # noqa: F401 - a fixture
+from tests.api.appeals_backend import api  # noqa: F401 - a fixture
 from tests.control.test_fetch_pool import authority, running, said  # noqa: F401 - fixtures
 from tests.fetch.world import Names, Site, answer
 from tests.system.test_api import Api
