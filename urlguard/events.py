@@ -1,10 +1,9 @@
 """
-Log lines as events with keys, to stderr: readable at a terminal, one JSON object a line otherwise.
+Log lines: events with keys on stderr, as text at a terminal, otherwise one JSON object per line.
 
-Written on the standard library: structlog's import alone costs each worker about 100 ms of start-up
-time, and this is all of it that we need.  A server's processes write from a thread: whoever reads
-their log may stop reading, and then lines are lost and counted, and queries are answered all the
-same.
+Uses the standard library alone: importing structlog would add about 100 ms to each worker's start.
+A server's processes write from a thread.  If the reader of the log stops reading, lines are dropped
+and counted, and queries are answered all the same.
 
     events.info("snapshot.swapped", serial=412, was=411, worker=2)
 """
@@ -21,9 +20,9 @@ import time
 from collections.abc import Callable, Hashable
 from typing import Any, Final
 
-MAX_WAITING: Final = 1000  # lines that nobody has read yet
+MAX_WAITING: Final = 1000  # lines that are not written yet
 MAX_LINE: Final = 16_384  # characters
-FINISH_S: Final = 1.0
+FINISH_S: Final = 1.0  # timeout for the last lines at the end of the process
 MAX_KEYS: Final = 100  # of one `Throttle`
 
 _COLOURS = {"info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
@@ -37,17 +36,17 @@ def bind(**keys: Any) -> None:
 
 
 def info(event: str, **keys: Any) -> None:
-    """Something an operator may want to know happened."""
+    """Log an event that an operator may want to know of."""
     _write("info", event, keys)
 
 
 def warning(event: str, **keys: Any) -> None:
-    """Something is not as it should be, and UrlGuard goes on."""
+    """Log a problem that UrlGuard handles."""
     _write("warning", event, keys)
 
 
 def error(event: str, **keys: Any) -> None:
-    """Something failed; what stays in force is said in the keys."""
+    """Log a failure; the key ``using`` has what stays in force."""
     _write("error", event, keys)
 
 
@@ -138,14 +137,14 @@ class _Writer(threading.Thread):
             self._lines.task_done()
 
     def finish(self) -> None:
-        """Give what waits a moment to be written."""
+        """Wait at most `FINISH_S` until all lines are written."""
         until = time.monotonic() + FINISH_S
         while self._lines.unfinished_tasks and time.monotonic() < until:
             time.sleep(0.005)
 
 
 def in_background() -> None:
-    """Write from a thread from now on, and see to the last lines when the process ends."""
+    """Write from a thread from now on, until the process ends."""
     global _writer
     if _writer is None:
         _writer = _Writer()

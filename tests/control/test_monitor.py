@@ -279,7 +279,7 @@ class Control:
     def connect(self, number, *, answers=True, serial=1):
         """A worker that answers at once, or never."""
         worker = Worker(number, serial, "s", Wire())
-        worker.told_ready = True
+        worker.ready_sent = True
         out = MetricsWriter()
         out.count("urlguard_queries_total", 5 + number, "udp")
 
@@ -381,7 +381,7 @@ async def test_what_is_overdue_in_the_log_is_not_ready(control, scheduled):
         (lambda c: setattr(c.facts, "snapshot_serial", 0), "no policy"),
         (lambda c: c.workers.remove(next(iter(c.workers))), "worker 0 is not connected"),
         (lambda c: setattr(c, "slow", 5), "the policy log does not answer"),
-        (lambda c: setattr(next(iter(c.workers)), "told_ready", False), "has not been told"),
+        (lambda c: setattr(next(iter(c.workers)), "ready_sent", False), "has not been told"),
         (
             lambda c: setattr(next(iter(c.workers)), "behind_since", time.monotonic() - 999),
             "worker 0 is at serial 1",

@@ -1,1 +1,1 @@
-"""The control process: it writes the policy log and keeps the workers up to date."""
+"""The control process: policy log, workers' updates, feeds, child processes, API."""

@@ -1,12 +1,11 @@
 """
-Where the names of open cases lead, looked up for the queue of cases.
+Addresses of the names of open cases, looked up to find campaigns.
 
-Runs in the control process; the questions are asked by the fetching process, see `fetcher`.  Each
-`PAUSE_S` the most urgent cases that wait for it are looked up together, so the upstreams are asked
-for at most `PER_MINUTE` names a minute, however many are reported: the others wait.  What an
-address that cases share means is said in `urlguard.cases.addresses`.
+Runs in the control process; the fetch process sends the queries, see `fetch_pool`.  Every `PAUSE_S`
+the most urgent cases without an address are looked up together, so the upstreams are asked for at
+most `PER_MINUTE` names per minute.  `urlguard.cases.addresses` says what a shared address means.
 
-Nothing but control's own queue depends on it: if nothing can be asked, cases stay as they are.
+If the upstreams cannot be asked, cases stay without addresses; nothing else depends on them.
 """
 
 import asyncio
@@ -27,19 +26,19 @@ from urlguard.special_zones import ZONES
 PER_MINUTE: Final = 600  # names
 BATCH: Final = 50  # of them, looked up together
 PAUSE_S: Final = 60 * BATCH / PER_MINUTE
-AGAIN_S: Final = 60.0  # after nothing could be asked
+AGAIN_S: Final = 60.0  # after an error
 LOG_EVERY_S: Final = 600.0
 
 
 class CaseAddresses:
     """
-    The loop.
+    Looks up addresses.
 
     Args:
-        config: whether names are looked up, and zones whose names are nobody's business.
-        fetcher: asks.
-        casework: the queue.
-        bounds: say which addresses are public; a server has no others than the default.
+        config: whether names are looked up, and the zones that are private.
+        fetcher: sends the queries.
+        casework: has the cases.
+        bounds: define which addresses are public; a server always has the default.
     """
 
     def __init__(
@@ -49,12 +48,12 @@ class CaseAddresses:
         self._fetcher = fetcher
         self._casework = casework
         self._public = bounds.public
-        # What the resolver would not forward to these upstreams either.
+        # The resolver does not forward these names to the upstreams either.
         self._private = frozenset(config.forward.zones).union(*(zones for zones, _, _ in ZONES))
         self._log_throttle = events.Throttle(LOG_EVERY_S)
 
     async def run(self) -> None:
-        """Look up until cancelled; not at all if it is not wanted."""
+        """Look up until cancelled; returns at once if it is disabled."""
         while self._wanted:
             await asyncio.sleep(PAUSE_S)
             if not self._casework.ready:
@@ -68,11 +67,11 @@ class CaseAddresses:
 
     async def once(self) -> int:
         """
-        Look up the most urgent cases that wait for it; returns how many.
+        Look up the most urgent cases without an address; returns how many.
 
         Raises:
-            StoreError: the queue cannot be read or written.
-            FetchError, BusyError: nothing could be asked; the same cases come again.
+            StoreError: the cases cannot be read or written.
+            FetchError, BusyError: the look-up failed; the next call has the same cases.
         """
         cases = await self._casework.store(
             lambda store: store.unaddressed(BATCH, int(time.time())), bulk=True
@@ -90,7 +89,7 @@ class CaseAddresses:
         return len(found)
 
     def _unasked(self, name: str) -> str | None:
-        """The address of a name that nobody need be asked for; "" if it has none, else None."""
+        """The address of a name that is not looked up, "" if it has none; None: look it up."""
         with contextlib.suppress(ValueError):
             address = str(ipaddress.ip_address(name))
             return address if self._public(address) else ""

@@ -1,11 +1,11 @@
 """
-Signed checkpoints of the log while the server runs: when, and what is said if it fails.
+Signed checkpoints of the log while the server runs.
 
-At most one a minute, if the log has grown, and one at the stop.  The log is opened for reading each
-time, in a thread with nothing else to do: neither the control process's loop nor the thread that
-writes the log waits for the disk, for the key or for the first import of the cryptographic library.
+At most one per minute, if the log has grown, and one at the stop.  A thread of its own opens the
+log for reading each time, so neither the event loop nor the log's thread waits for the disk, the
+key or the import of the cryptographic library.
 
-Knows when to sign; what is signed and kept is in `urlguard.policy.checkpoint`.
+Knows when to sign; the format is in `urlguard.policy.checkpoint`.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from urlguard.policy.chain import InconsistentError
 from urlguard.policy.location import open_log
 
 EVERY_S = 60.0
-LAST_S = 2.0  # for the checkpoint at the stop
+LAST_S = 2.0  # timeout of the checkpoint at the stop
 LOG_EVERY_S = 3600.0
 
 
 class Checkpoints:
-    """Signs the log of `config` from time to time."""
+    """Signs the log of `config` while it grows."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -34,25 +34,25 @@ class Checkpoints:
         self._log_throttle = events.Throttle(LOG_EVERY_S)
 
     async def run(self) -> None:
-        """Sign for as long as it is not cancelled."""
+        """Sign until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(EVERY_S)
             await loop.run_in_executor(self._thread, self.sign)
 
     async def finish(self) -> None:
-        """Sign once more, and be done."""
+        """Sign once more and end the thread."""
         last = asyncio.get_running_loop().run_in_executor(self._thread, self.sign)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(last), LAST_S)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def sign(self) -> None:
-        """Sign if the log has grown; never raises, for nobody could do better than the next try."""
+        """Sign if the log has grown; errors are logged, and the next call tries again."""
         try:
             self._sign()
         except Exception as exc:
-            self._tell(exc)
+            self._log_failure(exc)
         else:
             if self._trouble:
                 self._trouble = ""
@@ -63,7 +63,7 @@ class Checkpoints:
             head = log.store.head()
             if head is None or (head.serial, head.hash) == self._signed:
                 return
-            # Here and not above: a server whose log does not grow never loads OpenSSL for it.
+            # Imported here: a server whose log does not grow never loads OpenSSL.
             from urlguard.policy import checkpoint
 
             done = checkpoint.sign(log, self._config.state_dir)
@@ -77,8 +77,8 @@ class Checkpoints:
                 public=str(done.public),
             )
 
-    def _tell(self, exc: Exception) -> None:
-        """Once for each outage, and again each hour."""
+    def _log_failure(self, exc: Exception) -> None:
+        """Log once per outage, and again each hour."""
         refused = isinstance(exc, InconsistentError)
         name = "refused" if refused else "failed"
         if name != self._trouble:

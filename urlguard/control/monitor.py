@@ -1,9 +1,8 @@
 """
-What `/metrics`, `/healthz` and `/readyz` say: asked of the workers and read from the log.
+The monitor: values of `/metrics`, `/healthz` and `/readyz`, from the workers and the log.
 
-Part of the control process.  Whoever asks often, and however many at once, gets one answer a
-second: workers and log are not asked more than that.  A worker or a log that does not answer within
-a second is said not to; nothing here waits longer.
+Runs in the control process.  Workers and log are asked at most once per second, however many
+clients there are.  A worker or a log that does not reply within a second counts as down.
 """
 
 import asyncio
@@ -26,19 +25,19 @@ from urlguard.metrics import BOUNDS, METRICS
 from urlguard.policy.log import PolicyLog
 from urlguard.rules import PAUSE
 
-ANSWER_S: Final = 1.0  # for workers and for the log
-FRESH_S: Final = 1.0  # for so long an answer is given again
-# A change too large for the overlay comes with the next snapshot; until then a worker is behind,
-# and answers rightly all the same.
+ANSWER_S: Final = 1.0  # timeout of workers and log
+FRESH_S: Final = 1.0  # age up to which a result is reused
+# A change too large for the overlay comes with the next snapshot; a worker that waits for it
+# is behind and may still count as ready.
 MAX_BEHIND_S: Final = 120.0
-MAX_OVERDUE_S: Final = 15.0  # what ends or begins is put into the log within a second
+MAX_OVERDUE_S: Final = 15.0  # of an expiry or a scheduled start; normally within a second
 
 
 @dataclass
 class ControlState:
-    """What the control process knows of itself; kept up to date by it."""
+    """The state of the control process, shared by its parts."""
 
-    ready: bool = False  # the first policy is there, or will not come
+    ready: bool = False  # the first policy has been prepared, or has failed
     snapshot_serial: int = 0  # of the newest
     overlay_keys: int = 0
     compile_seconds: float | None = None
@@ -49,7 +48,7 @@ class ControlState:
 
 
 class FeedState(NamedTuple):
-    """What the log's side says of one feed."""
+    """The state of one feed."""
 
     name: str
     rules: int
@@ -60,16 +59,16 @@ class FeedState(NamedTuple):
 
 @dataclass
 class LogState:
-    """What was read from the log."""
+    """The state of the log, as read last."""
 
     serial: int = 0
     paused: bool = False
-    next_expiry: int | None = None  # seconds since 1970: when something ends or begins
+    next_expiry: int | None = None  # seconds since 1970: of the next expiry or scheduled start
     feeds: list[FeedState] = field(default_factory=list)
 
 
 class _Round(NamedTuple):
-    """One time of asking."""
+    """The replies to one round of requests."""
 
     at: float  # monotonic
     workers: dict[int, dict[str, Any]]  # metrics by worker
@@ -79,14 +78,14 @@ class _Round(NamedTuple):
 
 class Monitor:
     """
-    The source of the HTTP routes.
+    Collects the values for the HTTP routes.
 
     Args:
         config: of the server.
         workers: those that are connected.
         log: the policy log.
         in_log: runs a function on the log's thread.
-        facts: called for what control knows of itself.
+        state: returns the state of the control process.
     """
 
     def __init__(
@@ -95,23 +94,23 @@ class Monitor:
         workers: Workers,
         log: PolicyLog,
         in_log: Callable[[Callable[[], LogState]], Awaitable[LogState]],
-        facts: Callable[[], ControlState],
+        state: Callable[[], ControlState],
     ) -> None:
         self._config = config
         self._workers = workers
         self._log = log
         self._in_log = in_log
-        self._facts = facts
+        self._state = state
         self._last: _Round | None = None
         self._asking: asyncio.Task[_Round] | None = None
         self._reading: asyncio.Future[LogState] | None = None
         self._read = LogState()
         self._good_at: dict[str, float] = {}
 
-    # What the routes call
+    # For the routes
 
     async def families(self) -> list[Family]:
-        """All metrics of the table that there are values for."""
+        """All metrics of the table that have values."""
         found = await self._round()
         samples: dict[str, list[tuple[tuple[str, ...], Any]]] = {name: [] for name in METRICS}
         for number, values in sorted(found.workers.items()):
@@ -143,13 +142,13 @@ class Monitor:
         }
 
     async def readiness(self) -> dict[str, Any]:
-        """``ready`` if every worker answers and enforces the log's policy, or ``why`` not."""
+        """``ready`` if every worker answers and enforces the log's policy; else ``why`` not."""
         found = await self._round()
-        facts = self._facts()
+        state = self._state()
         why = []
-        if not facts.ready:
+        if not state.ready:
             why.append("the first policy is being prepared")
-        elif not found.log.serial or not facts.snapshot_serial:
+        elif not found.log.serial or not state.snapshot_serial:
             why.append("there is no policy")
         if not found.log_answers:
             why.append("the policy log does not answer")
@@ -167,8 +166,8 @@ class Monitor:
             worker = connected[number]
             if number not in found.workers:
                 why.append(f"worker {number} does not answer")
-            if not worker.told_ready and facts.ready:
-                why.append(f"worker {number} has not been told that the policy is whole")
+            if not worker.ready_sent and state.ready:
+                why.append(f"worker {number} still waits for the first policy")
             since = worker.behind_since
             if since is not None and time.monotonic() - since > MAX_BEHIND_S:
                 behind = round(time.monotonic() - since)
@@ -192,7 +191,7 @@ class Monitor:
             return last
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask())
-        # Shielded: one client that goes away must not take the others' answer with it.
+        # Shielded: a client that disconnects must not cancel the others' request.
         return await asyncio.shield(self._asking)
 
     async def _ask(self) -> _Round:
@@ -208,8 +207,8 @@ class Monitor:
         return self._last
 
     async def _read_log(self) -> bool:
-        """Bring what is known of the log up to date; False if that takes too long or fails."""
-        # A reading that hangs is waited for again, not begun once more beside itself.
+        """Read the log's state; False if that takes too long or fails."""
+        # If a read hangs, the next call waits for the same one.
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._in_log(self._look))
         done, _ = await asyncio.wait([self._reading], timeout=ANSWER_S)
@@ -235,14 +234,14 @@ class Monitor:
         status = Status.read(self._log, name)
         if status.error is None:
             self._good_at[name] = status.checked_at
-        # After a restart, a feed that fails was good at its last batch at least.
+        # After a restart, a failing feed counts as good at its last batch.
         good_at = max(self._good_at.get(name, 0.0), status.changed_at)
         return FeedState(name, status.rules, status.held, good_at, status.error is not None)
 
     # Control's own metrics
 
     def _own(self, found: _Round, samples: dict[str, list[tuple[tuple[str, ...], Any]]]) -> None:
-        facts = self._facts()
+        state = self._state()
 
         def put(name: str, value: float, *labels: str) -> None:
             samples[name].append((labels, float(value)))
@@ -254,16 +253,16 @@ class Monitor:
         put("urlguard_filtering_paused", found.log.paused)
         put("urlguard_policy_log_up", found.log_answers)
         put("urlguard_policy_log_serial", found.log.serial)
-        put("urlguard_newest_snapshot_serial", facts.snapshot_serial)
-        put("urlguard_overlay_keys", facts.overlay_keys)
-        if facts.compile_seconds is not None:
-            put("urlguard_compile_duration_seconds", facts.compile_seconds)
-        put("urlguard_compile_failures_total", facts.compile_failures)
-        if facts.waiting is not None:
-            put("urlguard_candidates_pending", facts.waiting.candidates)
-            put("urlguard_decisions_pending_approval", facts.waiting.pending_approval)
-        put("urlguard_hit_log_rows_total", facts.hit_rows)
-        put("urlguard_hit_log_dropped_rows_total", facts.hits_dropped)
+        put("urlguard_newest_snapshot_serial", state.snapshot_serial)
+        put("urlguard_overlay_keys", state.overlay_keys)
+        if state.compile_seconds is not None:
+            put("urlguard_compile_duration_seconds", state.compile_seconds)
+        put("urlguard_compile_failures_total", state.compile_failures)
+        if state.waiting is not None:
+            put("urlguard_candidates_pending", state.waiting.candidates)
+            put("urlguard_decisions_pending_approval", state.waiting.pending_approval)
+        put("urlguard_hit_log_rows_total", state.hit_rows)
+        put("urlguard_hit_log_dropped_rows_total", state.hits_dropped)
         for feed in found.log.feeds:
             put("urlguard_feed_rules", feed.rules, feed.name)
             put("urlguard_feed_quarantined_rules", feed.held, feed.name)
@@ -272,7 +271,7 @@ class Monitor:
                 put("urlguard_feed_age_seconds", max(0.0, time.time() - feed.good_at), feed.name)
 
     async def close(self) -> None:
-        """Let go of what is under way."""
+        """Cancel requests."""
         for task in (self._asking, self._reading):
             if task is not None:
                 task.cancel()

@@ -113,8 +113,8 @@ class PolicyPush:
             oldest = min((w.sent for w in self._workers), default=serial)
             await self._send_changes(oldest, serial)
             for worker in self._workers:
-                if self._state.ready and not worker.told_ready:
-                    worker.told_ready = True
+                if self._state.ready and not worker.ready_sent:
+                    worker.ready_sent = True
                     worker.send({"op": "ready", "serial": serial})
             await self._compile_if_due(base)
             return serial

@@ -1,10 +1,10 @@
 """
-What the workers' models suspect, handed over to the queue of cases.
+Suspect intake: names that the workers' models suspect become candidates for cases.
 
-Runs in the control process.  Each `PAUSE_S` the workers are asked for suspects that were asked for
-since the last time (see `suspects`); they become candidates of the source `SOURCE`, with the number
-of queries, so that a case's rank follows what the resolvers see.  Workers do not wait for any of
-it: while the queue is full or the disk fails, suspects stay in their bounded memory.
+Every `PAUSE_S` the control process asks the workers for unreported suspects, adds them as
+candidates of the source `SOURCE` with their numbers of queries, and acknowledges them.  So a case's
+priority follows the queries that the resolvers see.  While the queue is full or the disk fails,
+suspects stay unreported in the workers' bounded memory; no worker waits.
 """
 
 import asyncio
@@ -24,46 +24,46 @@ from urlguard.errors import UrlGuardError
 
 SOURCE: Final = "resolver"
 PAUSE_S: Final = 10.0
-WAIT_S: Final = 2.0  # for the workers to tell
+WAIT_S: Final = 2.0  # timeout of the workers' replies
 LOG_EVERY_S: Final = 600.0
 
 
 class SuspectIntake:
     """
-    The loop.
+    Moves suspects from the workers to the queue of candidates.
 
     Args:
-        workers: who is asked.
-        judges: read candidates, as of crawlers.
-        casework: the queue.
+        workers: those that are connected.
+        verdicts: parses candidates, as it does those of crawlers.
+        casework: has the queue.
     """
 
-    def __init__(self, workers: Workers, judges: VerdictPool, casework: Casework) -> None:
+    def __init__(self, workers: Workers, verdicts: VerdictPool, casework: Casework) -> None:
         self._workers = workers
-        self._judges = judges
+        self._verdicts = verdicts
         self._casework = casework
         self._log_throttle = events.Throttle(LOG_EVERY_S)
 
     async def run(self) -> None:
-        """Hand over until cancelled."""
+        """Move suspects until cancelled."""
         while True:
             await asyncio.sleep(PAUSE_S)
             try:
                 while await self.once():
                     pass
             except FullError:
-                pass  # the queue says so itself; what is worth it is still there next time
+                pass  # the queue has logged it; the suspects stay with the workers
             except UrlGuardError as exc:
                 if self._log_throttle.due():
-                    events.warning("cases.handover", error=str(exc), again_s=PAUSE_S)
+                    events.warning("cases.suspects", error=str(exc), again_s=PAUSE_S)
 
     async def once(self) -> int:
         """
-        Hand over what the workers tell at once; returns how many suspects.
+        Move one reply of each worker; returns the number of suspects.
 
         Raises:
-            StoreError: the queue does not take them; nothing is marked.
-            UrlGuardError: they cannot be read as candidates just now.
+            StoreError: the queue cannot be written; nothing is acknowledged.
+            UrlGuardError: the verdict pool cannot parse them now.
         """
         if not self._casework.ready:
             raise StoreError("cases: not ready yet")
@@ -75,17 +75,17 @@ class SuspectIntake:
         for one, count in rows:
             new[one.name] = new.get(one.name, 0) + count
         found = merged(one for one, _ in rows)
-        intake = await self._judges.intake(b"\n".join(map(_line, found)))
+        intake = await self._verdicts.intake(b"\n".join(map(_line, found)))
         candidates = list(intake.rows())
         await self._casework.store(lambda store: _added(store, candidates, new), bulk=True)
         self._casework.wake()
-        marks: dict[int, list[tuple[str, int]]] = {
+        reported: dict[int, list[tuple[str, int]]] = {
             number: [(row[0], row[2]) for row in reply["names"]]
             for number, reply in replies.items()
         }
         for worker in self._workers:
-            if worker.number in marks:
-                worker.send({"op": "acknowledged", "names": marks[worker.number]})
+            if worker.number in reported:
+                worker.send({"op": "acknowledged", "names": reported[worker.number]})
         return len(found)
 
 

@@ -1,8 +1,8 @@
 """
-What the control process asks all workers, and what their answers come to together.
+Requests to all workers, and the sum of their replies.
 
-Knows the channel's operations; decides nothing.  A worker that does not answer in time is left out,
-and each answer says how many have.
+Knows the channel's operations; decides nothing.  A worker that does not reply in time is left out;
+each result has the number of replies.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from urlguard.policy.model import Change
 from urlguard.processes.channel import Message
 from urlguard.rules import OPERATOR
 
-FLUSH_S: Final = 2.0  # for the workers to empty their caches
-SUSPECTS_S: Final = 2.0  # to tell their suspects
-SAMPLE_S: Final = 2.0  # to look through their samples
+FLUSH_S: Final = 2.0  # timeout for emptying caches
+SUSPECTS_S: Final = 2.0  # timeout for suspects
+SAMPLE_S: Final = 2.0  # timeout for counting on samples
 MAX_FLUSHED: Final = 1000  # names in one request
 
 
 class WorkerQueries:
     """
-    Asks.
+    Asks all workers.
 
     Args:
         workers: those that are connected.
@@ -39,17 +39,17 @@ class WorkerQueries:
         self._sampling = asyncio.Lock()
 
     async def suspects(self, count: int) -> Message:
-        """What the model suspects and nobody blocked, the `count` most suspicious."""
+        """The `count` most suspicious names that are not blocked."""
         replies = await self._workers.ask({"op": "suspects", "count": count}, SUSPECTS_S)
         found = [Suspect(*row) for reply in replies.values() for row in reply["names"]]
         return {"names": merged(found)[:count], "workers": self._count, "asked": len(replies)}
 
     async def flush(self, asked: object, everything: bool) -> Message:
         """
-        Have every worker forget cached answers: for names and all below them, or all.
+        Delete cached answers in every worker: for names and all below them, or all.
 
         Raises:
-            ValueError: `asked` is no list of names, too long, or empty though not all is meant.
+            ValueError: `asked` is no list of names, too long, or empty without `everything`.
         """
         if not isinstance(asked, list) or len(asked) > MAX_FLUSHED:
             raise ValueError(f"flush: names must be a list of at most {MAX_FLUSHED}")
@@ -79,15 +79,15 @@ class WorkerQueries:
         self, rules: Sequence[str] | None, source: str = OPERATOR, action: str = "block"
     ) -> Sampled:
         """
-        How much of the live queries rules would newly block, by all workers together.
+        The impact of rules on the live queries, counted on all workers' samples.
 
         Args:
             rules: keys, of which the first `sample.MAX_RULES` count; None: those in shadow.
-            source: who says so, or would; whose shadow it is.
-            action: "allow" for rules of which it is asked how much they would let through.
+            source: of the rules.
+            action: "block", or "allow" to count queries that would no longer be blocked.
         """
         asked = None if rules is None else list(rules[: sample.MAX_RULES])
         question = {"op": "sample", "rules": asked, "source": source, "action": action}
-        async with self._sampling:  # a worker looks through its sample once at a time
+        async with self._sampling:  # a worker counts one request at a time
             replies = await self._workers.ask(question, SAMPLE_S)
         return sample.merged(list(replies.values()))

@@ -1,7 +1,7 @@
 """
-The control process's connections to its workers: how far each is, and asking all of them.
+The control process's connections to its workers: their serials, and requests to all of them.
 
-A worker's messages with an ``id`` are replies to `Workers.ask`; all others say how far it is.
+A worker's messages with an ``id`` are replies to `Workers.ask`; others report its serial or hits.
 Knows the channel; knows nothing of the policy log.
 """
 
@@ -14,23 +14,23 @@ from collections.abc import Iterator
 from urlguard.processes import channel
 from urlguard.processes.channel import Message
 
-# A worker that does not read is told no more than this; news of policy are always sent, since it
+# A worker that has not read so much is sent no requests; policy changes are always sent, since it
 # could never catch up without them.
 MAX_UNREAD = 1 << 20  # octets
 
 
 class Worker:
-    """A worker's connection, and how far it is."""
+    """A worker's connection and its serials."""
 
     def __init__(
         self, number: int, serial: int, snapshot: str, writer: asyncio.StreamWriter
     ) -> None:
         self.number = number
-        self.sent = serial  # the log's serial up to which everything was sent
+        self.sent = serial  # the serial up to which changes were sent
         self.acked = serial
-        self.urgent = 0  # the last batch of which it confirmed the changes ahead of its serial
-        self.snapshot = snapshot  # the name of the one that it has, or was offered last
-        self.told_ready = False
+        self.urgent = 0  # the last batch whose urgent changes it has confirmed
+        self.snapshot = snapshot  # the name of the one in use, or sent last
+        self.ready_sent = False
         self.behind_since: float | None = None  # monotonic; None while it is at the log's serial
         self._writer = writer
         self._asked: dict[int, asyncio.Future[Message]] = {}
@@ -41,7 +41,7 @@ class Worker:
             self._writer.write(channel.encode(message))
 
     def ask(self, message: Message, number: int) -> "asyncio.Future[Message] | None":
-        """Send a question; the reply to come, or None if it has not read what it got before."""
+        """Send a request; the reply to come, or None if too much is unread."""
         if self._writer.is_closing() or self._writer.transport.get_write_buffer_size() > MAX_UNREAD:
             return None
         self._asked[number] = future = asyncio.get_running_loop().create_future()
@@ -49,17 +49,17 @@ class Worker:
         return future
 
     def replied(self, message: Message) -> None:
-        """Take the reply to `ask`; one that comes too late is dropped."""
+        """Set the reply to `ask`; a late one is dropped."""
         future = self._asked.pop(int(message["id"]), None)
         if future is not None and not future.done():
             future.set_result(message)
 
     def forget(self, number: int) -> None:
-        """Wait no more for the reply to a question."""
+        """Stop waiting for the reply to a request."""
         self._asked.pop(number, None)
 
     def measure(self, serial: int) -> None:
-        """Note since when it is behind the log's `serial`."""
+        """Record since when it is behind the log's `serial`."""
         if max(self.acked, self.urgent) >= serial:
             self.behind_since = None
         elif self.behind_since is None:
@@ -82,27 +82,27 @@ class Workers:
         return len(self._connected)
 
     def add(self, worker: Worker) -> None:
-        """A worker has come."""
+        """Add a worker that has connected."""
         self._connected.add(worker)
 
     def remove(self, worker: Worker) -> None:
-        """It has gone."""
+        """Remove a worker that has disconnected."""
         self._connected.discard(worker)
 
     def measure(self, serial: int) -> None:
-        """Note who is behind the log's `serial`, and since when."""
+        """Record which workers are behind the log's `serial`, and since when."""
         self._serial = serial
         for worker in self._connected:
             worker.measure(serial)
 
     async def moved(self, worker: Worker) -> None:
-        """A worker has said how far it is: wake those who wait for it."""
+        """Wake those who wait for a worker that has reported its serial."""
         worker.measure(self._serial)
         async with self._moved:
             self._moved.notify_all()
 
     def reached(self, serial: int) -> int:
-        """How many are at `serial`."""
+        """How many workers are at `serial`."""
         return sum(max(w.acked, w.urgent) >= serial for w in self._connected)
 
     async def wait_for(self, serial: int, count: int, timeout_s: float) -> int:
@@ -119,10 +119,10 @@ class Workers:
 
     async def ask(self, message: Message, timeout_s: float) -> dict[int, Message]:
         """
-        Send every worker a question, and wait.
+        Send every worker a request.
 
         Returns:
-            The replies that came within `timeout_s`, by the worker's number.
+            The replies within `timeout_s`, by the worker's number.
         """
         number = next(self._numbers)
         asked = [(w, future) for w in self if (future := w.ask(message, number)) is not None]

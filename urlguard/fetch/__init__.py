@@ -1,1 +1,1 @@
-"""What goes out to strangers, within bounds: webhooks, proofs, look-ups.  No processes."""
+"""Bounded requests to third-party servers: webhooks, proofs, look-ups.  No processes."""

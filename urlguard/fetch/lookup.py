@@ -116,14 +116,14 @@ class Lookup:
                     try:
                         reply = await self._ask(upstream, query)
                     except dns.exception.Timeout:
-                        problem = f"{upstream} says nothing within {TRY_S:g} s"
+                        problem = f"{upstream}: no answer within {TRY_S:g} s"
                         continue
                     except (dns.exception.DNSException, OSError, EOFError, ValueError) as exc:
                         problem = f"{upstream}: {str(exc) or type(exc).__name__}"
                         continue
                     rcode = reply.rcode()
                     if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-                        problem = f"{upstream} says {dns.rcode.to_text(rcode)}"
+                        problem = f"{upstream}: answered {dns.rcode.to_text(rcode)}"
                         continue
                     try:
                         return list(reply.resolve_chaining().answer or ())

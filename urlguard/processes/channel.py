@@ -1,9 +1,9 @@
 """
 JSON lines over the control process's Unix socket.
 
-Workers and commands speak to the control process this way; the socket lies in ``state_dir`` with
-mode 0600, so whoever can speak here could edit the policy log as well.  A line is one message; long
-news travel as several, so that reading one never holds up a worker's loop.
+Workers and commands talk to the control process this way.  The socket is in ``state_dir`` with mode
+0600: a user who can connect could edit the policy log as well.  A line is one message; many changes
+are split into several, so that parsing one does not block a worker's loop.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ Message = dict[str, Any]
 
 
 def socket_path(state_dir: Path) -> Path:
-    """Where the control process listens."""
+    """The path of the control process's socket."""
     return state_dir / "control.sock"
 
 
-class Short:
+class ShortPath:
     """
     A short name for a path while it is in use.
 
@@ -51,7 +51,7 @@ def listen(path: Path) -> socket.socket:
     path.unlink(missing_ok=True)
     old = os.umask(0o177)
     try:
-        with Short(path) as short:
+        with ShortPath(path) as short:
             server.bind(short)
     finally:
         os.umask(old)
@@ -65,12 +65,12 @@ def connect(path: Path, timeout_s: float) -> socket.socket:
     Connect to the control process.
 
     Raises:
-        OSError: nobody is there.
+        OSError: no process is listening.
     """
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     client.settimeout(timeout_s)
     try:
-        with Short(path) as short:
+        with ShortPath(path) as short:
             client.connect(short)
     except OSError:
         client.close()
@@ -109,14 +109,14 @@ def ask(state_dir: Path, message: Message, timeout_s: float = 90.0) -> Message |
     Args:
         state_dir: which server.
         message: the request.
-        timeout_s: to wait at most; a commit may stand behind the import of a large list.
+        timeout_s: a commit may have to wait for the import of a large list.
 
     Returns:
-        The reply, ``{"lost": True}`` if the server hung up without one, or None if no server is
-        running on this ``state_dir``.
+        The reply, ``{"lost": True}`` if the server closed the connection without one, or None if
+        no server is running on this ``state_dir``.
 
     Raises:
-        PolicyError: a server is running, and this user may not speak to it or it does not answer.
+        PolicyError: a server is running, and this user may not connect or it does not answer.
     """
     path = socket_path(state_dir)
     data = b""

@@ -1,5 +1,5 @@
 """
-Binding the addresses that are listened on: one socket of each transport for each worker.
+Binds the listening addresses: one socket per transport and worker.
 
 Knows sockets; knows neither queries nor processes.
 """
@@ -33,7 +33,7 @@ def open_sockets(where: Endpoint, count: int, *, exclusive: bool = True) -> list
         exclusive: fail if another process of ours is bound there, which SO_REUSEPORT would permit.
 
     Raises:
-        ConfigError: the address cannot be bound; the message says why and what to do.
+        ConfigError: the address cannot be bound; with the reason and a remedy.
     """
     attempts = 10 if where.port == 0 else 1
     while True:

@@ -308,7 +308,7 @@ class DnsTap:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
         try:
-            with channel.Short(self._path) as short:
+            with channel.ShortPath(self._path) as short:
                 await asyncio.wait_for(
                     asyncio.get_running_loop().sock_connect(sock, short), HANDSHAKE_S
                 )
