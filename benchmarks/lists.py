@@ -90,7 +90,7 @@ class Names:
         self._listed = [
             name
             for name in rules
-            if len(name) <= usable and wellknown.hold_reason("subtree", name) is None
+            if len(name) <= usable and wellknown.quarantine_reason("subtree", name) is None
         ]
         self._random = random.Random(_SEED)
         self._random.shuffle(self._listed)

@@ -62,11 +62,11 @@ def main() -> None:
 
     # Real lists bring hardly anything to hold, so add what must be.
     offered = canonical + sorted(wellknown.protected())
-    held = len(wellknown.protected()) + sum(n in wellknown.held_values() for n in canonical)
+    held = len(wellknown.protected()) + sum(n in wellknown.quarantine_values() for n in canonical)
     report(
-        "hold_reason, subtree",
+        "quarantine_reason, subtree",
         offered,
-        lambda n: wellknown.hold_reason("subtree", n) is not None,
+        lambda n: wellknown.quarantine_reason("subtree", n) is not None,
         held,
     )
 

@@ -289,7 +289,7 @@ def refresh(server: Server, ports: Ports, feed: Feed, table: Table, repeat: int)
     pool = (
         name
         for name in random.Random(1).sample(list(rows), len(rows))
-        if wellknown.hold_reason("subtree", name) is None
+        if wellknown.quarantine_reason("subtree", name) is None
         and not any(up in rows or up in feed.others for up in parents(name))
         and name not in feed.others
     )

@@ -72,7 +72,7 @@ def test_starter_list_is_canonical_sorted_and_harmless():
         assert names.canonical(row["domain"]) == row["domain"]
         assert re.fullmatch(r"[a-z]+", row["category"])
         assert wellknown.popular_rank(row["domain"]) is None
-        assert wellknown.hold_reason("subtree", row["domain"], 10**9) is None
+        assert wellknown.quarantine_reason("subtree", row["domain"], 10**9) is None
 
 
 def test_popular_names_are_owners_in_order():
@@ -152,10 +152,10 @@ def test_rules_of_feeds_are_held_back(kind, value, reason):
     """
     Suffixes and protected names are held; customers below them are not.
     """
-    assert wellknown.hold_reason(kind, value) == reason
+    assert wellknown.quarantine_reason(kind, value) == reason
     endless = names.is_public_suffix(value) or (reason or "").startswith("government")
     if reason and not endless:
-        assert value in wellknown.held_values()
+        assert value in wellknown.quarantine_values()
 
 
 def test_popular_names_are_held_up_to_a_rank():
@@ -164,12 +164,12 @@ def test_popular_names_are_held_up_to_a_rank():
     """
     name, rank = ranked(500)
     for value in (name, f"www.{name}"):
-        assert wellknown.hold_reason("domain", value) == f"popular name, rank {rank}"
-        assert wellknown.hold_reason("subtree", value, rank) == f"popular name, rank {rank}"
-        assert value in wellknown.held_values(rank)
-        assert wellknown.hold_reason("subtree", value, rank - 1) is None
-        assert value not in wellknown.held_values(rank - 1)
-    assert wellknown.hold_reason("subtree", f"evil.{name}") is None
+        assert wellknown.quarantine_reason("domain", value) == f"popular name, rank {rank}"
+        assert wellknown.quarantine_reason("subtree", value, rank) == f"popular name, rank {rank}"
+        assert value in wellknown.quarantine_values(rank)
+        assert wellknown.quarantine_reason("subtree", value, rank - 1) is None
+        assert value not in wellknown.quarantine_values(rank - 1)
+    assert wellknown.quarantine_reason("subtree", f"evil.{name}") is None
 
 
 def test_the_quick_answer_is_the_naive_one():
@@ -183,13 +183,13 @@ def test_the_quick_answer_is_the_naive_one():
     values |= {row["domain"] for row in starter_rows()[::50]}
     for value in values:
         suffix = names.is_public_suffix(value)
-        governed = wellknown.hold_reason("domain", value) or ""
+        governed = wellknown.quarantine_reason("domain", value) or ""
         exact = suffix or value in well or governed.startswith("government")
-        assert (wellknown.hold_reason("domain", value) is not None) is exact, value
+        assert (wellknown.quarantine_reason("domain", value) is not None) is exact, value
         covering = exact or value in above
-        assert (wellknown.hold_reason("subtree", value) is not None) is covering, value
-        assert (wellknown.hold_reason("below", value) is not None) is covering, value
-        known = value in wellknown.held_values() or governed.startswith("government")
+        assert (wellknown.quarantine_reason("subtree", value) is not None) is covering, value
+        assert (wellknown.quarantine_reason("below", value) is not None) is covering, value
+        known = value in wellknown.quarantine_values() or governed.startswith("government")
         assert not covering or known or suffix, value
 
 

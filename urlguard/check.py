@@ -121,7 +121,7 @@ class Classifier:
         if kind == "name":
             return self._classifier.unfit(item)
         if item.is_ip:
-            from urlguard.feeds.source import refusal  # few URLs have an address
+            from urlguard.feeds.downloader import refusal  # few URLs have an address
 
             return _ADDRESS if refusal(ipaddress.ip_address(item.host)) else None
         return _HOST if item.name is None else self._classifier.unfit(item.name)

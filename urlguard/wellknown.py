@@ -1,13 +1,13 @@
 """
 What is known of names beforehand: popularity, names that no feed may block, and a starter list.
 
-Part of the vocabulary at the bottom.  Feeds ask `hold_reason` before they commit a rule, the engine
-asks `popular_rank` before it asks the classifier.  Reads the files shipped in the package's
+Part of the vocabulary at the bottom.  Feeds ask `quarantine_reason` before they commit a rule, the
+engine asks `popular_rank` before it asks the classifier.  Reads the files shipped in the package's
 ``data`` folder, each on the first question that needs it; knows nothing of the rules in force.
 
 How it works.  Nearly every value that a feed brings is free to be blocked, so that is the quick
-answer: one look into a set of every value that could be held, whatever the kind of rule, and one
-into the suffix list.  Only a hit is looked at closely.
+answer: one look into a set of every value that could be quarantined, whatever the kind of rule, and
+one into the suffix list.  Only a hit is looked at closely.
 """
 
 import gzip
@@ -107,26 +107,27 @@ def _held(top: int) -> _Held:
     return _Held(names.listed_suffixes().union(itself, above), itself, above)
 
 
-def held_values(top: int = TOP) -> frozenset[str]:
+def quarantine_values(top: int = TOP) -> frozenset[str]:
     """
     The values that a feed's rules may not have, for a bulk import to intersect with.
 
     Names whose popularity rank is beyond `top` are free.  A member is only a candidate, as some are
-    held for `subtree` and `below` alone: ask `hold_reason`.  Three sorts of value have no end and
-    are not in it: single labels, names directly below a wildcard suffix (`names.is_public_suffix`),
-    and names directly below a government's suffix (`governing_suffixes`), also behind ``www.``.
+    quarantined for `subtree` and `below` alone: ask `quarantine_reason`.  Three sorts of value have
+    no end and are not in it: single labels, names directly below a wildcard suffix
+    (`names.is_public_suffix`), and names directly below a government's suffix
+    (`governing_suffixes`), also behind ``www.``.
     """
     return _held(top).values
 
 
-def hold_reason(kind: str, value: str, top: int = TOP) -> str | None:
+def quarantine_reason(kind: str, value: str, top: int = TOP) -> str | None:
     """
-    Why a feed's rule should be held back, in words; None if it may go on.
+    Why a feed's rule should be quarantined; None if it may go on.
 
     Args:
-        kind: of the rule; only domain, subtree and below are ever held.
+        kind: of the rule; only domain, subtree and below are ever quarantined.
         value: its canonical name.
-        top: the popularity rank up to which names are held.
+        top: the popularity rank up to which names are quarantined.
 
     Returns:
         ``public suffix`` (also for any single label), ``infrastructure``, ``bank``, ``protected

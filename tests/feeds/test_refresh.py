@@ -15,7 +15,7 @@ from urlguard import wellknown
 from urlguard.config import Config, Feed
 from urlguard.errors import FeedError, PolicyError
 from urlguard.feeds import schedule
-from urlguard.feeds.refresh import SHOWN_HELD, refresh
+from urlguard.feeds.refresh import MAX_SHOWN, refresh
 from urlguard.feeds.status import Status, settings_of
 
 
@@ -198,7 +198,7 @@ def test_some_bad_lines_are_shown(play):
     assert "line 2: 'b@d'" in play.status.problems[0]
 
 
-def test_names_that_must_not_be_blocked_are_held_back(play):
+def test_names_that_must_not_be_blocked_are_quarantined(play):
     """
     Popular names and public suffixes of a feed make no rule, and are listed with the reason.
     """
@@ -220,7 +220,7 @@ def test_names_that_must_not_be_blocked_are_held_back(play):
     assert held.keys() == {f"url {popular}/", *(f"subtree {value}" for value in values)}
     assert held["subtree co.uk"] == "public suffix"
     assert "popular name, rank" in held[f"subtree {popular}"]
-    assert play.status.held == 5
+    assert play.status.quarantined == 5
     # A page on a popular site is free.
     play.refresh(f"{popular}/login", "evil.example")
     assert f"url {popular}/login" in play.standing()
@@ -238,14 +238,14 @@ def test_who_may_name_popular_names(play, keys):
     assert f"subtree {popular}" in play.standing()
 
 
-def test_the_list_of_held_rules_is_bounded(play):
+def test_the_list_of_quarantined_rules_is_bounded(play):
     """
     A list of nothing but popular names keeps some of them to look at, and counts all.
     """
-    popular = list(wellknown.popular())[: SHOWN_HELD + 200]
+    popular = list(wellknown.popular())[: MAX_SHOWN + 200]
     play.refresh("evil.example", *popular)
-    assert play.status.held == len(popular)
-    assert len(play.log.store.quarantined("a")) == SHOWN_HELD
+    assert play.status.quarantined == len(popular)
+    assert len(play.log.store.quarantined("a")) == MAX_SHOWN
 
 
 @pytest.mark.parametrize(
@@ -398,8 +398,8 @@ def test_progress_is_told(play):
     said = []
     play.refresh(*hosts(0, 3000), step=lambda words, done, total: said.append((words, done, total)))
     steps = list(dict.fromkeys(words for words, _, _ in said))
-    assert steps == ["fetching", "reading", "comparing", "writing claims", "writing effects",
-                     "sealing"]  # fmt: skip
+    assert steps == ["fetching", "reading", "comparing", "weighing", "writing claims",
+                     "writing effects", "sealing"]  # fmt: skip
     size = play.path.stat().st_size
     assert ("reading", size, size) in said
 

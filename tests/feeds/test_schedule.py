@@ -75,8 +75,8 @@ def test_the_overview_shows_every_feeds_status(tmp_path, log):
     shown = {row["name"]: row for row in rows}
     assert list(shown) == ["good", "bad", "new"]
     assert shown["good"]["from"] == str(good.path)
-    assert (shown["good"]["rules"], shown["good"]["bad"], shown["good"]["held"]) == (3, 1, 1)
-    assert shown["good"]["held_rules"] == [("subtree co.uk", "public suffix")]
+    assert (shown["good"]["rules"], shown["good"]["bad"], shown["good"]["quarantined"]) == (3, 1, 1)
+    assert shown["good"]["quarantined_rules"] == [("subtree co.uk", "public suffix")]
     assert shown["good"]["error"] is None
     assert "No such file" in shown["bad"]["error"]
     assert shown["new"]["checked_at"] == 0.0

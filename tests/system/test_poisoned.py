@@ -55,20 +55,24 @@ def test_a_poisoned_list_cuts_nobody_off(server):
     for name in NEIGHBOURS:
         assert dig(running, name) == [UPSTREAM_ADDRESS], name
     (row,) = map(json.loads, running.run("feed", "list", "--json").stdout.splitlines())
-    assert (row["rules"], row["pending_approval"]) == (len(GOOD), len(POISON))
-    assert dict(row["held_rules"]) == {f"subtree {name}": why for name, why in POISON.items()}
+    assert (row["rules"], row["quarantined"]) == (len(GOOD), len(POISON))
+    assert dict(row["quarantined_rules"]) == {
+        f"subtree {name}": why for name, why in POISON.items()
+    }
     shown = running.run("feed", "list", "--all").stdout
     for name, reason in POISON.items():
         assert f"subtree {name}: {reason}" in shown
     status, page = Api(running).ask("GET", "/v1/feeds")
     (feed,) = page["items"]
-    assert (status, feed["name"], feed["rules"], feed["pending_approval"]) == (
+    assert (status, feed["name"], feed["rules"], feed["quarantined"]) == (
         200,
         "list",
         10_000,
         len(POISON),
     )
-    assert {one["rule"]: one["reason"] for one in feed["held_rules"]} == dict(row["held_rules"])
+    assert {one["rule"]: one["reason"] for one in feed["quarantined_rules"]} == dict(
+        row["quarantined_rules"]
+    )
 
 
 @pytest.mark.slow
@@ -91,4 +95,4 @@ def test_the_poison_is_known(name):
     Each of them is held by name, however a list spells the rule.
     """
     for kind in ("subtree", "below"):
-        assert wellknown.hold_reason(kind, name), kind
+        assert wellknown.quarantine_reason(kind, name), kind

@@ -20,10 +20,12 @@ def feed() -> None:
 
 @feed.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.option("--all", "show_all", is_flag=True, help="Show every held rule and bad line kept.")
+@click.option(
+    "--all", "show_all", is_flag=True, help="Show every quarantined rule and bad line kept."
+)
 @with_config
 def feed_list(config: configuration.Config, as_json: bool, show_all: bool) -> None:
-    """Show each feed: its rules, its last refresh, bad lines, and rules that are held back."""
+    """Show each feed: its rules, its last refresh, bad lines, and quarantined rules."""
     from urlguard.feeds import schedule
 
     rows = schedule.overview(config)

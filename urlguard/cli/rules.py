@@ -149,7 +149,7 @@ def block(
 
     for value in () if shadow else values:
         rule = rules.parse(value)
-        held = wellknown.hold_reason(rule.kind, rule.value)
+        held = wellknown.quarantine_reason(rule.kind, rule.value)
         if held and held.startswith("public suffix") and not force:
             raise InputError(f"{value}: {held}; --force blocks it all the same")
         if held and not force:

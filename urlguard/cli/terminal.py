@@ -80,7 +80,16 @@ def show_verdict(verdict: dict[str, Any], scheduled: Sequence[str] = ()) -> None
 def show_feeds(rows: list[dict[str, Any]], show_all: bool) -> None:
     """Print all feeds, then what needs a look."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("feed", "rules", "format", "checked", "changed", "bad lines", "held", "state"):
+    for column in (
+        "feed",
+        "rules",
+        "format",
+        "checked",
+        "changed",
+        "bad lines",
+        "quarantined",
+        "state",
+    ):
         table.add_column(column, justify="right" if column in _NUMBERS else "left")
     for row in rows:
         state = Text("shadow", "cyan") if row["shadow"] else Text("ok", "green")
@@ -95,7 +104,7 @@ def show_feeds(rows: list[dict[str, Any]], show_all: bool) -> None:
             _ago(row["checked_at"]),
             _ago(row["changed_at"]),
             f"{row['bad']:,}",
-            f"{row['held']:,}",
+            f"{row['quarantined']:,}",
             state,
         )
     _out.print(table)
@@ -104,9 +113,9 @@ def show_feeds(rows: list[dict[str, Any]], show_all: bool) -> None:
             _out.print(Text.assemble("\n", (row["error"], "red")))
         _some(
             row["name"],
-            "held back",
-            [f"{r}: {why}" for r, why in row["held_rules"]],
-            row["held"],
+            "quarantined",
+            [f"{r}: {why}" for r, why in row["quarantined_rules"]],
+            row["quarantined"],
             show_all,
         )
         _some(row["name"], "bad lines", row["problems"], row["bad"], show_all)
@@ -151,7 +160,7 @@ def show_preview(found: dict[str, Any]) -> None:
 
 
 _SHOWN_REASONS = 20
-_NUMBERS = ("rules", "bad lines", "held")
+_NUMBERS = ("rules", "bad lines", "quarantined")
 
 
 def _some(name: str, what: str, lines: list[str], total: int, show_all: bool) -> None:

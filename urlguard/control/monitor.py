@@ -52,7 +52,7 @@ class FeedState(NamedTuple):
 
     name: str
     rules: int
-    held: int
+    quarantined: int
     good_at: float  # seconds since 1970; 0: never
     failing: bool
 
@@ -236,7 +236,7 @@ class Monitor:
             self._good_at[name] = status.checked_at
         # After a restart, a failing feed counts as good at its last batch.
         good_at = max(self._good_at.get(name, 0.0), status.changed_at)
-        return FeedState(name, status.rules, status.held, good_at, status.error is not None)
+        return FeedState(name, status.rules, status.quarantined, good_at, status.error is not None)
 
     # Control's own metrics
 
@@ -265,7 +265,7 @@ class Monitor:
         put("urlguard_hit_log_dropped_rows_total", state.hits_dropped)
         for feed in found.log.feeds:
             put("urlguard_feed_rules", feed.rules, feed.name)
-            put("urlguard_feed_quarantined_rules", feed.held, feed.name)
+            put("urlguard_feed_quarantined_rules", feed.quarantined, feed.name)
             put("urlguard_feed_failing", feed.failing, feed.name)
             if feed.good_at:
                 put("urlguard_feed_age_seconds", max(0.0, time.time() - feed.good_at), feed.name)

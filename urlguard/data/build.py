@@ -244,7 +244,7 @@ def is_usable(domain: str, famous: set[str]) -> bool:
         owner is not None
         and names.canonical(domain) == domain
         and owner not in famous
-        and wellknown.hold_reason("subtree", domain, len(famous)) is None
+        and wellknown.quarantine_reason("subtree", domain, len(famous)) is None
     )
 
 

@@ -1,12 +1,12 @@
 """
 One refresh of one feed: what it says now becomes one batch with the difference.
 
-    source → formats → hold back → limits → the policy log
+    downloader → formats → quarantine → limits → the policy log
 
-A feed that cannot be had, is mostly bad, or grew or shrank absurdly changes nothing: what it said
-last stays in force.  Rules that would block a public suffix, an infrastructure name or one of the
-most popular names are held back and shown; an operator can still make them by hand.  A list in
-shadow goes the same way, and its rules are only counted.
+A feed that cannot be had, is mostly bad, or grew or shrank absurdly changes nothing: its last good
+rules stay in force.  Rules that would block a public suffix, an infrastructure name or one of the
+most popular names are quarantined: they are shown, and an operator can still make them by hand.  A
+list in shadow goes the same way, and its rules are only counted.
 
 The control process runs this as ``python -m urlguard.feeds.refresh NAME``, so that a million lines
 never hold up a loop; the command ``urlguard feed refresh`` runs it directly.
@@ -23,7 +23,7 @@ from pathlib import Path
 from urlguard import events, names, wellknown
 from urlguard.config import Config, Feed
 from urlguard.errors import FeedError, UrlGuardError
-from urlguard.feeds import formats, source
+from urlguard.feeds import downloader, formats
 from urlguard.feeds.parsed import Parsed
 from urlguard.feeds.status import Status, settings_of
 from urlguard.policy.location import open_log
@@ -34,7 +34,7 @@ from urlguard.rules import SHADOW
 from urlguard.verdict import FEED
 
 MIN_JUDGED = 100  # rules; a smaller feed may change as it likes
-SHOWN_HELD = 1000  # held rules that are kept for `feed list`, so that a bad list stays bounded
+MAX_SHOWN = 1000  # quarantined rules kept for `feed list`, so that a bad list stays bounded
 _SHOWN_PROBLEMS = 25
 
 _EXCEPT = ""  # in place of a category, which is never empty
@@ -95,12 +95,14 @@ def _refresh(
     step("fetching", 0, 0)
     folder = state_dir / "feeds"
     settings = settings_of(feed)
-    known = source.load_last_good(folder, feed) if source.load_cached(folder, feed) else None
+    known = (
+        downloader.load_last_good(folder, feed) if downloader.load_cached(folder, feed) else None
+    )
     cached = known.cached if known else None
-    fetched = source.fetch(feed, cached, lambda done, total: step("fetching", done, total))
+    fetched = downloader.fetch(feed, cached, lambda done, total: step("fetching", done, total))
     data = fetched.data
     if known is not None and fetched.unchanged:
-        source.save_last_good(folder, feed, fetched)  # renews its ETag and times
+        downloader.save_last_good(folder, feed, fetched)  # renews its ETag and times
         # The same bytes mean other rules under other settings, and to a log that was restored, or
         # whose claims were ended when the feed left the configuration, they are news.
         if (status.settings, status.sha256) == (settings, known.cached.sha256):
@@ -108,7 +110,7 @@ def _refresh(
         data = known.data
     step("reading", 0, len(data))
     parsed = formats.parse(data, feed, lambda done, total: step("reading", done, total))
-    held = _hold_back(parsed, feed)
+    quarantined = _quarantine(parsed, feed)
     step("comparing", 0, 0)
     origin = FEED + feed.name
     if feed.shadow:
@@ -121,10 +123,10 @@ def _refresh(
     reason = f"refresh: {rules} rules, sha256 {fetched.sha256[:16]}"
 
     def keep(batch: Batch | None) -> None:
-        log.store.set_quarantined(feed.name, held[:SHOWN_HELD])
+        log.store.set_quarantined(feed.name, quarantined[:MAX_SHOWN])
         status.format = parsed.format
         status.rules = rules
-        status.lines, status.bad, status.held = parsed.lines, parsed.bad, len(held)
+        status.lines, status.bad, status.quarantined = parsed.lines, parsed.bad, len(quarantined)
         status.problems = [str(p) for p in parsed.problems[:_SHOWN_PROBLEMS]]
         status.ignored = parsed.ignored
         status.settings, status.sha256 = settings, fetched.sha256
@@ -141,16 +143,16 @@ def _refresh(
         within=keep,
     )
     # After the commit: a copy without its batch would make the next refresh think it is done.
-    source.save_last_good(folder, feed, fetched)
+    downloader.save_last_good(folder, feed, fetched)
     return batch
 
 
-def _hold_back(parsed: Parsed, feed: Feed) -> list[tuple[str, str]]:
-    """Take rules out that a feed must not make; returns them with the reason."""
+def _quarantine(parsed: Parsed, feed: Feed) -> list[tuple[str, str]]:
+    """Take out the rules that a feed must not make; returns them with the reason."""
     if feed.allow_popular or feed.action != "block":
         return []
-    held = []
-    values = wellknown.held_values()
+    quarantined = []
+    values = wellknown.quarantine_values()
     beneath = names.wildcard_suffixes() | wellknown.governing_suffixes()
     for key in parsed.rules:
         kind, _, value = key.partition(" ")
@@ -159,11 +161,11 @@ def _hold_back(parsed: Parsed, feed: Feed) -> list[tuple[str, str]]:
             value = value[:-1] if value.endswith("/") and value.count("/") == 1 else ""
             kind = "subtree"
         candidate = value in values or value.removeprefix("www.").partition(".")[2] in beneath
-        if candidate and (reason := wellknown.hold_reason(kind, value)):
-            held.append((key, reason))
-    for key, _ in held:
+        if candidate and (reason := wellknown.quarantine_reason(kind, value)):
+            quarantined.append((key, reason))
+    for key, _ in quarantined:
         del parsed.rules[key]
-    return sorted(held)
+    return sorted(quarantined)
 
 
 def _take_exceptions_out(parsed: Parsed) -> None:

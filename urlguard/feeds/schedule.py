@@ -68,7 +68,7 @@ def due_in_s(log: PolicyLog, feed: Feed, now: float) -> float:
 
 def overview(config: Config) -> list[dict[str, Any]]:
     """
-    Each feed with its status and held rules; creates no files.
+    Each feed with its status and quarantined rules; creates no files.
 
     Raises:
         PolicyError: the log cannot be read.
@@ -82,10 +82,10 @@ def overview(config: Config) -> list[dict[str, Any]]:
         ]
 
 
-def _row(feed: Feed, status: Status, held: list[tuple[str, str]]) -> dict[str, Any]:
+def _row(feed: Feed, status: Status, quarantined: list[tuple[str, str]]) -> dict[str, Any]:
     where = feed.url or str(feed.path)
     about = {"name": feed.name, "from": where, "shadow": feed.shadow}
-    return {**about, **dataclasses.asdict(status), "held_rules": held}
+    return {**about, **dataclasses.asdict(status), "quarantined_rules": quarantined}
 
 
 def end_unconfigured(log: PolicyLog, config: Config) -> None:

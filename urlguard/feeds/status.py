@@ -27,7 +27,7 @@ class Status:
     bad: int = 0
     problems: list[str] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
-    held: int = 0
+    quarantined: int = 0
     serial: int = 0  # of the last batch
     settings: str = ""  # digest of the settings that the rules were read under
     sha256: str = ""  # of the list that the last batch brought the log to

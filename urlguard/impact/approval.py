@@ -85,7 +85,7 @@ def protected_names(rule: Rule) -> list[str]:
         if not value.endswith("/") or value.count("/") > 1 or value.startswith("["):
             return []  # URL rules are for pages on popular sites; addresses are not protected
         kind, value = "subtree", value[:-1]
-    reason = wellknown.hold_reason(kind, value) or wellknown.government(value)
+    reason = wellknown.quarantine_reason(kind, value) or wellknown.government(value)
     return [reason] if reason else []
 
 
@@ -99,7 +99,11 @@ def too_broad(rule: Rule) -> list[str]:
     if names.is_public_suffix(value):
         return ["public suffix"]
     # A popular name with one owner is no reason.
-    above = None if wellknown.hold_reason("domain", value) else wellknown.hold_reason(kind, value)
+    above = (
+        None
+        if wellknown.quarantine_reason("domain", value)
+        else wellknown.quarantine_reason(kind, value)
+    )
     return [above] if above else []
 
 
@@ -108,7 +112,9 @@ def _protected_by_pattern(text: str) -> list[str]:
     fit = [name for name in _known() if matching(f".{name}.")]
     if not fit:
         return []
-    first = ", ".join(f"{name} ({wellknown.hold_reason('domain', name)})" for name in fit[:SHOWN])
+    first = ", ".join(
+        f"{name} ({wellknown.quarantine_reason('domain', name)})" for name in fit[:SHOWN]
+    )
     more = f" and {len(fit) - SHOWN:,} more" if len(fit) > SHOWN else ""
     return [f"fits {first}{more}"]
 
@@ -116,7 +122,9 @@ def _protected_by_pattern(text: str) -> list[str]:
 @cache
 def _known() -> tuple[str, ...]:
     """The names against which a pattern is matched."""
-    return tuple(sorted(n for n in wellknown.held_values() if wellknown.hold_reason("domain", n)))
+    return tuple(
+        sorted(n for n in wellknown.quarantine_values() if wellknown.quarantine_reason("domain", n))
+    )
 
 
 def is_sufficient(sample: Sampled) -> bool:

@@ -32,7 +32,7 @@ def lists(backend, tmp_path):
 
 async def test_a_list_in_shadow(http, backend, lists):
     """
-    What it would change, what it touches, what is held back, and why it would wait.
+    What it would change, what it touches, which rules are quarantined, and why it would wait.
     """
     far = {"subtree far.example": Count(30, 300.0, 7)}
     backend.live = Sampled(Count(12_000, 120_000.0, 90), Count(30, 300.0, 7), far)
@@ -129,13 +129,13 @@ async def test_lists_with_what_is_held_back(http, backend, lists):
     status, found = await call(http, backend, "GET", "/v1/feeds", Role.AUDITOR)
     assert status == 200
     old, new = found["items"]
-    assert (old["name"], old["shadow"], old["rules"], old["pending_approval"]) == (
+    assert (old["name"], old["shadow"], old["rules"], old["quarantined"]) == (
         "old",
         False,
         1,
         1,
     )
-    assert old["held_rules"] == [{"rule": "subtree google.com", "reason": "protected name"}]
+    assert old["quarantined_rules"] == [{"rule": "subtree google.com", "reason": "protected name"}]
     assert (new["name"], new["shadow"], new["error"]) == ("new", True, None)
     assert new["serial"] == 2
 
@@ -147,7 +147,7 @@ async def test_a_list_that_was_never_refreshed(http, backend, lists):
     added = dataclasses.replace(lists[0], name="later")
     object.__setattr__(backend.config, "feed", (added,))
     (found,) = (await call(http, backend, "GET", "/v1/feeds"))[1]["items"]
-    assert (found["name"], found["checked_at"], found["held_rules"]) == ("later", 0, [])
+    assert (found["name"], found["checked_at"], found["quarantined_rules"]) == ("later", 0, [])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""``GET /v1/feeds``: the lists, how they are, and which of their rules are held back."""
+"""``GET /v1/feeds``: the lists, how they are, and which of their rules are quarantined."""
 
 from typing import Annotated, Final
 from urllib.parse import urlsplit, urlunsplit
@@ -10,7 +10,7 @@ from urlguard.api.routes import READERS, Call, Nothing, Route
 from urlguard.api.v1.preview import RuleReason, previewing
 from urlguard.errors import PolicyError
 
-SHOWN_HELD: Final = 1000  # of one list
+MAX_SHOWN: Final = 1000  # of one list
 
 
 def without_secrets(where: str) -> str:
@@ -34,8 +34,8 @@ class Feed(msgspec.Struct):
     changed_at: Annotated[int, msgspec.Meta(description="The last batch; 0: never.")]
     error: Annotated[str | None, msgspec.Meta(description="Why the last attempt failed.")]
     bad_lines: int
-    held: Annotated[int, msgspec.Meta(description="Rules held back.")]
-    held_rules: Annotated[
+    quarantined: Annotated[int, msgspec.Meta(description="Rules that are not in force.")]
+    quarantined_rules: Annotated[
         list[RuleReason], msgspec.Meta(description="Of them, at most 1000, with the reason.")
     ]
 
@@ -64,8 +64,10 @@ async def feeds(call: Call[Nothing, Nothing]) -> FeedList:
                 changed_at=int(row["changed_at"]),
                 error=row["error"],
                 bad_lines=row["bad"],
-                held=row["held"],
-                held_rules=[RuleReason(*held) for held in row["held_rules"][:SHOWN_HELD]],
+                quarantined=row["quarantined"],
+                quarantined_rules=[
+                    RuleReason(*pair) for pair in row["quarantined_rules"][:MAX_SHOWN]
+                ],
             )
             for row in rows
         ]
@@ -79,7 +81,7 @@ ROUTES: Final = (
         roles=READERS,
         tag="Rules",
         summary="The lists",
-        words="What is held back covers a public suffix, or a popular, protected, bank's or"
+        words="A quarantined rule covers a public suffix, or a popular, protected, bank's or"
         " government's name: it is not in force, and a person may still make the rule.",
         answer=FeedList,
         handler=feeds,

@@ -50,7 +50,7 @@ class FeedStats(msgspec.Struct):
 
     name: str
     rules: Annotated[int, msgspec.Meta(description="Of its last good version.")]
-    held: Annotated[int, msgspec.Meta(description="Of them, held back.")]
+    quarantined: Annotated[int, msgspec.Meta(description="Of them, quarantined.")]
     failing: Annotated[bool, msgspec.Meta(description="Whether the last refresh failed.")]
     age_s: Annotated[float | None, msgspec.Meta(description="Since the last good refresh.")]
 
@@ -134,12 +134,12 @@ def _by(
 
 def _feeds(families: dict[str, Family]) -> list[FeedStats]:
     rules = _by(families, "urlguard_feed_rules", "feed")
-    held = _by(families, "urlguard_feed_quarantined_rules", "feed")
+    quarantined = _by(families, "urlguard_feed_quarantined_rules", "feed")
     failing = _by(families, "urlguard_feed_failing", "feed")
     ages = families.get("urlguard_feed_age_seconds")
     age = {values[0]: float(value) for values, value in ages.samples} if ages else {}
     return [
-        FeedStats(name, count, held.get(name, 0), bool(failing.get(name)), age.get(name))
+        FeedStats(name, count, quarantined.get(name, 0), bool(failing.get(name)), age.get(name))
         for name, count in sorted(rules.items())
     ]
 

@@ -1,5 +1,5 @@
 """
-source: the bytes of a list, from a file or over HTTP(S), and the last good copy of them.
+downloader: the bytes of a list, from a file or over HTTP(S), and the last good copy of them.
 
 Runs in the refresh's child process, never in a worker.  A list is downloaded from where its
 operator says, so a redirect or a DNS answer must not be able to turn the download towards the
@@ -110,21 +110,21 @@ def fetch(feed: Feed, cached: Cached | None = None, progress: Progress | None = 
     Raises:
         FeedError: it cannot be had, or must not be: see `docs/feeds.md` for what is refused.
     """
-    if cached is not None and cached.source != _source(feed):
+    if cached is not None and cached.source != _address(feed):
         cached = None
     if feed.path is not None:
         return _fetch_file(feed, feed.path, cached)
     return asyncio.run(_fetch_url(feed, cached, progress))
 
 
-def _source(feed: Feed) -> str:
+def _address(feed: Feed) -> str:
     return str(feed.path) if feed.path is not None else str(feed.url)
 
 
 def _finish(feed: Feed, data: bytes, cached: Cached | None, **known: Any) -> Fetched:
     digest = hashlib.sha256(data).hexdigest()
     unchanged = cached is not None and cached.sha256 == digest
-    now = Cached(source=_source(feed), sha256=digest, **known)
+    now = Cached(source=_address(feed), sha256=digest, **known)
     return Fetched(unchanged, b"" if unchanged else data, now)
 
 
@@ -464,7 +464,7 @@ def load_cached(folder: Path, feed: Feed) -> Cached | None:
         cached = Cached(**json.loads((folder / f"{feed.name}.json").read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
-    return cached if cached.source == _source(feed) else None
+    return cached if cached.source == _address(feed) else None
 
 
 def load_last_good(folder: Path, feed: Feed) -> LastGood | None:
@@ -482,7 +482,7 @@ def load_last_good(folder: Path, feed: Feed) -> LastGood | None:
     digest = hashlib.sha256(data).hexdigest()
     cached = load_cached(folder, feed)
     if cached is None or cached.sha256 != digest:
-        cached = Cached(source=_source(feed), sha256=digest)
+        cached = Cached(source=_address(feed), sha256=digest)
     return LastGood(data, cached)
 
 

@@ -17,7 +17,7 @@ from aiohttp import web
 from urlguard import __version__
 from urlguard.config import Feed
 from urlguard.errors import FeedError
-from urlguard.feeds import source
+from urlguard.feeds import downloader
 
 LIST = b"evil.example\n" * 1000
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -89,7 +89,7 @@ def test_a_list_is_fetched_with_its_tags():
 
     progress: list[tuple[int, int]] = []
     with serve(handler) as url:
-        got = source.fetch(feed(url + "/l"), None, lambda *a: progress.append(a))
+        got = downloader.fetch(feed(url + "/l"), None, lambda *a: progress.append(a))
     assert (got.unchanged, got.data, got.etag, got.last_modified) == (False, LIST, '"1"', "then")
     assert len(got.sha256) == 64
     assert seen[0].headers["User-Agent"] == f"urlguard/{__version__}"
@@ -109,9 +109,9 @@ def test_a_list_is_asked_for_only_if_it_is_newer():
         return web.Response(body=LIST, headers={"ETag": '"1"', "Last-Modified": "then"})
 
     with serve(handler) as url:
-        first = source.fetch(feed(url))
-        second = source.fetch(feed(url), first.cached)
-        elsewhere = source.fetch(feed(url + "/other"), first.cached)
+        first = downloader.fetch(feed(url))
+        second = downloader.fetch(feed(url), first.cached)
+        elsewhere = downloader.fetch(feed(url + "/other"), first.cached)
     assert (second.unchanged, second.data, second.cached) == (True, b"", first.cached)
     assert not elsewhere.unchanged, "the tag of one address says nothing about another"
 
@@ -121,8 +121,8 @@ def test_the_same_octets_are_unchanged_without_tags():
     A server without ETag still gives an unchanged list, by its digest.
     """
     with serve(sends()) as url:
-        first = source.fetch(feed(url))
-        assert source.fetch(feed(url), first.cached).unchanged
+        first = downloader.fetch(feed(url))
+        assert downloader.fetch(feed(url), first.cached).unchanged
 
 
 def test_304_without_having_asked_is_an_error():
@@ -130,7 +130,7 @@ def test_304_without_having_asked_is_an_error():
     304 to a request without conditions is refused: there is no copy that it could mean.
     """
     with serve(sends(b"", 304)) as url, pytest.raises(FeedError, match="status 304; must be 200"):
-        source.fetch(feed(url))
+        downloader.fetch(feed(url))
 
 
 @pytest.mark.parametrize("status", [204, 401, 404, 500, 503])
@@ -142,7 +142,7 @@ def test_other_statuses_are_errors(status):
         serve(sends(b"" if status == 204 else b"no", status)) as url,
         pytest.raises(FeedError, match=f"^feed t: {url}/l: status {status}; must be 200$"),
     ):
-        source.fetch(feed(url + "/l?token=secret"))
+        downloader.fetch(feed(url + "/l?token=secret"))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_compression_is_undone(body, encoding):
     """
     headers = {"Content_Encoding": encoding} if encoding else {}
     with serve(sends(body, **headers)) as url:
-        assert source.fetch(feed(url)).data == LIST
+        assert downloader.fetch(feed(url)).data == LIST
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_bombs_and_damage_are_refused(body, encoding, message):
     """
     headers = {"Content_Encoding": encoding} if encoding else {}
     with serve(sends(body, **headers)) as url, pytest.raises(FeedError, match=message):
-        source.fetch(feed(url, max_bytes=20_000))
+        downloader.fetch(feed(url, max_bytes=20_000))
 
 
 def test_an_endless_body_is_cut():
@@ -207,7 +207,7 @@ def test_an_endless_body_is_cut():
         return response
 
     with serve(handler) as url, pytest.raises(FeedError, match="more than 50000 octets"):
-        source.fetch(feed(url, max_bytes=50_000))
+        downloader.fetch(feed(url, max_bytes=50_000))
 
 
 def test_a_body_that_ends_early_is_refused():
@@ -224,7 +224,7 @@ def test_a_body_that_ends_early_is_refused():
         return response
 
     with serve(handler) as url, pytest.raises(FeedError, match=r"^feed t: http://127"):
-        source.fetch(feed(url))
+        downloader.fetch(feed(url))
 
 
 @pytest.mark.timing
@@ -245,7 +245,7 @@ def test_a_slow_server_times_out():
     start = time.monotonic()
     with serve(handler) as url:
         with pytest.raises(FeedError, match=r"not done after 0\.3 s, timeout_s"):
-            source.fetch(feed(url, timeout_s=0.3))
+            downloader.fetch(feed(url, timeout_s=0.3))
         assert time.monotonic() - start < 5
 
 
@@ -256,7 +256,7 @@ def test_nobody_listens():
     with serve(sends()) as url:
         pass
     with pytest.raises(FeedError, match=r"^feed t: "):
-        source.fetch(feed(url))
+        downloader.fetch(feed(url))
 
 
 def test_the_proxy_of_the_environment_is_not_used(monkeypatch):
@@ -265,7 +265,7 @@ def test_the_proxy_of_the_environment_is_not_used(monkeypatch):
     """
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9/")
     with serve(sends()) as url:
-        assert source.fetch(feed(url)).data == LIST
+        assert downloader.fetch(feed(url)).data == LIST
 
 
 # -- redirects and addresses ----------------------------------------------------------------------
@@ -286,9 +286,9 @@ def test_five_redirects_are_followed():
     Five redirects are followed, relative ones too; a sixth is not.
     """
     with serve(redirects(5)) as url:
-        assert source.fetch(feed(url)).data == LIST
+        assert downloader.fetch(feed(url)).data == LIST
     with serve(redirects(6)) as url, pytest.raises(FeedError, match="more than 5 redirects"):
-        source.fetch(feed(url))
+        downloader.fetch(feed(url))
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_redirects_to_elsewhere_are_refused(location, message):
     """
     headers = {"Location": location} if location else {}
     with serve(sends(b"", 302, **headers)) as url, pytest.raises(FeedError, match=message):
-        source.fetch(feed(url))
+        downloader.fetch(feed(url))
 
 
 @pytest.mark.parametrize(
@@ -327,17 +327,17 @@ def test_a_redirect_to_a_private_address_is_refused(monkeypatch, location):
         return [(2, "127.0.0.2")]
 
     # For this test, 127.0.0.1 is the public internet.
-    real = source.refusal
+    real = downloader.refusal
     public = ipaddress.ip_address("127.0.0.1")
-    monkeypatch.setattr(source, "refusal", lambda a: None if a == public else real(a))
-    monkeypatch.setattr(source, "_resolve", resolve)
+    monkeypatch.setattr(downloader, "refusal", lambda a: None if a == public else real(a))
+    monkeypatch.setattr(downloader, "_resolve", resolve)
     with serve(inside, "127.0.0.2") as target:
         to = location.format(port=target.rpartition(":")[2])
         with (
             serve(sends(b"", 302, Location=to)) as url,
             pytest.raises(FeedError, match=r"address \S+ is a loopback address; must be public"),
         ):
-            source.fetch(feed(url, allow_private=False))
+            downloader.fetch(feed(url, allow_private=False))
     assert not hits
 
 
@@ -352,15 +352,15 @@ def test_a_name_is_resolved_once_and_judged(monkeypatch):
         return [(2, answers.pop(0))]
 
     public = ipaddress.ip_address("127.0.0.1")
-    monkeypatch.setattr(source, "refusal", lambda a: None if a == public else "is private")
-    monkeypatch.setattr(source, "_resolve", resolve)
+    monkeypatch.setattr(downloader, "refusal", lambda a: None if a == public else "is private")
+    monkeypatch.setattr(downloader, "_resolve", resolve)
     with serve(sends()) as url:
         port = url.rpartition(":")[2]
-        got = source.fetch(feed(f"http://lists.test:{port}/", allow_private=False))
+        got = downloader.fetch(feed(f"http://lists.test:{port}/", allow_private=False))
         assert got.data == LIST
         assert answers == ["127.0.0.3"]
         with pytest.raises(FeedError, match=r"lists\.test: address 127\.0\.0\.3 is private"):
-            source.fetch(feed(f"http://lists.test:{port}/", allow_private=False))
+            downloader.fetch(feed(f"http://lists.test:{port}/", allow_private=False))
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_private_addresses_are_refused(url, message):
     No way of writing an address leads into the own network unless ``allow_private`` is set.
     """
     with pytest.raises(FeedError, match=message):
-        source.fetch(feed(url, allow_private=False, timeout_s=5.0))
+        downloader.fetch(feed(url, allow_private=False, timeout_s=5.0))
 
 
 def test_http_is_refused_unless_allowed():
@@ -390,7 +390,7 @@ def test_http_is_refused_unless_allowed():
     Unencrypted HTTP is refused, also where a redirect leads to it.
     """
     with serve(sends()) as url, pytest.raises(FeedError, match="must be https:// unless allow_h"):
-        source.fetch(feed(url, allow_http=False))
+        downloader.fetch(feed(url, allow_http=False))
 
 
 @pytest.mark.parametrize(
@@ -408,7 +408,7 @@ def test_every_hop_must_be_https_unless_allowed(url, allow_http, refused):
     """
     outcome = pytest.raises(FeedError) if refused else contextlib.nullcontext()
     with outcome:
-        source._check_url("t", yarl.URL(url), feed(url, allow_http=allow_http))
+        downloader._check_url("t", yarl.URL(url), feed(url, allow_http=allow_http))
 
 
 @pytest.mark.parametrize(
@@ -446,7 +446,7 @@ def test_which_addresses_are_public(address, refused):
     """
     Only globally reachable addresses may be connected to, also where IPv6 carries IPv4.
     """
-    assert (source.refusal(ipaddress.ip_address(address)) is not None) is refused
+    assert (downloader.refusal(ipaddress.ip_address(address)) is not None) is refused
 
 
 # -- files ---------------------------------------------------------------------------------------
@@ -458,7 +458,7 @@ def test_a_file_is_read_plain_or_gzip(tmp_path):
     """
     for name, data in (("a.txt", LIST), ("b.txt", packed(LIST))):
         (tmp_path / name).write_bytes(data)
-        assert source.fetch(Feed(name="t", path=tmp_path / name)).data == LIST
+        assert downloader.fetch(Feed(name="t", path=tmp_path / name)).data == LIST
 
 
 def test_an_untouched_file_is_unchanged_and_a_touched_one_is_read(tmp_path):
@@ -469,14 +469,14 @@ def test_an_untouched_file_is_unchanged_and_a_touched_one_is_read(tmp_path):
     path.write_bytes(LIST)
     os.utime(path, ns=(10**18, 10**18))
     this = Feed(name="t", path=path)
-    first = source.fetch(this)
-    assert source.fetch(this, first.cached).unchanged
+    first = downloader.fetch(this)
+    assert downloader.fetch(this, first.cached).unchanged
     path.touch()
-    again = source.fetch(this, first.cached)
+    again = downloader.fetch(this, first.cached)
     assert again.unchanged
     assert again.cached.mtime_ns == 0, "a file just written may be written again within one tick"
     path.write_bytes(LIST.replace(b"evil", b"good"))
-    assert source.fetch(this, again.cached).data.startswith(b"good")
+    assert downloader.fetch(this, again.cached).data.startswith(b"good")
 
 
 def test_files_that_cannot_be_read(tmp_path):
@@ -493,7 +493,7 @@ def test_files_that_cannot_be_read(tmp_path):
     }
     for name, message in cases.items():
         with pytest.raises(FeedError, match=f"^feed t: {tmp_path}.*({message})"):
-            source.fetch(Feed(name="t", path=tmp_path / name, max_bytes=100))
+            downloader.fetch(Feed(name="t", path=tmp_path / name, max_bytes=100))
 
 
 # -- the last good copy --------------------------------------------------------------------------
@@ -503,9 +503,9 @@ def test_files_that_cannot_be_read(tmp_path):
 def kept(tmp_path):
     """A feed and its fetched list, kept in a folder."""
     this = feed("https://lists.test/l")
-    cached = source.Cached(source="https://lists.test/l", sha256="", etag='"1"')
-    got = source._finish(this, LIST, None, etag=cached.etag)
-    source.save_last_good(tmp_path / "feeds", this, got)
+    cached = downloader.Cached(source="https://lists.test/l", sha256="", etag='"1"')
+    got = downloader._finish(this, LIST, None, etag=cached.etag)
+    downloader.save_last_good(tmp_path / "feeds", this, got)
     return tmp_path / "feeds", this, got
 
 
@@ -514,10 +514,10 @@ def test_the_last_good_copy_comes_back(kept):
     What was kept is read again, with what is remembered of it, and no temporary files stay.
     """
     folder, this, got = kept
-    last = source.load_last_good(folder, this)
+    last = downloader.load_last_good(folder, this)
     assert last is not None
     assert (last.data, last.cached) == (LIST, got.cached)
-    assert source.load_cached(folder, this) == got.cached
+    assert downloader.load_cached(folder, this) == got.cached
     assert sorted(p.name for p in folder.iterdir()) == ["t.gz", "t.json"]
 
 
@@ -526,9 +526,9 @@ def test_an_unchanged_list_keeps_the_copy_and_renews_the_tag(kept):
     An unchanged list has no data, and must not overwrite the copy with nothing.
     """
     folder, this, got = kept
-    now = source.Cached(source=got.cached.source, sha256=got.sha256, etag='"2"')
-    source.save_last_good(folder, this, source.Fetched(True, b"", now))
-    last = source.load_last_good(folder, this)
+    now = downloader.Cached(source=got.cached.source, sha256=got.sha256, etag='"2"')
+    downloader.save_last_good(folder, this, downloader.Fetched(True, b"", now))
+    last = downloader.load_last_good(folder, this)
     assert last is not None
     assert (last.data, last.cached.etag) == (LIST, '"2"')
 
@@ -539,7 +539,7 @@ def test_a_copy_whose_halves_differ_is_fetched_anew(kept):
     """
     folder, this, _ = kept
     (folder / "t.gz").write_bytes(packed(b"other.example\n"))
-    last = source.load_last_good(folder, this)
+    last = downloader.load_last_good(folder, this)
     assert last is not None
     assert (last.data, last.cached.etag) == (b"other.example\n", "")
 
@@ -551,7 +551,7 @@ def test_a_damaged_copy_is_none(kept, damage):
     """
     folder, this, _ = kept
     (folder / "t.gz").write_bytes(damage)
-    assert source.load_last_good(folder, this) is None
+    assert downloader.load_last_good(folder, this) is None
 
 
 def test_no_copy(tmp_path):
@@ -559,9 +559,9 @@ def test_no_copy(tmp_path):
     Without a copy there is none, and what is remembered of one does not stand alone.
     """
     this = feed("https://lists.test/l")
-    assert source.load_last_good(tmp_path, this) is None
+    assert downloader.load_last_good(tmp_path, this) is None
     (tmp_path / "t.json").write_text('{"source": "https://lists.test/l", "sha256": "x"}')
-    assert source.load_cached(tmp_path, this) is None
+    assert downloader.load_cached(tmp_path, this) is None
 
 
 def test_a_copy_of_another_address_is_not_asked_with(kept):
@@ -569,7 +569,7 @@ def test_a_copy_of_another_address_is_not_asked_with(kept):
     When the configuration names another address, the old copy's tag is forgotten.
     """
     folder, _, _ = kept
-    assert source.load_cached(folder, feed("https://other.test/l")) is None
+    assert downloader.load_cached(folder, feed("https://other.test/l")) is None
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, kept):
@@ -579,4 +579,4 @@ def test_a_folder_that_cannot_be_written(tmp_path, kept):
     _, this, got = kept
     (tmp_path / "file").write_text("")
     with pytest.raises(FeedError, match="must be writable"):
-        source.save_last_good(tmp_path / "file", this, got)
+        downloader.save_last_good(tmp_path / "file", this, got)
