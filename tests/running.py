@@ -23,7 +23,7 @@ from dnslib import QTYPE, RR, A, DNSRecord
 UPSTREAM_ADDRESS = "192.0.2.77"
 
 # Bounds against a hang, not claims: a busy machine may need tens of seconds for what takes one.
-PATIENCE_S = 180.0
+HANG_S = 180.0
 ANSWER_S = 30.0
 
 
@@ -76,7 +76,7 @@ class Server:
         self.port = 0
         self.log = folder / "serve.log"
 
-    def start(self, wait_s: float = PATIENCE_S) -> "Server":
+    def start(self, wait_s: float = HANG_S) -> "Server":
         """Start it and wait until it answers."""
         self.begin()
         return self.ready(wait_s)
@@ -91,7 +91,7 @@ class Server:
                 text=True,
             )
 
-    def ready(self, wait_s: float = PATIENCE_S) -> "Server":
+    def ready(self, wait_s: float = HANG_S) -> "Server":
         """Wait until it answers."""
         assert self.process is not None
         assert self.process.stdout is not None
@@ -108,7 +108,7 @@ class Server:
             capture_output=True,
             text=True,
             check=check,
-            timeout=PATIENCE_S,
+            timeout=HANG_S,
         )
 
     def ask(self, name: str, qtype: str = "A", tcp: bool = False) -> dns.message.Message:
@@ -149,7 +149,7 @@ class Server:
     def forget(self) -> None:
         """Take leave of a killed server."""
         assert self.process is not None
-        self.process.wait(PATIENCE_S)
+        self.process.wait(HANG_S)
         assert self.process.stdout is not None
         self.process.stdout.close()
         self.process = None
@@ -158,7 +158,7 @@ class Server:
         """End it as an operator would; returns the exit code."""
         assert self.process is not None
         self.process.terminate()
-        code = self.process.wait(PATIENCE_S)
+        code = self.process.wait(HANG_S)
         self.forget()
         return code
 

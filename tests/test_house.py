@@ -3,6 +3,7 @@
 import pytest
 
 from tests import house
+from tests.imports import modules
 
 GOOD = {
     "__init__": "",
@@ -26,7 +27,7 @@ def look(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         allowed = {"layers": LAYERS, "upward": {}, "long_files": {}, "same_names": {}} | rules
-        return house.inspect(tmp_path / "urlguard", house.Rules(**allowed))
+        return house.inspect(modules(tmp_path / "urlguard"), house.Rules(**allowed))
 
     return inspect
 
@@ -63,8 +64,8 @@ def test_a_house_in_order(look):
         ({"new": ""}, "new has no floor"),
         ({"log/rows": "from urlguard.log import file"}, "log.file ⇄ log.rows"),
         ({"log/rows": "async def f():\n  import urlguard.log.file"}, "log.file ⇄ log.rows"),
-        ({"names": lines(451)}, "names.py has 451 lines: no reason given"),
-        ({"log/rows": lines(900)}, "log/rows.py has 900 lines: no reason given"),
+        ({"names": lines(451)}, "names has 451 lines: no reason given"),
+        ({"log/rows": lines(900)}, "log.rows has 900 lines: no reason given"),
         ({"log/rows": "class Name: ..."}, "Name in log.rows, names: no reason given"),
     ],
 )
@@ -103,7 +104,7 @@ def test_circles_of_types_are_told_apart(look):
     ("change", "rules"),
     [
         ({"base": "import urlguard.log"}, {"upward": {("base", "log"): "why"}}),
-        ({"names": lines(451)}, {"long_files": {"names.py": "why"}}),
+        ({"names": lines(451)}, {"long_files": {"names": "why"}}),
         (
             {"log/rows": "class Name: ..."},
             {"same_names": {"why": ["Name in log.rows, names"]}},
@@ -138,6 +139,13 @@ def test_long_functions_are_listed(look):
     report = look({"names": f"class A:\n  def f(self):{lines(81)}    pass\n  def g(self): ..."})
     assert report.wrong == []
     assert report.lines[-2:] == ["functions over 80 lines: 1", "  names.f has 82 lines"]
+
+
+def test_private_names_may_stand_twice(look):
+    """
+    Nobody imports them, so nobody takes one for the other.
+    """
+    assert look({"names": "class _Part: ...", "log/rows": "class _Part: ..."}).wrong == []
 
 
 def test_a_floor_without_a_room(look):
