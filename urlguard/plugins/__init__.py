@@ -49,7 +49,7 @@ BUILTIN: Final[dict[str, Any]] = {
     "guard": Guard,  # above whatever knows upstream answers: a new policy acts on the next query,
     # and what the cache remembers is judged again each time
     "special": Special,  # below guard: a rule about a local name decides about it
-    "cache": Cache,  # what upstreams said; block answers are never in it
+    "cache": Cache,  # upstream answers; block answers are never in it
     "rebind": Rebind,  # looks at an upstream's answer once, before it is remembered
     "forward": Forward,  # last: the only plugin that asks others
 }
@@ -107,7 +107,7 @@ class Chain:
                 last.failed = self._failed
             if hasattr(last, "on_query"):
                 asked.append(last)
-        # Who may not ask at all is told so whatever the question is.
+        # A client that is not allowed is refused whatever the question is.
         self._every = [p.on_query for p in asked if getattr(p, "every_query", False)]
         # Those that never answer, or let all answers pass, are left out: asking them would cost
         # more than most answers.  The number is the plugin's place in the chain.
@@ -170,7 +170,7 @@ class Chain:
         The answer of the plugins that do not wait, or None if the last one must be asked.
 
         Other classes than IN, zone transfers and types that cannot be asked for are answered here:
-        only plugins with ``every_query`` (the acl) get to see them, and nobody upstream.
+        only plugins with ``every_query`` (the acl) see them, and they are never forwarded.
 
         Never raises: where a plugin does, the answer is SERVFAIL.
         """
@@ -259,7 +259,7 @@ class Chain:
         """
         Ask the plugin that may wait, after `local` gave None; `done` is called once.
 
-        It gets the answer, or None if the plugin gave up on the query.
+        It gets the answer, or None if the query gets no answer.
         """
         last = self._last
         if last is None:
@@ -279,7 +279,7 @@ class Chain:
             self.resolve(x, done)
 
     def adopt(self, old: "Chain") -> None:
-        """Let each plugin take over what the one of its name in the old chain has learnt."""
+        """Let each plugin take over the state of the one with its name in the old chain."""
         before: dict[str, Any] = {p.name: p for p in old.plugins}
         for plugin in self.plugins:
             adopt = getattr(plugin, "adopt", None)

@@ -1,9 +1,9 @@
 """
-What a plugin is: the protocols, the answer that passes between plugins, and what they are made of.
+The interface of plugins: protocols, base classes, and the `Exchange` and `Answer` they work on.
 
 A plugin that answers from what it knows is a plain function of the query (`Plugin`).  One that may
-have to wait (`Waiting`) stands behind the plain ones and asks, in its turn, what stands behind it.
-Outsiders write against this module alone; UrlGuard's own plugins use nothing else either.
+have to wait (`Waiting`) stands behind the plain ones and may ask the plugins behind it.
+Third-party plugins need this module alone; UrlGuard's own plugins use nothing else either.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ NOBODY: Final = ("", 0)  # the peer of a query that no client sent
 
 class Exchange:
     """
-    A query on its way to its answer: the query as it was read, and what its stations note.
+    One query on its way to its answer: the query as it was read, and notes for those after.
 
     Of the listener: ``peer``, what its socket needs to send the answer, beginning with the address
     as text; ``transport``; ``when``, the time of arrival by the performance counter, in seconds.
@@ -208,7 +208,7 @@ class Plugin(Protocol):
         ...
 
     def on_answer(self, x: Exchange, a: Answer) -> Answer:
-        """What becomes of an answer from below on its way back."""
+        """The answer to pass on, given one from below on its way back."""
         ...
 
 
@@ -227,7 +227,7 @@ class Waiting(Protocol):
         """
         Find the answer and call ``done(x, answer)`` once, at once or later.
 
-        None in place of an answer: the plugin gave up, and the client gets none.
+        None in place of an answer: the client gets none.
         """
         ...
 
@@ -265,7 +265,7 @@ class Resolving:
         raise NotImplementedError
 
     def ask(self, x: Exchange, done: Done) -> None:
-        """Run the coroutine and pass on what comes of it; see `Waiting`."""
+        """Run the coroutine and pass on its answer; see `Waiting`."""
         task = asyncio.ensure_future(self.resolve(x))
         self._tasks.add(task)
 
@@ -280,6 +280,6 @@ class Resolving:
         task.add_done_callback(finished)
 
     def close(self) -> None:
-        """Give up on what is under way."""
+        """Cancel the queries under way."""
         for task in list(self._tasks):
             task.cancel()

@@ -1,17 +1,17 @@
 """
-cache: remember what upstreams said, for as long as it holds and for a while after if they fail.
+cache: store upstream answers until their TTLs run out, and serve them expired if upstreams fail.
 
-Stands below guard, so whatever it gives is judged again, each time, by the policy of that moment;
-no block answer is ever in it.  Knows replies and time; knows no rules and no sockets.
+Stands below guard, so each answer is judged anew by the policy of that moment; no block answer is
+ever stored.  Knows replies and time; knows no rules and no sockets.
 
 How it works
     An entry is an upstream's reply under the question, DO and CD.  A hit is two dictionary
-    look-ups; TTLs are counted down by the reply itself.
-    Of identical questions only one is asked upstream: the others wait for its answer.
-    An expired entry stays.  If upstreams fail, or take too long, it is given again (RFC 8767) with
-    an extended error that says so, while one question a second goes on trying.
-    Memory is bounded by an estimate for each entry.  The oldest go first, except those that were
-    used since they were last looked at.
+    look-ups; the reply itself counts its TTLs down.
+    Of identical questions only one is sent upstream: the others wait for its answer.
+    An expired entry stays.  If upstreams fail, or take too long, it is served (RFC 8767) with an
+    extended error that says so, while one question a second goes on trying.
+    Memory is bounded by an estimate for each entry.  The oldest are evicted first, except those
+    that were used since the last look at them.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ from urlguard.wire import answer
 from urlguard.wire.query import CD, NOERROR, NXDOMAIN, REFUSED, SERVFAIL
 from urlguard.wire.reply import EDE_STALE, EDE_STALE_NXDOMAIN, Reply
 
-FAILURE_S: Final = 1.0  # a failure is remembered for (RFC 9520 section 3.2: at least 1 s)
-STALE_TTL_S: Final = 30  # of records given after their time (RFC 8767 section 4)
-RETRY_S: Final = 1.0  # between tries to renew an entry that is given after its time
-PREFETCH_SHARE: Final = 0.1  # of its TTL that is left when a name in demand is asked for again
+FAILURE_S: Final = 1.0  # a failure is stored for (RFC 9520 section 3.2: at least 1 s)
+STALE_TTL_S: Final = 30  # of expired records (RFC 8767 section 4)
+RETRY_S: Final = 1.0  # between tries to refresh an expired entry that is served
+PREFETCH_SHARE: Final = 0.1  # of its TTL that is left when a name in demand is refreshed
 PREFETCH_TTL_S: Final = 5  # shorter ones are not worth it
 MAX_WAITING: Final = 2000  # that wait for one answer; more get SERVFAIL
 
@@ -42,26 +42,26 @@ Key = tuple[str, int, bool, int]
 
 
 def _nobody(x: Exchange, done: Done) -> None:
-    raise RuntimeError("cache: nobody to ask")
+    raise RuntimeError("cache: no plugin below")
 
 
 class _Flight:
-    """A question under way upstream, and who waits for the answer."""
+    """A question under way upstream, and the exchanges that wait for its answer."""
 
     __slots__ = ("forgotten", "timer", "waiting")
 
     def __init__(self) -> None:
         self.waiting: list[tuple[Exchange, Done]] = []
         self.timer: asyncio.TimerHandle | None = None
-        self.forgotten = False  # flushed meanwhile: what comes is not kept
+        self.forgotten = False  # flushed meanwhile: its answer is not stored
 
 
 class Cache:
     """
-    Give what is remembered, ask for the rest.
+    Answer from the cache; ask the plugins below for the rest.
 
     ``counters``, since the start: ``hits``, ``misses``, ``shared`` (waited for another's answer),
-    ``stale`` (answers given after their time), ``prefetched``, ``evicted``, ``failures`` (of
+    ``stale`` (expired answers served), ``prefetched``, ``evicted``, ``failures`` (of
     upstreams), ``over_misses`` (clients over their share), ``flushed``.
     """
 
@@ -93,7 +93,7 @@ class Cache:
         return len(self._entries)
 
     def on_query(self, x: Exchange) -> Answer | None:
-        """What is remembered and still holds."""
+        """The stored answer, if it has not expired."""
         q = x.query
         key = x.key = (q.name, q.qtype, q.do, q.flags & CD)
         reply = self._entries.get(key)
@@ -110,7 +110,7 @@ class Cache:
         return self._given(reply, int(now - reply.stored))
 
     def ask(self, x: Exchange, done: Done) -> None:
-        """Ask upstream, or wait for who asked already; after their time, see the module."""
+        """Ask upstream, or wait for the answer to the same question; see the module."""
         key = x.key
         now = self._loop.time()
         old = self._stale(key, now)
@@ -143,7 +143,7 @@ class Cache:
         """
         Forget names and all below them, or everything; returns how many entries went.
 
-        What is under way will not be kept either.  Lets the loop go on in between.
+        Answers under way are not stored either.  Yields to the event loop in between.
         """
         roots = tuple(names)
         below = tuple("." + name for name in roots)
@@ -152,7 +152,7 @@ class Cache:
             return everything or name in roots or name.endswith(below)
 
         for key in [key for key in self._flights if covered(key[0])]:
-            # Who waits gets what comes; who asks from now on is asked for anew.
+            # Exchanges that wait get the answer that comes; later ones ask anew.
             self._flights.pop(key).forgotten = True
         removed = 0
         for number, key in enumerate(list(self._entries)):
@@ -181,16 +181,16 @@ class Cache:
         self._evict()
 
     def close(self) -> None:
-        """Remember nothing more."""
+        """Store nothing more."""
         self._closed = True
 
-    # ---- giving
+    # ---- answers
 
     def _given(self, reply: Reply, age: int) -> Answer:
         found = Answer(None, "cache", None, reply)
         found.age = age
         found.fleeting = True
-        # A remembered failure may end sooner than a second from now.
+        # A stored failure may end sooner than a second from now.
         found.once = reply.ttl == 0
         return found
 
@@ -204,7 +204,7 @@ class Cache:
         return found
 
     def _over(self, x: Exchange) -> Answer:
-        """For a client over its share of questions that must be asked upstream."""
+        """The answer to a client over its `client_misses`."""
         if x.proven:
             found = Answer(answer.error(x, REFUSED, answer.EDE_PROHIBITED), "cache")
         else:
@@ -212,13 +212,13 @@ class Cache:
         return found
 
     def _stale(self, key: Key, now: float) -> Reply | None:
-        """An entry after its time that may still be given."""
+        """An expired entry that may still be served."""
         reply = self._entries.get(key)
         if reply is None or reply.ttl == 0 or now >= reply.expires + self._options.stale_s:
             return None
         return reply
 
-    # ---- asking
+    # ---- upstream queries
 
     def _prefetch(self, x: Exchange, key: Key, reply: Reply, now: float) -> None:
         if not self._options.prefetch or key in self._flights or self._closed:
@@ -233,7 +233,7 @@ class Cache:
         flight.timer = self._loop.call_later(wait_s, self._too_slow, key, flight)
 
     def _too_slow(self, key: Key, flight: _Flight) -> None:
-        """Upstreams let clients wait: give them what there was."""
+        """Upstreams take too long: serve the expired entry."""
         flight.timer = None
         now = self._loop.time()
         old = self._stale(key, now)
@@ -245,7 +245,7 @@ class Cache:
             done(x, self._given_stale(old))
 
     def _answered(self, flight: _Flight, up: Exchange, found: Answer | None) -> None:
-        """Keep what came from below, and give it to all who wait."""
+        """Store the answer from below, and pass it to all exchanges that wait."""
         key = up.key
         if not flight.forgotten:
             del self._flights[key]
@@ -264,7 +264,7 @@ class Cache:
         if old is not None:
             old.retry = now + RETRY_S
         elif reply is not None and not flight.forgotten and not self._closed:
-            self._keep(key, reply, now)
+            self._store(key, reply, now)
         for x, done in flight.waiting:
             if old is not None:
                 done(x, self._given_stale(old))
@@ -274,22 +274,22 @@ class Cache:
                 assert found.wire is not None
                 done(x, Answer(answer.error(x, found.wire[3] & 15), found.source))
 
-    # ---- keeping
+    # ---- entries
 
-    def _keep(self, key: Key, reply: Reply, now: float) -> None:
+    def _store(self, key: Key, reply: Reply, now: float) -> None:
         options = self._options
         if reply.rcode in (NOERROR, NXDOMAIN):
             most = options.max_negative_ttl_s if reply.negative else options.max_ttl_s
             reply.cap(most)
             if not reply.ttls or (reply.negative and not reply.ttl):
-                return  # nobody said how long there is nothing, or that it is for this moment
+                return  # no SOA record, or one whose negative TTL is 0
             if reply.ttl < options.min_ttl_s:
                 reply.lift(options.min_ttl_s)
             if not reply.ttl:
                 return
             holds: float = reply.ttl
         elif reply.rcode == SERVFAIL:
-            reply.ttl = 0  # marks a failure: nothing to be given after its time
+            reply.ttl = 0  # marks a failure, which is never served once it has expired
             holds = FAILURE_S
         else:
             return
@@ -313,7 +313,7 @@ class Cache:
             self._evict()
 
     def _evict(self) -> None:
-        """Let the oldest go until there is room; those in use get another round."""
+        """Evict the oldest until there is room; those in use get another round."""
         entries = self._entries
         spared = 0
         while self.bytes > self._max_bytes and entries:

@@ -1,5 +1,5 @@
 """
-The clients: what policy knows of each address, worked out once and remembered.
+The clients: the policy of each address, worked out once and kept.
 
 Networks of all sections that name any (who is allowed, segments, limits, front ends) are looked up
 here and nowhere else, by longest prefix; the packet path finds a known client in one dictionary
@@ -96,10 +96,10 @@ class Grant:
 
 class Client:
     """
-    What policy knows of a client address.
+    The policy of one client address.
 
     ``host``: the address as text.  ``address``: the same, IPv4 also where an IPv6 socket saw it, or
-    None for what is none.  ``allowed``: it is in ``[acl] allow``.  ``segment``: the segment that it
+    None if it is not one.  ``allowed``: it is in ``[acl] allow``.  ``segment``: the segment that it
     is in, if any.  ``front``: ``proxy`` or ``ecs`` for a front end that speaks for others.
 
     ``bucket``, ``prefix`` and ``misses`` are its limits, None for none.  ``grant`` belongs to the
@@ -228,7 +228,7 @@ def _bucket(rate: float, burst_s: float) -> Bucket | None:
 
 def parse(host: str) -> Address | None:
     """
-    An address in text; None for what is none.
+    An address from text; None if it is not one.
 
     An IPv4 client of an IPv6 socket (``::ffff:192.0.2.1``) counts as IPv4; a scope (``%eth0``) does
     not matter.

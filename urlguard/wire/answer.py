@@ -1,10 +1,10 @@
 """
-Building DNS answers of our own.
+DNS answers that this server makes itself.
 
-What holds for every answer built here:
+Every answer built here keeps these rules:
 
 * ID, opcode, RD, CD and the question are the client's, the question in the client's own spelling.
-* RA is set and AA clear, for we forward.  AD is clear, for nobody signed what we made up.
+* RA is set and AA clear, for we forward.  AD is clear: the records are not signed.
 * The OPT record is ours and stands last; it is there exactly if the client sent one (RFC 6891
   section 7).  DO is echoed.  An EDE option (RFC 8914) carries a code and no text of ours: a rule's
   wording is nothing that a client's log should show.
@@ -120,7 +120,7 @@ def truncated(asked: Asked, rcode: int = 0) -> bytes:
     """
     An answer without records that sends the client to TCP.
 
-    Part of an answer is of no use to anybody (RFC 2181 section 9), so that none is sent.
+    It has no part of the answer either, which no client could use (RFC 2181 section 9).
     """
     return _message(asked, rcode, b"", 0, 0, None, wire.TC)
 

@@ -1,5 +1,5 @@
 """
-DNS cookies: who shows ours again receives at the address that it sends from.
+DNS cookies: a client that returns ours receives at the address that it sends from.
 
 The COOKIE option of RFC 7873 with the server cookies of RFC 9018, which servers of any make that
 share a secret accept from each other.  Knows no clock, no sockets and no policy.
@@ -7,8 +7,8 @@ share a secret accept from each other.  Knows no clock, no sockets and no policy
 How it works
     A server cookie is version, three reserved octets, a time, and the SipHash-2-4 of these, the
     client's cookie and its address under the secret.  Nothing is kept for a client.  The hash costs
-    some 10 µs in Python, so what was answered is remembered until it would turn out differently: a
-    client sends the same cookie with each query for half an hour.
+    some 10 µs in Python, so each result is remembered for as long as it holds: a client sends the
+    same cookie with each query for half an hour.
 """
 
 import hmac

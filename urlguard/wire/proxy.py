@@ -1,5 +1,5 @@
 """
-Whom a front end speaks for: the PROXY header, version 2, and the client subnet option.
+The client behind a front end: the PROXY header, version 2, and the client subnet option.
 
 A load balancer that takes queries in and passes them on has its own address on them.  It names the
 client in a header before the DNS message (HAProxy's "The PROXY protocol", section 2.2), or in an
@@ -63,7 +63,7 @@ def read(data: bytes) -> tuple[str, int, int]:
 
     Raises:
         WireError: there is no complete header of version 2, or its command, family or length is
-            none that we know (``rcode`` None: there is nobody to answer).
+            none that we know (``rcode`` None: there is no client to answer).
     """
     end = size(data)
     if len(data) < end:
@@ -96,10 +96,10 @@ def subnet(content: bytes) -> tuple[str, int] | None:
     """
     The network in a query's client subnet option: its address as text and its prefix length.
 
-    None if it names nobody: a prefix length of 0 asks that no client be named.
+    None for a prefix length of 0, which asks that no client be named.
 
     Args:
-        content: what stands in the option.
+        content: the option's octets, without code and length.
 
     Raises:
         WireError: it is too short, of an unknown family, its scope is not 0, its prefix is longer
@@ -140,7 +140,7 @@ def subnet_echo(content: bytes, scope: int) -> bytes:
     The client subnet option for the answer: the query's with a scope (RFC 7871 section 7.2.1).
 
     Args:
-        content: what stands in the query's option, which `subnet` has accepted.
+        content: the octets of the query's option, which `subnet` has accepted.
         scope: bits of the address that the answer is good for.
     """
     family, source, _ = _subnet(content)

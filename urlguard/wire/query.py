@@ -50,7 +50,7 @@ TCP: Final = "tcp"
 
 class Query:
     """
-    One query as it was read; nobody changes it afterwards.
+    One query as it was read; immutable by convention, and shared between exchanges.
 
     ``name`` is the question's name as text: lower case (RFC 4343), without the trailing dot, one
     character an octet, empty for the root.  A dot or backslash inside a label is written ``\\046``
@@ -290,11 +290,11 @@ def ask(question: bytes, ident: int, *, do: bool, cd: bool, ad: bool, edns: bool
     """
     A query for an upstream: RD is set, and no option of any client goes along.
 
-    Client subnets (RFC 7871) are nobody's business, and cookies are between neighbours.
+    Client subnets (RFC 7871) stay private, and a cookie is for one hop only (RFC 7873).
 
     Args:
         question: name, type and class as octets.
-        ad: ask to be told whether the answer is authentic (RFC 6840 section 5.7).
+        ad: ask whether the answer is authentic (RFC 6840 section 5.7).
         edns: False for an upstream that does not know EDNS.
     """
     flags = RD | (CD if cd else 0) | (AD if ad else 0)

@@ -3,8 +3,8 @@ An upstream's reply, read once and given to many clients.
 
 `read_reply` checks every record of the message and keeps what answers are made from, without the
 header, the question and the OPT record: those are the client's own in each answer.  It also notes
-what policy wants to know of an answer, so that nobody reads it a second time: the names that it
-leads to and the addresses in it.  Knows no policy, no clock and no sockets.
+the names that an answer leads to and the addresses in it, so that policy need not read it again.
+Knows no policy, no clock and no sockets.
 
 How it works
     The *body* is the octets from the end of the question to the end of the last record.  A
@@ -63,7 +63,7 @@ _ede = Struct("!HHH").pack
 
 class Reply:
     """
-    What one upstream said about one question.
+    One upstream's reply to one question.
 
     ``rcode``: NOERROR, NXDOMAIN or another of four bits.  ``ad``: the upstream calls it authentic.
     ``ttl``: seconds that it holds, the least of its records; for NXDOMAIN and NODATA by the SOA
@@ -75,8 +75,8 @@ class Reply:
     counts too.  ``additional_owners``: names that the additional section leads to.
     ``addresses``: 4 or 16 octets each, of address records in all sections and of SVCB hints.
 
-    ``stored``, ``expires``, ``used``, ``size`` and ``retry`` belong to whoever keeps it, ``judged``
-    to whoever judges it.
+    ``stored``, ``expires``, ``used``, ``size`` and ``retry`` belong to the cache, ``judged`` to the
+    guard.
     """
 
     __slots__ = (
@@ -177,7 +177,7 @@ class Reply:
 
 
 def failure(rcode: int, ede: int | None = None) -> Reply:
-    """A reply of our own that says that there is none."""
+    """A reply of our own for a question that no upstream answered."""
     made = Reply(rcode, b"", (0, 0, 0), (), 0)
     if ede is not None:
         made.ede = _ede(EDE_OPTION, 2, ede)
@@ -259,7 +259,7 @@ def _read(data: bytes, question_end: int, qtype: int) -> Reply:
     body = data[question_end:at]
     ttl = found.lowest
     if negative:
-        ttl = 0  # without a SOA record nobody said for how long there is nothing
+        ttl = 0  # without a SOA record there is no negative TTL (RFC 2308 section 5)
         if found.soa_at:
             ttl = min(found.lowest, found.soa_ttl)
             # What clients remember by is this record's TTL (RFC 2308 section 5).
@@ -459,7 +459,7 @@ class _Reading:
         if len(self.places) > MAX_PLACES:
             raise WireError(f"leads to names at more than {MAX_PLACES} places", SERVFAIL)
         name = read_name(data, at)
-        if name:  # the root belongs to nobody
+        if name:  # no rule is about the root
             into[name] = None
             if len(into) > MAX_NAMES:
                 raise WireError(f"leads to more than {MAX_NAMES} names", SERVFAIL)

@@ -36,7 +36,7 @@ from urlguard.wire import query as wire
 from urlguard.wire.query import TCP, UDP, Transport
 
 MAX_BUFFER: Final = 2 << 20  # octets of frames that wait; one more is dropped and counted
-MAX_UNREAD: Final = 1 << 20  # octets handed to the kernel that the collector has not taken
+MAX_UNREAD: Final = 1 << 20  # octets in the kernel's buffer that the collector has not read
 FLUSH_S: Final = 0.1
 HANDSHAKE_S: Final = 5.0
 FINISH_S: Final = 1.0  # for the collector to confirm the end
@@ -125,8 +125,8 @@ def network(client: str) -> bytes:
     return packed[:3] + b"\0" if len(packed) == 4 else packed[:6] + bytes(10)
 
 
-def nobody(client: str) -> bytes:
-    """No address at all."""
+def no_address(client: str) -> bytes:
+    """An empty address, for ``addresses = "none"``."""
     return b""
 
 
@@ -207,7 +207,7 @@ class DnsTap:
         self.counters: Counter[str] = Counter()
         self.connected = False
         self._path: Path = options.socket
-        self._address = {"pseudonym": pseudonym, "network": network, "none": nobody}[
+        self._address = {"pseudonym": pseudonym, "network": network, "none": no_address}[
             options.addresses
         ]
         self._clock_ns = clock_ns
@@ -274,7 +274,7 @@ class DnsTap:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
-        """Send what is left and say goodbye, within `FINISH_S` or so."""
+        """Send the rest of the buffer and end the stream, within about `FINISH_S`."""
         self._closing.set()
         if self._task is not None:
             with contextlib.suppress(TimeoutError, asyncio.CancelledError):
@@ -331,7 +331,7 @@ class DnsTap:
             writer.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Write the buffer until the collector goes or `close`; then say goodbye."""
+        """Write the buffer until the collector disconnects or `close`; then end the stream."""
         ended = asyncio.create_task(read_control(reader))  # it has nothing to say before STOP
         closing = asyncio.create_task(self._closing.wait())
         try:

@@ -71,7 +71,7 @@ class Frontend:
     def equip(
         self, cookies: Cookies | None, hits: "HitBuffer | None", tap: "DnsTap | None"
     ) -> None:
-        """Use these from the next query on; None for what is switched off."""
+        """Use these from the next query on; None for a feature that is off."""
         self.cookies = cookies
         self.hits = self.packets.hits = hits
         self.tap = tap
@@ -82,14 +82,14 @@ class Frontend:
         A datagram from a front end without its PROXY header, and the client that it names.
 
         Raises:
-            WireError: there is no such header, and so nobody to answer.
+            WireError: there is no such header, and so no client to answer.
         """
         host, _port, start = proxy.read(data)
         # LOCAL: the front end asks for itself, to see whether we are there.
         return data[start:], self.clients.find(host) if host else self.without_front(front)
 
     def without_front(self, front: Client) -> Client:
-        """A front end that speaks for itself."""
+        """The client that a front end is when it asks on its own behalf."""
         own = Client(front.host, front.address)
         own.allowed = front.allowed
         own.segment = front.segment
@@ -155,8 +155,8 @@ class Frontend:
         except WireError:
             return
         finally:
-            queries.draw()  # whatever happens: without it no batch would be read any more
-        # What is refused says nothing about those whom a rule would concern.
+            queries.draw()  # in any case: without it the read loop would read no more batches
+        # A rule would not concern clients that are refused.
         who = x.client or who
         if who.allowed:
             queries.add(x.query.name, who.host, weight)

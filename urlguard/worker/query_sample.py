@@ -10,7 +10,7 @@ How it works
     anew each time (geometrically), whatever batches they are read in.  The first of each batch
     would not do: a query in a quiet moment, or the one that opens a page and brings twenty others,
     would be there more often than its share.  `left` is counted down by whole batches, and no batch
-    is read beyond it, so its last query is the one, and what is not taken costs nothing.
+    is read beyond it, so its last query is the sampled one, and all others cost nothing.
     The gap follows the load, so that the ring holds about a quarter of an hour, and a busy server
     takes no more queries a second than a quiet one.  Each entry weighs the gap that it was drawn
     with: it stands for so many.
@@ -41,7 +41,7 @@ SIZE: Final = 16_384  # entries
 SPAN_S: Final = 900.0  # what they should reach back, where there are so many queries
 MAX_GAP: Final = float(1 << 20)  # queries between two entries, more than any worker needs
 PACE: Final = 16  # entries between two looks at the load
-MAX_ROWS: Final = 200  # rules of a source that are told one by one, those that weigh most
+MAX_ROWS: Final = 200  # rules of a source that are listed singly, those with most queries
 MAX_VALUE: Final = 255  # characters of a rule that a name can be covered by
 PIECE: Final = 100  # entries that are looked at between two looks at the sockets: below 1 ms
 
@@ -63,7 +63,7 @@ class Sample:
     the next entry stands for.
 
     Args:
-        clock: seconds that nobody sets.
+        clock: monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -79,7 +79,7 @@ class Sample:
         return len(self._entries)
 
     def entries(self) -> list[Entry]:
-        """What is in it now, the oldest first."""
+        """All entries, the oldest first."""
         return list(self._entries)
 
     def add(self, name: str, host: str, weight: float) -> None:
@@ -100,7 +100,7 @@ class Sample:
         if self.gap <= 1.0:
             self.left = 1
         else:
-            # Whoever could foresee it would gain nothing.
+            # Foreseeing it would gain nothing, so it need not be a secret.
             drawn = math.log(1.0 - random.random()) / math.log1p(-1.0 / self.gap)  # noqa: S311
             self.left = 1 + int(drawn)
 

@@ -214,7 +214,7 @@ class _Connection(asyncio.Protocol):
         self._throttle()
 
     def close(self) -> None:
-        """Close after what is buffered was sent."""
+        """Close once the buffered answers were sent."""
         if self._transport is not None:
             self._transport.close()
 
@@ -229,7 +229,7 @@ class _Connection(asyncio.Protocol):
         """Go on after the others that were queued."""
         self._queued = False
         if self._transport is None:
-            self._messages.clear()  # nobody is there to get the answers
+            self._messages.clear()  # the client is gone
         else:
             self._read()
 
@@ -307,7 +307,7 @@ class _Connection(asyncio.Protocol):
         return True
 
     def _client_of(self, frontend: Frontend) -> Client:
-        # Found anew for each query: a reload may have changed what is known of it.
+        # Found anew for each query: a reload may have changed its policy.
         if self._named:
             return frontend.clients.find(self._named)
         who = frontend.clients.find(self.host)
