@@ -14,6 +14,7 @@ import pytest
 from urlguard import config
 from urlguard.config import Config, Endpoint
 from urlguard.errors import ConfigError
+from urlguard.plugins import BUILTIN
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "urlguard.example.toml"
@@ -30,6 +31,9 @@ def sections():
         if dataclasses.is_dataclass(inner):
             yield (f"[[{name}]]" if inner is not hint else f"[{name}]"), inner
     yield "[[rpz.tsig]]", config.TsigKey
+    for name, plugin in BUILTIN.items():
+        if name not in hints and plugin.options:
+            yield f"[plugin.{name}]", plugin.options
 
 
 def keys(cls):

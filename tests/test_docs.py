@@ -336,10 +336,11 @@ PYTHON = [(p, body) for p in PAGES for body in blocks(p, "python")]
 
 
 @pytest.mark.parametrize(("page", "body"), PYTHON, ids=[shown(p) for p, _ in PYTHON])
-def test_python_examples_run(page, body):
+def test_python_examples_run(page, body, monkeypatch):
     """
     Each Python example runs.
     """
+    monkeypatch.syspath_prepend(ROOT / "examples" / "urlguard-plugin-fixed")
     exec(compile(body, shown(page), "exec"), {"__name__": "example"})
 
 
@@ -373,10 +374,29 @@ def test_configuration_keys_are_documented(section, keys):
 
 def test_every_plugin_has_a_page():
     """
-    Pages and built-in plugins are the same, and the index has them.
+    Pages and built-in plugins are the same, beside the page about writing one.
     """
-    assert {p.stem for p in (DOCS / "plugins").glob("*.md")} == set(BUILTIN)
-    assert set(re.findall(r"plugins/(\w+)\.md", text(DOCS / "index.md"))) == set(BUILTIN)
+    pages = {p.stem for p in (DOCS / "plugins").glob("*.md")}
+    assert pages == {*BUILTIN, "write-your-own"}
+
+
+def test_the_index_lists_the_plugins_in_their_order(golden):
+    """
+    As the table of built-in plugins has them; ``--update-golden`` writes the row.
+    """
+    links = ", ".join(f"[{name}](plugins/{name}.md)" for name in BUILTIN)
+    row = f"| plugins | {links}, [write your own](plugins/write-your-own.md) |"
+    page = text(DOCS / "index.md")
+    golden(DOCS / "index.md", re.sub(r"^\| plugins \|.*$", row, page, flags=re.M))
+
+
+def test_the_default_chain_is_in_the_tables_order():
+    """
+    The default of ``plugins`` has the built-in plugins in the order of the table that lists them,
+    all of those whose options are a section of the configuration.
+    """
+    sections = {f.name for f in dataclasses.fields(config.Config)}
+    assert config.Config().plugins == tuple(name for name in BUILTIN if name in sections)
 
 
 @pytest.mark.parametrize("name", BUILTIN)
@@ -388,16 +408,19 @@ def test_plugin_pages_are_whole(name):
     headings = re.findall(r"^## (.*)", text(page), re.M)
     assert [h for h in headings if h in HEADINGS] == HEADINGS
     assert set(headings) <= {*HEADINGS, "Metrics"}
-    section = type(getattr(config.Config(), name))
-    for f in dataclasses.fields(section):
-        assert f"`[{name}] {f.name}`" in text(page), f.name
+    section = getattr(config.Config(), name, None)
+    options, table = (
+        (BUILTIN[name].options, f"plugin.{name}") if section is None else (section, name)
+    )
+    for f in dataclasses.fields(options) if options else ():
+        assert f"`[{table}] {f.name}`" in text(page), f.name
 
 
 def test_every_page_is_in_the_index():
     """
     The index leads to every page.
     """
-    linked = set(re.findall(r"\]\(([\w/]+\.md)\)", text(DOCS / "index.md")))
+    linked = set(re.findall(r"\]\(([\w/-]+\.md)\)", text(DOCS / "index.md")))
     assert {str(p.relative_to(DOCS)) for p in DOCS.rglob("*.md")} - {"index.md"} <= linked
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from urlguard.config.checks import across, warnings
+from urlguard.config.keys import key, table
 from urlguard.config.reader import Reader, inner_none
 from urlguard.config.sections import (
     Acl,
@@ -66,9 +67,11 @@ __all__ = [
     "Upstream",
     "endpoint",
     "inner_none",
+    "key",
     "load",
     "parse",
     "read_table",
+    "table",
     "upstream",
     "warnings",
 ]
@@ -108,15 +111,15 @@ def parse(data: dict[str, Any], path: Path) -> Config:
     return dataclasses.replace(config, path=path, state_dir=path.parent / config.state_dir)
 
 
-def read_table(cls: type[Any], table: dict[str, Any], where: str, path: Path | None) -> Any:
+def read_table(cls: type[Any], data: dict[str, Any], where: str, path: Path | None) -> Any:
     """
-    Read one table into the frozen dataclass `cls`: how a plugin from outside reads its own.
+    Read one table into the frozen dataclass `cls`: how the chain reads ``[plugin.NAME]``.
 
     Raises:
         ConfigError: as `load`.
     """
     reader = Reader(path or Path("(defaults)"))
-    value = reader.table(cls, table, where)
+    value = reader.table(cls, data, where)
     if reader.problems:
         raise ConfigError(reader.problems)
     return value

@@ -8,12 +8,13 @@ meet; it knows nothing of listening sockets.
 """
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any, Final, cast
 
 from urlguard import events
-from urlguard.config import Config
+from urlguard.config import Config, read_table
 from urlguard.errors import ConfigError
 from urlguard.plugins.acl import Acl
 from urlguard.plugins.base import Answer, Done, Exchange, Local, Parts, Plugin, Resolving, Waiting
@@ -53,6 +54,9 @@ BUILTIN: Final[dict[str, Any]] = {
     "rebind": Rebind,  # looks at an upstream's answer once, before it is remembered
     "forward": Forward,  # last: the only plugin that asks others
 }
+
+# Plugins whose options other parts read too, so that they stand in `config.sections`.
+_SECTIONS: Final = {f.name for f in dataclasses.fields(Config)}
 
 _LOG_EVERY_S = 10.0
 
@@ -141,11 +145,9 @@ class Chain:
         problems: list[str] = []
         for name in config.plugins:
             try:
-                if name in BUILTIN:
-                    plugins.append(BUILTIN[name].from_config(getattr(config, name), parts))
-                elif name in outside:
-                    made = outside[name].load().from_config(config.plugin.get(name, {}), parts)
-                    plugins.append(made)
+                if name in BUILTIN or name in outside:
+                    plugin = BUILTIN.get(name) or outside[name].load()
+                    plugins.append(plugin.from_config(_options(plugin, name, config), parts))
                 else:
                     known = ", ".join([*BUILTIN, *sorted(set(outside) - set(BUILTIN))])
                     problems.append(f"plugins: unknown plugin {name!r}; known: {known}")
@@ -331,6 +333,22 @@ class Chain:
         failed = Answer(answer.error(x, SERVFAIL), name)
         failed.once = True
         return failed
+
+
+def _options(plugin: Any, name: str, config: Config) -> Any:
+    """
+    The options that `from_config` gets: the plugin's section, or its table ``[plugin.NAME]``.
+
+    Raises:
+        ConfigError: the table is not as the plugin's ``options`` want it.
+    """
+    if name in BUILTIN and name in _SECTIONS:
+        return getattr(config, name)
+    given = config.plugin.get(name, {})
+    options = getattr(plugin, "options", None)
+    if options is None:
+        return given
+    return read_table(options, given, f"plugin.{name}", config.path)
 
 
 def _silent(plugin: Plugin) -> bool:

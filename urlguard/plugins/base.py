@@ -195,8 +195,9 @@ class Plugin(Protocol):
         The plugin for one worker.
 
         Args:
-            table: for UrlGuard's own, the dataclass of its section; for outsiders, the plain dict
-                of ``[plugin.NAME]``, which `config.read_table` turns into a dataclass.
+            table: for a plugin with a section of its own in `config.sections`, the dataclass of
+                that section; else an instance of the class attribute ``options``, a frozen
+                dataclass, read from ``[plugin.NAME]``; without it the plain dict.
 
         Raises:
             ConfigError: the table is wrong.
@@ -237,6 +238,7 @@ class Local:
 
     name: ClassVar[str]
     cacheable: ClassVar[bool] = False
+    options: ClassVar[type | None] = None  # the frozen dataclass of its options
 
     def on_query(self, x: Exchange) -> Answer | None:
         """Ask the next plugin."""
