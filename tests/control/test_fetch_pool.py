@@ -16,7 +16,7 @@ from tests.fetch.world import Names, Site, answer, drip, on_loopback
 from tests.plugins.forward_upstreams import Authority
 from urlguard import config, events
 from urlguard.control import fetch_pool, fetch_process
-from urlguard.control.fetch_pool import BusyError, FetchPool
+from urlguard.control.fetch_pool import FetchBusyError, FetchPool
 from urlguard.fetch.bounds import LOOKUP_S, MAX_PROOF, MAX_SENT, Bounds, Fetched, FetchError
 from urlguard.processes import child_pool, sandbox
 
@@ -392,7 +392,7 @@ async def test_too_many(authority, monkeypatch):
             for _ in range(fetch_pool.SLOTS + 20)
         ]
         await until(lambda: len(hook.requests) == fetch_pool.SLOTS)
-        with pytest.raises(BusyError) as caught:
+        with pytest.raises(FetchBusyError) as caught:
             await found.post_webhook(url, b"", {})
         assert caught.value.retry_after_s == fetch_pool.RETRY_S
         assert await found.txt("shop.example") == ["urlguard-proof=abc"]

@@ -18,7 +18,7 @@ from tests.test_docs import code, table
 from urlguard import config, metrics, rules
 from urlguard.control import monitor
 from urlguard.control.monitor import ControlState, Monitor
-from urlguard.control.workers import Worker, Workers
+from urlguard.control.workers import WorkerConnection, Workers
 from urlguard.metrics import BOUNDS, METRICS, OTHER, Collectors, Histogram, MetricsWriter
 from urlguard.policy.model import Change
 from urlguard.processes import channel
@@ -228,7 +228,7 @@ async def test_asking_all_collects_who_answers():
     reply disturbs nobody.
     """
     workers = Workers()
-    one, two = (Worker(n, 0, "", Wire()) for n in (0, 1))
+    one, two = (WorkerConnection(n, 0, "", Wire()) for n in (0, 1))
     for worker in (two, one):
         workers.add(worker)
     asking = asyncio.create_task(workers.ask({"op": "metrics"}, 0.1))
@@ -248,7 +248,7 @@ async def test_who_does_not_read_is_not_asked(wire):
     Questions do not pile up for a worker that hangs.
     """
     workers = Workers()
-    workers.add(Worker(0, 0, "", wire))
+    workers.add(WorkerConnection(0, 0, "", wire))
     assert await workers.ask({"op": "metrics"}, 5.0) == {}
     assert not wire.sent
 
@@ -278,7 +278,7 @@ class Control:
 
     def connect(self, number, *, answers=True, serial=1):
         """A worker that answers at once, or never."""
-        worker = Worker(number, serial, "s", Wire())
+        worker = WorkerConnection(number, serial, "s", Wire())
         worker.ready_sent = True
         out = MetricsWriter()
         out.count("urlguard_queries_total", 5 + number, "udp")

@@ -17,7 +17,8 @@ from urlguard.config import Hits
 from urlguard.hitlog import buffer as hits
 from urlguard.hitlog import files
 from urlguard.hitlog.buffer import HitBuffer, Pseudonyms, day_of
-from urlguard.hitlog.files import DayKey, HitFiles, HitLog
+from urlguard.hitlog.day_key import DayKey
+from urlguard.hitlog.files import HitFiles, HitLog
 
 NOON = datetime.datetime(2026, 11, 23, 12, tzinfo=datetime.UTC).timestamp()
 DAY = 86_400

@@ -9,7 +9,7 @@ from tests.logs import log_file
 from urlguard.config import Config, Feed
 from urlguard.feeds.refresh import refresh
 from urlguard.hitlog import counts
-from urlguard.hitlog.counts import Hits
+from urlguard.hitlog.counts import ShadowCount
 from urlguard.impact import dry_run
 from urlguard.policy.location import open_log
 from urlguard.policy.model import Change
@@ -43,9 +43,9 @@ def test_hits_of_a_shadow(tmp_path):
     (tmp_path / "2030-03-18.1.jsonl.gz").write_bytes(later)
     (tmp_path / "2030-03-16.jsonl").write_text(row("2030-03-16T00:00:00Z"))
     (tmp_path / "key").write_text("secret")
-    assert counts.of(tmp_path, "feed:a", SINCE) == Hits(6, 2, True)
-    assert counts.of(tmp_path, "feed:b", SINCE) == Hits(2, 2, True)
-    assert counts.of(tmp_path / "none", "feed:a", SINCE) == Hits(0, 0, True)
+    assert counts.of(tmp_path, "feed:a", SINCE) == ShadowCount(6, 2, True)
+    assert counts.of(tmp_path, "feed:b", SINCE) == ShadowCount(2, 2, True)
+    assert counts.of(tmp_path / "none", "feed:a", SINCE) == ShadowCount(0, 0, True)
 
 
 def test_reading_is_bounded(tmp_path, monkeypatch):
@@ -55,7 +55,7 @@ def test_reading_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(counts, "MAX_OCTETS", 100)
     (tmp_path / "2030-03-18.jsonl").write_text(row("2030-03-18T00:00:00Z") * 5)
     (tmp_path / "2030-03-17.jsonl").write_text(row("2030-03-17T20:00:00Z") * 5)
-    assert counts.of(tmp_path, "feed:a", SINCE) == Hits(5, 1, False)
+    assert counts.of(tmp_path, "feed:a", SINCE) == ShadowCount(5, 1, False)
 
 
 @pytest.fixture

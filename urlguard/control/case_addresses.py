@@ -71,7 +71,7 @@ class CaseAddresses:
 
         Raises:
             StoreError: the cases cannot be read or written.
-            FetchError, BusyError: the look-up failed; the next call has the same cases.
+            FetchError, FetchBusyError: the look-up failed; the next call has the same cases.
         """
         cases = await self._casework.store(
             lambda store: store.unaddressed(BATCH, int(time.time())), bulk=True

@@ -16,7 +16,7 @@ from urlguard.control.log_thread import LogThread
 from urlguard.control.monitor import ControlState
 from urlguard.control.policy_push import PolicyPush
 from urlguard.control.worker_queries import WorkerQueries
-from urlguard.control.workers import Worker, Workers
+from urlguard.control.workers import WorkerConnection, Workers
 from urlguard.errors import UrlGuardError
 from urlguard.hitlog.files import HitLog
 from urlguard.policy.model import Change
@@ -103,7 +103,9 @@ class CommandSocket:
     async def _worker(
         self, hello: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        worker = Worker(int(hello["worker"]), int(hello["serial"]), str(hello["snapshot"]), writer)
+        worker = WorkerConnection(
+            int(hello["worker"]), int(hello["serial"]), str(hello["snapshot"]), writer
+        )
         self._workers.add(worker)
         if not self._state.ready and not self._push.has_snapshot():
             worker.send({"op": "wait"})

@@ -11,7 +11,7 @@ dies or hangs, a proof or look-up under way is tried once more.  A webhook is no
 arrived, and its sender retries by a schedule.
 
 Webhooks, proofs and look-ups have separate limits on how many are under way, so slow receivers of
-webhooks do not delay proofs, nor the other way round.  If too many wait, the next gets `BusyError`.
+webhooks do not delay proofs, nor vice versa.  If too many wait, `FetchBusyError` is raised.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ KEPT: Final = (
 )
 
 
-class BusyError(UrlGuardError):
+class FetchBusyError(UrlGuardError):
     """Too much is waiting; ``retry_after_s`` says when to ask again."""
 
     retry_after_s = RETRY_S
@@ -85,7 +85,7 @@ class _Lane:
         self.waiting: deque[_FetchJob] = deque()
 
 
-class _Queue:
+class _FetchQueue:
     """The jobs of all lanes."""
 
     def __init__(self, lanes: Sequence[_Lane]) -> None:
@@ -152,7 +152,7 @@ class FetchPool:
             "fetch",
             "urlguard.control.fetch_process",
             self._startup,
-            _Queue((self._webhooks, self._proofs, self._lookups)),
+            _FetchQueue((self._webhooks, self._proofs, self._lookups)),
             max_body=fetch_process.MAX_BODY,
             start_s=START_S,
             idle_s=idle_s,
@@ -187,7 +187,7 @@ class FetchPool:
 
         Raises:
             FetchError: there is no answer; with `refused` there never will be one.
-            BusyError: too much is waiting.
+            FetchBusyError: too much is waiting.
         """
         job = fetch_process.packed({"url": url, "headers": dict(headers)}, body)
         limit_s = self._bounds.total_s
@@ -202,7 +202,7 @@ class FetchPool:
 
         Raises:
             FetchError: there is none.
-            BusyError: too much is waiting.
+            FetchBusyError: too much is waiting.
         """
         job = fetch_process.packed({"name": name})
         limit_s = 2 * self._bounds.total_s
@@ -214,7 +214,7 @@ class FetchPool:
 
         Raises:
             FetchError: no upstream has answered.
-            BusyError: too much is waiting.
+            FetchBusyError: too much is waiting.
         """
         job = fetch_process.packed({"name": name})
         data = await self._result(self._proofs, fetch_process.TXT, job, LOOKUP_S)
@@ -232,7 +232,7 @@ class FetchPool:
 
         Raises:
             FetchError: no upstream could be asked.
-            BusyError: too much is waiting.
+            FetchBusyError: too much is waiting.
         """
         job = fetch_process.packed({"names": list(names[: fetch_process.MAX_NAMES])})
         data = await self._result(self._lookups, fetch_process.ADDRESSES, job, LOOKUP_S)
@@ -248,7 +248,7 @@ class FetchPool:
                 f"{len(body)} octets to fetch with, limit is {fetch_process.MAX_BODY}", refused=True
             )
         if len(lane.waiting) >= MAX_WAITING:
-            raise BusyError
+            raise FetchBusyError
         job = _FetchJob(lane, kind, body, limit_s + self._grace_s)
         lane.waiting.append(job)
         self._pool.wake()

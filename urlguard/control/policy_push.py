@@ -24,7 +24,7 @@ from urlguard import events
 from urlguard.blocklist import overlay, snapshot
 from urlguard.control.log_thread import LogThread
 from urlguard.control.monitor import ControlState
-from urlguard.control.workers import Worker, Workers
+from urlguard.control.workers import WorkerConnection, Workers
 from urlguard.errors import PolicyError, UrlGuardError
 from urlguard.policy.model import Change
 from urlguard.policy.store import LogLocation
@@ -44,7 +44,7 @@ class Synced(NamedTuple):
     in_force: int
 
 
-class Committed(NamedTuple):
+class CommitResult(NamedTuple):
     """A commit: ``batch`` is its serial, or the log's last if nothing ``changed``."""
 
     batch: int
@@ -127,7 +127,7 @@ class PolicyPush:
 
     async def commit(
         self, source: str, changes: Sequence[Change], *, actor: str, reason: str
-    ) -> Committed:
+    ) -> CommitResult:
         """
         Commit changes to the log and bring the workers up to date.
 
@@ -139,10 +139,10 @@ class PolicyPush:
         )
         synced = await self.sync()
         if batch is None:
-            return Committed(synced.serial, False, 0, synced)
-        return Committed(batch.serial, True, len(batch.effects), synced)
+            return CommitResult(synced.serial, False, 0, synced)
+        return CommitResult(batch.serial, True, len(batch.effects), synced)
 
-    async def refused(self, worker: Worker) -> None:
+    async def refused(self, worker: WorkerConnection) -> None:
         """A worker could not open its snapshot and keeps the one before: replace the bad one."""
         worker.sent = worker.acked
         await self.push()

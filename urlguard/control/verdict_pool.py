@@ -88,7 +88,7 @@ class _VerdictJob(Job[T]):
         return VerdictError(problem)
 
 
-class _Queue:
+class _VerdictQueue:
     """Jobs that wait: retried ones, urgent ones, and those of long requests in turn."""
 
     def __init__(self, count: int) -> None:
@@ -186,7 +186,7 @@ class VerdictPool:
     ) -> None:
         count = count or min(2, len(os.sched_getaffinity(0)))
         self._limit_s = limit_s
-        self._queue = _Queue(count)
+        self._queue = _VerdictQueue(count)
         self._pool: ChildPool[_VerdictJob[Any]] = ChildPool(
             "verdict",
             "urlguard.control.verdict_process",

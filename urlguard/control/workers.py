@@ -19,7 +19,7 @@ from urlguard.processes.channel import Message
 MAX_UNREAD = 1 << 20  # octets
 
 
-class Worker:
+class WorkerConnection:
     """A worker's connection and its serials."""
 
     def __init__(
@@ -70,22 +70,22 @@ class Workers:
     """All workers that are connected."""
 
     def __init__(self) -> None:
-        self._connected: set[Worker] = set()
+        self._connected: set[WorkerConnection] = set()
         self._moved = asyncio.Condition()
         self._numbers = itertools.count(1)
         self._serial = 0  # the log's, when it was last looked at
 
-    def __iter__(self) -> Iterator[Worker]:
+    def __iter__(self) -> Iterator[WorkerConnection]:
         return iter(sorted(self._connected, key=lambda worker: worker.number))
 
     def __len__(self) -> int:
         return len(self._connected)
 
-    def add(self, worker: Worker) -> None:
+    def add(self, worker: WorkerConnection) -> None:
         """Add a worker that has connected."""
         self._connected.add(worker)
 
-    def remove(self, worker: Worker) -> None:
+    def remove(self, worker: WorkerConnection) -> None:
         """Remove a worker that has disconnected."""
         self._connected.discard(worker)
 
@@ -95,7 +95,7 @@ class Workers:
         for worker in self._connected:
             worker.measure(serial)
 
-    async def moved(self, worker: Worker) -> None:
+    async def moved(self, worker: WorkerConnection) -> None:
         """Wake those who wait for a worker that has reported its serial."""
         worker.measure(self._serial)
         async with self._moved:

@@ -20,7 +20,7 @@ _FILE: Final = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.(\d{1,6}))?\.jsonl(?:\.gz)?")
 _SOUGHT: Final = b'"action":"shadow"'
 
 
-class Hits(NamedTuple):
+class ShadowCount(NamedTuple):
     """Queries that rules in shadow would have blocked."""
 
     queries: int
@@ -28,7 +28,7 @@ class Hits(NamedTuple):
     complete: bool  # False: older rows were not read
 
 
-def of(folder: Path, source: str, since: int) -> Hits:
+def of(folder: Path, source: str, since: int) -> ShadowCount:
     """
     The hits of one source's rules in shadow.
 
@@ -50,8 +50,8 @@ def of(folder: Path, source: str, since: int) -> Hits:
                         queries += int(row["count"])
                         clients.add((row["time"][:10], row["client"]))
                 if room <= 0:
-                    return Hits(queries, len(clients), False)
-    return Hits(queries, len(clients), True)
+                    return ShadowCount(queries, len(clients), False)
+    return ShadowCount(queries, len(clients), True)
 
 
 def _files(folder: Path, first: str) -> list[Path]:

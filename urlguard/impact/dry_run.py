@@ -17,7 +17,7 @@ from urlguard.config import Config
 from urlguard.engine import Engine
 from urlguard.feeds import schedule
 from urlguard.hitlog import counts as hits
-from urlguard.hitlog.counts import Hits
+from urlguard.hitlog.counts import ShadowCount
 from urlguard.impact import approval
 from urlguard.impact.sample import Sampled
 from urlguard.local_policy import open_engine
@@ -44,7 +44,7 @@ class DryRun(NamedTuple):
     quarantined: list[tuple[str, str]]  # rules of the feed that are quarantined, and the reason
     needs_approval: list[str]  # why the change would need a second person
     since: int | None = None  # seconds since 1970: start of the oldest rule in shadow
-    hits: Hits | None = None  # what the rules in shadow would have blocked since then
+    hits: ShadowCount | None = None  # what the rules in shadow would have blocked since then
 
     def as_json(self) -> dict[str, Any]:
         """The object of ``urlguard feed preview --json`` and of ``/v1/preview``."""
