@@ -1,12 +1,12 @@
 """
 The ``urlguard`` command.
 
-Each command reads the configuration, calls one part and prints what came of it; whatever takes long
-to import is imported by the command that needs it.  Exit codes: 0 done; 1 it could not be done, or
-the answer is no; 2 the call or the configuration is wrong.
+Each command reads the configuration, calls one part of the package and prints the result.  Imports
+that take long stand inside the command that needs them.  Exit codes: 0 done; 1 failed, or the
+answer is no; 2 wrong usage or configuration; 130 interrupted by Ctrl-C.
 
-The commands stand in rooms by what they are about: `cli.serve`, `cli.rules`, `cli.feeds`,
-`cli.log`, `cli.operate`, `cli.learn`, `cli.token`; what all need is in `cli.base`.
+Modules by subject: `cli.serve`, `cli.rules`, `cli.feeds`, `cli.log`, `cli.operate`, `cli.learn`,
+`cli.token`.  `cli.base` has what all commands share, `cli.banner` the lines that ``serve`` prints.
 """
 
 import click
@@ -28,7 +28,12 @@ _COMMANDS = (
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, package_name="urlguard")
 def main() -> None:
-    """UrlGuard keeps people away from fraud sites: a DNS resolver with a policy."""
+    """
+    UrlGuard blocks fraud sites: a DNS resolver and policy engine.
+
+    Exit codes: 0 done; 1 failed, or the answer is no; 2 wrong usage or configuration; 130
+    interrupted.
+    """
 
 
 for _command in _COMMANDS:

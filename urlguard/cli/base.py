@@ -1,5 +1,5 @@
 """
-What every command needs: how errors are told, the configuration, who is asking.
+What all commands share: error output, the configuration, the name of the user.
 """
 
 import functools
@@ -20,7 +20,7 @@ class Group(click.Group):
     """Prints our own errors as one line each, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; an error that it raises ends the program with its exit code."""
+        """Run a command; an error or Ctrl-C ends the program with the exit code for it."""
         try:
             return super().invoke(ctx)
         except ConfigError as exc:
@@ -29,7 +29,7 @@ class Group(click.Group):
             ctx.exit(2)
         except UrlGuardError as exc:
             click.secho(f"error: {exc}", fg="red", err=True)
-            # What was typed is no name, rule, time or feed: the call is wrong.
+            # An argument is no name, rule, time or feed: wrong usage.
             ctx.exit(2 if isinstance(exc, InputError) else 1)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
@@ -37,7 +37,7 @@ class Group(click.Group):
         except OSError as exc:
             if not isinstance(exc, BrokenPipeError):
                 click.secho(f"error: {exc}", fg="red", err=True)
-            # The reader of our output has seen enough.
+            # The reader of our output has closed the pipe.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             ctx.exit(1)
 
@@ -65,7 +65,7 @@ def warn(message: str) -> None:
 
 
 def user() -> str:
-    """Who runs the command, for the audit."""
+    """The name of the user who runs the command, for the audit log."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a user number without a name, as in containers

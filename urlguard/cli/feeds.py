@@ -15,7 +15,7 @@ from urlguard.errors import UrlGuardError
 
 @click.group()
 def feed() -> None:
-    """Show and refresh the lists."""
+    """Show, preview and refresh feeds."""
 
 
 @feed.command("list")
@@ -78,7 +78,7 @@ def feed_refresh(config: configuration.Config, names: tuple[str, ...], force: bo
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 @with_config
 def feed_preview(config: configuration.Config, name: str, as_json: bool) -> None:
-    """Show what would change if a list, such as one in shadow, were enforced."""
+    """Show what enforcing a feed, such as one in shadow, would change."""
     from urlguard.cli import terminal
     from urlguard.feeds import schedule
     from urlguard.impact import dry_run

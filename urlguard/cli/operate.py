@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @with_config
 def status(config: configuration.Config, as_json: bool) -> None:
-    """Say whether the server runs, which batch each worker enforces, and if filtering is paused."""
+    """Show whether the server runs, each worker's policy serial, and a pause of filtering."""
     from urlguard.processes import channel
 
     reply = channel.ask(config.state_dir, {"op": "status"}, timeout_s=10)
@@ -54,8 +54,8 @@ def _paused(config: configuration.Config) -> "Pause | None":
 
 
 @click.command()
-@click.option("--for", "duration", metavar="D", help="Go on after 30m, 12h, …, or at a time.")
-@click.option("--reason", default="", help="For the audit.")
+@click.option("--for", "duration", metavar="D", help="Resume after 30m, 12h, …, or at a time.")
+@click.option("--reason", default="", help="Reason for the audit log.")
 @with_config
 def pause(config: configuration.Config, duration: str | None, reason: str) -> None:
     """
@@ -76,7 +76,7 @@ def pause(config: configuration.Config, duration: str | None, reason: str) -> No
 
 
 @click.command()
-@click.option("--reason", default="", help="For the audit.")
+@click.option("--reason", default="", help="Reason for the audit log.")
 @with_config
 def resume(config: configuration.Config, reason: str) -> None:
     """Resume filtering, on every worker when the command returns."""
@@ -91,15 +91,15 @@ def resume(config: configuration.Config, reason: str) -> None:
 
 @click.group()
 def cache() -> None:
-    """Look after the cache of upstreams' answers."""
+    """Manage the cache of upstream answers."""
 
 
 @cache.command("flush")
 @click.argument("values", nargs=-1, metavar="NAME…")
-@click.option("--all", "everything", is_flag=True, help="Forget every answer.")
+@click.option("--all", "everything", is_flag=True, help="Remove every answer.")
 @with_config
 def cache_flush(config: configuration.Config, values: tuple[str, ...], everything: bool) -> None:
-    """Have every worker forget the answers for names and all that is below them."""
+    """Remove the answers for NAMEs and their subdomains from every worker's cache."""
     from urlguard import names
     from urlguard.processes import channel
 
@@ -131,16 +131,16 @@ def cache_flush(config: configuration.Config, values: tuple[str, ...], everythin
     type=click.IntRange(1, 500),
     default=50,
     show_default=True,
-    help="At most so many names.",
+    help="Maximum number of names.",
 )
 @with_config
 def suspects(config: configuration.Config, as_json: bool, count: int) -> None:
     """
-    Say which names the model suspects and nobody has blocked, the most suspicious first.
+    List suspects: names that the model scores high and no rule blocks, the highest score first.
 
-    "Would block" marks names that the model blocks where it may: it may only review, the segment
-    does not block fraud, or filtering was paused.  They are in the running server's memory, without
-    clients; a restart forgets them.
+    "Would block" marks names above the block threshold that were answered because the model only
+    reviews, the segment does not block fraud, or filtering was paused.  The server keeps suspects
+    in memory, without clients; a restart clears them.
     """
     from urlguard import times
     from urlguard.classify.suspects import Suspect
@@ -169,7 +169,7 @@ def suspects(config: configuration.Config, as_json: bool, count: int) -> None:
 
 
 @click.command()
-@click.option("--user", "name", default="urlguard", show_default=True, help="To run the server as.")
+@click.option("--user", "name", default="urlguard", show_default=True, help="User of the service.")
 @with_config
 def systemd(config: configuration.Config, name: str) -> None:
     """Print a hardened systemd unit for this installation and configuration."""
@@ -183,7 +183,7 @@ def systemd(config: configuration.Config, name: str) -> None:
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
     """
-    Print a completion script: eval "$(urlguard completion bash)".
+    Print a shell completion script; use it by: eval "$(urlguard completion bash)".
     """
     from click.shell_completion import get_completion_class
 

@@ -21,13 +21,13 @@ _MAX_SCHEDULED = 1000  # scheduled rules that `check` looks through
 @click.argument("items", nargs=-1, required=True, metavar="ITEM… | -")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--score", is_flag=True, help="Run the model on every item, decided or not.")
-@click.option("--why", is_flag=True, help="Explain; costs milliseconds an item.")
+@click.option("--why", is_flag=True, help="Explain the score; costs milliseconds per item.")
 @with_config
 def check(
     config: configuration.Config, items: tuple[str, ...], as_json: bool, score: bool, why: bool
 ) -> None:
     """
-    Say what UrlGuard thinks of names and URLs.
+    Show the verdict about names and URLs.
 
     With - as the only ITEM, reads lines of UTF-8 text from standard input and answers each with one
     JSON object, in order, blank lines included.
@@ -111,7 +111,7 @@ def _decision(
             default="fraud" if action == "block" else "",
             help="What kind of fraud it is, such as phishing; shown in verdicts.",
         )(command)
-        command = click.option("--reason", default="", help="For the audit.")(command)
+        command = click.option("--reason", default="", help="Reason for the audit log.")(command)
         command = click.option(
             "--from", "begins", metavar="T", help="Begin later: 2h, or a time as below."
         )(command)
@@ -127,7 +127,7 @@ def _decision(
 @click.command()
 @_decision("block")
 @click.option("--force", is_flag=True, help="Also block a public suffix, such as co.uk.")
-@click.option("--shadow", is_flag=True, help="Count what it would block, and block nothing.")
+@click.option("--shadow", is_flag=True, help="Count matches; block nothing.")
 @with_config
 def block(
     config: configuration.Config,
@@ -140,7 +140,7 @@ def block(
     shadow: bool,
 ) -> None:
     """
-    Block names, URLs or patterns, in force on every worker when the command returns.
+    Block names, URLs or patterns; in force on every worker when the command returns.
 
     VALUE is a name (it and all below it), *.name (all below it), a URL (never its whole host), or a
     pattern such as 'pay-*-verify.example', 'keyword:paypal' or '/secure/login*.php'.
@@ -169,13 +169,13 @@ def allow(
     begins: str | None,
     expires: str | None,
 ) -> None:
-    """Allow names, URLs or patterns whatever the lists and the model say."""
+    """Allow names, URLs or patterns; overrules all lists and the model."""
     _decide(config, values, "allow", category, reason, begins, expires)
 
 
 @click.command()
 @click.argument("values", nargs=-1, required=True, metavar="VALUE…")
-@click.option("--reason", default="", help="For the audit.")
+@click.option("--reason", default="", help="Reason for the audit log.")
 @with_config
 def remove(config: configuration.Config, values: tuple[str, ...], reason: str) -> None:
     """Withdraw the operator's decision, also a scheduled one; name the sources that remain."""

@@ -62,10 +62,10 @@ def _examined(config: configuration.Config) -> list[str]:
 @with_config
 def check_config(config: configuration.Config) -> None:
     """
-    Read the configuration and say everything that is wrong with it.
+    Check the configuration and report every mistake in it.
 
-    Opens what it names: certificates, keys, secrets and models.  What is wrong fails the check;
-    what is permitted and probably not meant is only told.
+    Opens the files that it names: certificates, keys, secrets and models.  Errors fail the check;
+    warnings point out settings that are allowed and probably unintended.
     """
     found = _examined(config)
     wrong, odd = _models(config)

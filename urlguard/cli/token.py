@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 @click.group()
 def token() -> None:
-    """Make, show and revoke the tokens for the API."""
+    """Create, list and revoke API tokens."""
 
 
 @token.command("create")
 @click.argument("name")
 @click.option("--role", required=True, type=click.Choice([str(role) for role in Role]))
 @click.option("--expires", metavar="D", help="90d, 12h, or a time such as 2030-01-31T12:00Z.")
-@click.option("--again", is_flag=True, help="Permit a revoked NAME, for the same holder.")
+@click.option("--again", is_flag=True, help="Allow the NAME of a revoked token again.")
 @with_config
 def token_create(
     config: configuration.Config, name: str, role: str, expires: str | None, again: bool
 ) -> None:
     """
-    Make a token for NAME and print it: this once, for only its hash is kept.
+    Create a token for NAME and print it once; only its hash is stored.
 
-    It is valid at once, also in a server that runs. NAME stands in the audit for whoever has it.
+    A running server accepts it at once.  The audit log shows NAME as the actor.
     """
     from urlguard import times
     from urlguard.access.tokens import DATABASE, Tokens
@@ -58,7 +58,7 @@ def token_create(
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @with_config
 def token_list(config: configuration.Config, as_json: bool) -> None:
-    """Show whose tokens there are and were: role, state, who made them, their last day of use."""
+    """List all tokens, revoked ones too: role, state, creator, last day of use."""
     from urlguard.access.tokens import DATABASE, Tokens
 
     found: list[Entry] = []
@@ -76,7 +76,7 @@ def token_list(config: configuration.Config, as_json: bool) -> None:
 @click.argument("name")
 @with_config
 def token_revoke(config: configuration.Config, name: str) -> None:
-    """Make NAME's token worthless, in a server that runs from the next request on."""
+    """Revoke NAME's token; a running server rejects it from the next request on."""
     from urlguard.access.tokens import DATABASE, AccessError, Tokens
 
     path = config.state_dir / DATABASE
