@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from urlguard import sqlite_file
 from urlguard.errors import PolicyError
-from urlguard.policy.drivers.sqlite.location import beside
+from urlguard.policy.drivers.sqlite.files import beside
 from urlguard.policy.drivers.sqlite.schema import SCHEMA_VERSION, STATEMENTS
 from urlguard.policy.store import UnusableLogError
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from urlguard.errors import PolicyError
+from urlguard.policy.drivers.sqlite.files import ENDINGS, beside
 from urlguard.policy.store import LogStore, Rebuild
 
 _SCHEME: Final = "sqlite:///"
-_ENDINGS: Final = ("-wal", "-shm", "-journal")  # of the files that SQLite has beside its own
 
 
 class SqliteLocation:
@@ -66,7 +66,7 @@ class SqliteLocation:
 
     def owns(self, path: Path) -> bool:
         """True if `path` is the file, or one that SQLite has beside it."""
-        own = [self.path, *(beside(self.path, ending) for ending in _ENDINGS)]
+        own = [self.path, *(beside(self.path, ending) for ending in ENDINGS)]
         return path.resolve() in [one.resolve() for one in own]
 
     def replaced_path(self) -> Path:
@@ -81,7 +81,7 @@ class SqliteLocation:
     def replaced(self) -> list[Path]:
         """The files beside it that restores kept."""
         found = self.path.parent.glob(f"{self.path.name}.replaced-*")
-        return [path for path in found if not path.name.endswith(_ENDINGS)]
+        return [path for path in found if not path.name.endswith(ENDINGS)]
 
     @contextlib.contextmanager
     def rebuilding(self) -> Iterator[Rebuild]:
@@ -96,7 +96,7 @@ class SqliteLocation:
                 yield Rebuild(store, last_serial(self.path), kept)
             sync(fresh.path)
             # A write-ahead log that stayed would be taken for the new file's.
-            for ending in _ENDINGS:
+            for ending in ENDINGS:
                 left = beside(self.path, ending)
                 if left.exists():
                     left.rename(beside(kept, ending))
@@ -115,13 +115,8 @@ class SqliteLocation:
 
     def remove(self) -> None:
         """Delete the file, and those that SQLite has beside it."""
-        for path in (self.path, *(beside(self.path, ending) for ending in _ENDINGS)):
+        for path in (self.path, *(beside(self.path, ending) for ending in ENDINGS)):
             path.unlink(missing_ok=True)
-
-
-def beside(path: Path, ending: str) -> Path:
-    """The file of SQLite's that has the name of `path` and an ending."""
-    return path.with_name(path.name + ending)
 
 
 def sync(path: Path) -> None:
