@@ -1,5 +1,9 @@
 """
-Zones that are no business of any server on the Internet, and who says so.
+Special-use zones: the one list of names that the public DNS does not, or should not, answer.
+
+`plugins.special` answers their names by `Kind`, the addresses of cases are never looked up in
+`SPECIAL_USE`, and the classifier scores no name in `UNSCORED`.  Knows no configuration: the
+operator's own zones are added where they are used.
 """
 
 from enum import Enum, auto
@@ -7,15 +11,15 @@ from typing import Final
 
 
 class Kind(Enum):
-    """What becomes of the names of a zone; see the table above."""
+    """How the names of a zone are answered; `plugins.special` has the table."""
 
-    NXDOMAIN = auto()
-    EMPTY = auto()
-    NODATA = auto()
-    LOCALHOST = auto()
-    POINTER = auto()
-    SIGNAL = auto()
-    FORWARDED = auto()
+    NXDOMAIN = auto()  # no name exists
+    EMPTY = auto()  # the zone's own name exists, with SOA and NS
+    NODATA = auto()  # every name exists, without records
+    LOCALHOST = auto()  # loopback addresses
+    POINTER = auto()  # as EMPTY, with PTR localhost at the zone's own name
+    SIGNAL = auto()  # as NXDOMAIN, for filtered clients only
+    FORWARDED = auto()  # not answered here
 
 
 def _reverse(*zones: str) -> tuple[str, ...]:
@@ -24,7 +28,7 @@ def _reverse(*zones: str) -> tuple[str, ...]:
 
 _ZEROS: Final = ".".join("0" * 31)
 
-# Zones, what becomes of them and who says so.
+# Zones, how they are answered, and the document that says so.
 ZONES: Final[tuple[tuple[tuple[str, ...], Kind, str], ...]] = (
     (("localhost",), Kind.LOCALHOST, "RFC 6761 section 6.3"),
     (("invalid",), Kind.NXDOMAIN, "RFC 6761 section 6.4"),
@@ -59,3 +63,17 @@ SIGNALS: Final[dict[str, tuple[str, ...]]] = {
     # the answer satisfies it, a sinkhole's too; so the proxy is made unreachable as well.
     "chrome_prefetch": ("dns-tunnel-check.googlezip.net", "tunnel.googlezip.net"),
 }
+
+SPECIAL_USE: Final = frozenset(zone for zones, _, _ in ZONES for zone in zones)
+
+# Zones in which a model scores nothing: no site has a name there.  Beside the special-use zones all
+# of arpa (RFC 3172), the domains reserved for documentation (RFC 6761 section 6.5), and the names
+# whose answer is a signal to a browser.
+UNSCORED: Final = frozenset(
+    {
+        "arpa",
+        *SPECIAL_USE,
+        *("example.com", "example.net", "example.org"),
+        *(name for names in SIGNALS.values() for name in names),
+    }
+)

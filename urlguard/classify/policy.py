@@ -37,6 +37,7 @@ from urlguard.classify.model import Model
 from urlguard.classify.suspects import SuspectMemory
 from urlguard.config import Config
 from urlguard.errors import ModelError
+from urlguard.special_zones import UNSCORED
 from urlguard.verdict import CLASSIFIER, Ruling
 
 MAX_KNOWN: Final = 65_536  # names whose outcome is cached in a worker: 10 MB
@@ -56,14 +57,6 @@ _LOG_EVERY_S: Final = 10.0
 
 # Letters, digits and hyphens: no underscore, nothing that only a packet can spell.
 _ordinary = re.compile(r"(?:[a-z0-9-]{1,63}\.)+[a-z][a-z0-9-]{0,62}").fullmatch
-
-# Zones below a listed suffix that are nobody's site: RFC 6761 and RFC 7686, and the names by which
-# browsers ask whether they may go around their resolver, where an answer means something else.
-_SPECIAL: Final = (
-    *("arpa", "onion", "example.com", "example.net", "example.org"),
-    *("use-application-dns.net", "mask.icloud.com", "mask-h2.icloud.com"),
-    *("dns-tunnel-check.googlezip.net", "tunnel.googlezip.net"),
-)
 
 
 class ActiveModels:
@@ -124,7 +117,7 @@ class ClassifierPolicy:
         self.counters: Counter[str] = Counter()
         self.shadowed: Counter[str] = Counter()
         self.suspects = SuspectMemory(clock=clock)
-        self._excluded = frozenset((*excluded, *_SPECIAL))
+        self._excluded = frozenset((*excluded, *UNSCORED))
         self._share = shadow_share
         self._due = 0.0
         self._known: OrderedDict[str, _Assessment] = OrderedDict()
@@ -201,7 +194,7 @@ class ClassifierPolicy:
             return SUFFIX
         excluded = self._excluded
         if name in excluded or any(map(excluded.__contains__, names.parents(name))):
-            special = any(zone in _SPECIAL for zone in (name, *names.parents(name)))
+            special = any(zone in UNSCORED for zone in (name, *names.parents(name)))
             return SPECIAL if special else OWN_ZONE
         return None
 

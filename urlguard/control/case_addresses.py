@@ -21,7 +21,7 @@ from urlguard.config import Config
 from urlguard.control.fetch_pool import FetchPool
 from urlguard.errors import UrlGuardError
 from urlguard.fetch.bounds import RULES, Bounds
-from urlguard.special_zones import ZONES
+from urlguard.special_zones import SPECIAL_USE
 
 PER_MINUTE: Final = 600  # names
 BATCH: Final = 50  # of them, looked up together
@@ -49,7 +49,7 @@ class CaseAddresses:
         self._casework = casework
         self._public = bounds.public
         # The resolver does not forward these names to the upstreams either.
-        self._private = frozenset(config.forward.zones).union(*(zones for zones, _, _ in ZONES))
+        self._private = SPECIAL_USE.union(config.forward.zones)
         self._log_throttle = events.Throttle(LOG_EVERY_S)
 
     async def run(self) -> None:
