@@ -1,19 +1,18 @@
 """
-How many messages a second are looked through, by `find` alone and by the verdict pool?
+How many messages per second do `find` alone and the verdict pool process?
 
     python -m benchmarks.messages [--no-record]
 
-Takes the tables of ``tests/messages``, scam and harmless in turn, so that about half of the
-messages hold something.  ``find`` is messages in a second of the processor, in one thread;
-``plain`` is the same for the harmless ones alone, and ``longest`` for a message of the greatest
-length that is nothing but dots in doubt.  ``verdicts`` is what the API does but for HTTP: requests
-of 1,000 messages, two at a time, through `urlguard.control.verdict_pool.VerdictPool` with two
-processes, the models that come with UrlGuard, by the clock.  Names are others in each round, so
-that no verdict is remembered.  ``cpu_us`` is what a message costs pool and caller together; other
-programs take their share of the clock, which is ``others_pct``.
+Uses the tables of ``tests/messages``, scam and harmless in turn, so that about half of the messages
+contain something.  ``find`` is messages per second of CPU time, in one thread; ``plain`` is the
+same for the harmless ones alone, and ``longest`` for a message of maximum length made of ambiguous
+dots.  ``verdicts`` is the API's work without HTTP: requests of 1,000 messages, two at a time,
+through `urlguard.control.verdict_pool.VerdictPool` with two processes and the packaged models, by
+the clock.  Each round has other names, so that no verdict is cached.  ``cpu_us`` is the CPU time
+per message of pool and caller together; ``others_pct`` is the share of other programs.
 
-Passes if the pool answers 10,000 messages a second and `find` gives 8,000.  What is found must be
-what the tables say, in 98 of 100 messages, and nothing in the harmless ones.
+Passes if the pool answers 10,000 messages per second and `find` 8,000.  The items found must be
+those of the tables in 98 of 100 messages, and none in the harmless ones.
 """
 
 import argparse
@@ -72,7 +71,7 @@ def alone(texts: Sequence[str]) -> float:
     return median(speeds)
 
 
-async def judged(texts: Sequence[str], holding: int) -> tuple[float, float, float]:
+async def measured(texts: Sequence[str], holding: int) -> tuple[float, float, float]:
     """
     Messages a second through the verdict pool, the median of the rounds; µs of the processor for
     one, and the percentage of it that other programs took.
@@ -114,12 +113,12 @@ def main() -> None:
     plain = [row[0] for row in harmless]
     pairs = itertools.zip_longest((row[0] for row in scam), plain)
     mixed = [text for pair in pairs for text in pair if text is not None]
-    told = uvloop.run(judged(mixed, len(scam)))
+    pool = uvloop.run(measured(mixed, len(scam)))
     cases = [
         ("find", alone(mixed), len(mixed), LEAST_ALONE),
         ("plain", alone(plain), len(plain), 0),
         ("longest", alone(["a点" * (MAX_TEXT // 2)]), 1, 0),
-        ("verdicts", told[0], len(mixed) * COPIES, LEAST_PER_S),
+        ("verdicts", pool[0], len(mixed) * COPIES, LEAST_PER_S),
     ]
     found = []
     for case, speed, count, least in cases:
@@ -128,8 +127,8 @@ def main() -> None:
         print(f"{case}: {speed:,.0f} messages a second{target}")
         row = {"server": "UrlGuard", "version": __version__, "case": case, "rounds": ROUNDS}
         found.append({**row, "queries": count, "per_s": round(speed), **met})
-    found[-1] |= {"cpu_us": round(told[1], 1), "others_pct": round(told[2], 1)}
-    print(f"verdicts: {told[1]:.0f} µs of CPU for each; others took {told[2]:.0f} % of it")
+    found[-1] |= {"cpu_us": round(pool[1], 1), "others_pct": round(pool[2], 1)}
+    print(f"verdicts: {pool[1]:.0f} µs of CPU for each; others took {pool[2]:.0f} % of it")
     if not options.no_record:
         results.write("messages", found)
     report.verdict(found)

@@ -1,12 +1,12 @@
 """
-What does the vocabulary cost: canonical names, their owners, canonical URLs, the gate for feeds?
+What do the vocabulary's functions cost: canonical names, owners, canonical URLs, the feeds' gate?
 
     python -m benchmarks.names
 
-Prints µs for one name or URL, the best of five passes in one thread, beside tldextract as the naive
-rival, and ms to load.  Takes the project's collected data if they lie beside the repository, else
-the shipped lists.  Each pass counts what it found, and the counts must be those of an independent
-reckoning, so that nothing is fast by doing nothing.
+Prints µs per name or URL, the best of five passes in one thread, beside tldextract as the naive
+rival, and ms to load.  Uses the project's collected data if they lie beside the repository, else
+the packaged lists.  Each pass counts its results, and the counts must equal those of an independent
+computation, so that nothing is fast by doing nothing.
 """
 
 import csv

@@ -1,23 +1,22 @@
 """
-What does a score cost: microseconds a name, names a second through the command, memory?
+What does a score cost: microseconds per name, names per second of the command, memory?
 
     python -m benchmarks.scoring [--no-record]
 
 ``score`` is `Model.score` over 100,000 names that the process has not seen, one by one in one
 thread, with a worker's settings of the garbage collector: features, trees and calibration; the
-median, and beside it the features and the trees alone.  ``check`` is
-``urlguard check --json -`` from its start to its end, over 200,000 names on no list, with the model
-and with none.  ``memory`` is what opening the models and scoring all those names adds to a fresh
-process: resident, and of that its own.
+median, and beside it features and trees alone.  ``check`` is ``urlguard check --json -`` from start
+to end, over 200,000 unlisted names, with and without the model.  ``memory`` is the growth of a
+fresh process that opens the models and scores all those names: resident, and its private part.
 
-Passes if a score takes at most 60 µs, the command answers at least 15,000 names a second with the
+Passes if a score takes at most 60 µs, the command answers at least 15,000 names per second with the
 model, and the memory is at most 80 MiB resident.
 
-Let nothing else run meanwhile: all but the memory goes by the clock.  What others took of the CPUs
-is told and recorded.
+Run it on an idle machine: all results but memory are measured by the clock.  The CPU share of other
+programs is printed and recorded.
 
-Takes the project's collected data if they lie beside the repository, else the starter list.  Each
-score must be one that is possible, and they must not all be the same.
+Uses the project's collected data if they lie beside the repository, else the starter list.  Each
+score must be possible, and the scores must not all be equal.
 """
 
 import argparse

@@ -1,13 +1,13 @@
 """
-What does it cost to say why something was blocked at an earlier moment, with a million rules?
+What does `GET /v1/why` about an earlier moment cost, with a million rules?
 
     python -m benchmarks.why
 
 Fills a policy log with the list as one feed, then with 3,000 small batches of 41 other sources,
-2,000 patterns among them, and asks ``GET /v1/why`` over loopback about 400 listed names and 400
-URLs, in the past.  Prints ms for one answer, the median and the 99th percentile, client and
-connection included; each verdict must be the one that the batches made, so that nothing is fast by
-finding nothing.  Takes a minute and 200 MB in the temporary folder.
+2,000 patterns among them, and calls ``GET /v1/why`` over loopback about 400 listed names and 400
+URLs, in the past.  Prints ms per answer, the median and the 99th percentile, client and connection
+included; each verdict must be the one that the batches made, so that nothing is fast by finding
+nothing.  Takes a minute and 200 MB in the temporary folder.
 """
 
 import asyncio

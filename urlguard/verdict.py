@@ -1,9 +1,9 @@
 """
-The answer to "is this name or URL fraud?", and the ruling behind it.
+The verdict on a name or URL, and the ruling behind it.
 
-A `Ruling` is what stands at one rule key once all claims about it are weighed; the policy log
-derives it, snapshots and overlays carry it.  A `Verdict` is what the engine says of one input.
-Neither knows packets, files or databases.
+A `Ruling` is the result of all claims at one rule key: the policy log derives it, snapshots and
+overlays carry it.  A `Verdict` is the engine's answer for one input.  Neither knows packets, files
+or databases.
 """
 
 import json
@@ -18,13 +18,17 @@ CLASSIFIER = "classifier"  # the source of a model's ruling
 
 class Ruling(NamedTuple):
     """
-    What is in force at a rule key.
+    The rule in force at a rule key.
 
-    ``kind`` and ``value`` name the rule that decided.  At the key of a feed's exception that may be
-    a wider rule of another feed, or action ``except`` if no feed's rule is left; such a ruling is
-    ``resolved``: it already weighs all that feeds say at its value.  ``serial`` is the batch that
-    brought it into force.  ``sources`` are sorted: ``operator``, ``analyst:NAME``, ``feed:NAME``; a
-    model's ruling, which stands at no key, has ``classifier``, kind ``model`` and the model's name.
+    Attributes:
+        action: block, review, allow, or except: see ``resolved``.
+        sources: sorted: ``operator``, ``analyst:NAME``, ``feed:NAME``.  A model's ruling, which has
+            no key, has ``classifier``, kind ``model`` and the model's name as its value.
+        serial: the batch that put it into force.
+        kind, value: the rule that decided.
+        resolved: a ruling at the key of a feed's exception.  It takes all claims of feeds at its
+            value into account, so it may be a wider rule of another feed, or action ``except`` if
+            no feed's rule is left.
     """
 
     action: str
@@ -80,10 +84,10 @@ def from_parts(parts: Sequence[Any], kind: str, value: str) -> Ruling:
 
 class Verdict(NamedTuple):
     """
-    What the engine says of one name or URL.
+    The engine's answer for one name or URL.
 
     ``action`` is block, review, allow or none; ``reason`` is blocklist, pattern, classifier,
-    allowlist, popular or none; ``score`` is the model's, 0 to 1, or None where no model ran.
+    allowlist, popular or none; ``score`` is the model's, 0 to 1, or None if no model ran.
     """
 
     action: str

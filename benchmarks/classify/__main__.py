@@ -118,7 +118,7 @@ def our_scores(path: Path, task: Problem) -> Floats:
 
 def record(kind: str, trained: int, tested: int, found: Sequence[Found]) -> list[dict[str, Any]]:
     """Rows for the record: the recall at each rate, and ours by theirs, passed or not."""
-    met = {(each.must.rival, each.must.fpr): each.met for each in musts.judged(kind, found)}
+    met = {(each.must.rival, each.must.fpr): each.met for each in musts.evaluated(kind, found)}
     rows: list[dict[str, Any]] = []
     for each in found:
         about = {"server": each.name, "rules": trained, "queries": tested, "rounds": ROUNDS}
@@ -163,7 +163,7 @@ def show(found: Sequence[Found]) -> None:
     print(f"In brackets 95 % over {ROUNDS} draws of owners; × is {OURS}'s share by this one's.")
 
 
-def told(words: str, done: int, total: int) -> None:
+def report_progress(words: str, done: int, total: int) -> None:
     """A line of progress at a terminal, every hundredth step."""
     if sys.stderr.isatty() and (done == total or done % max(1, total // 100) == 0):
         print(f"\r\033[K{words}: {done} of {total}", end="", file=sys.stderr, flush=True)
@@ -214,7 +214,7 @@ def main() -> None:
         for name in wanted:
             module = importlib.import_module(f"benchmarks.classify.{name}")
             begin = time.perf_counter()
-            rivals[name] = module.fit_predict(task.items, task.labels, task.tests, told)
+            rivals[name] = module.fit_predict(task.items, task.labels, task.tests, report_progress)
             seconds[name] = time.perf_counter() - begin
             print(f"{name}: {RIVALS[name]}, {seconds[name]:.0f} s", flush=True)
         found = compare(task, ours, rivals, seconds)
@@ -229,15 +229,15 @@ def main() -> None:
         results.write("classify", made)
     if options.card:
         try:
-            said = card.figures(options.kind, found, wanted, command(options))
-            card.write(options.card, before, said)
+            rivals_found = card.figures(options.kind, found, wanted, command(options))
+            card.write(options.card, before, rivals_found)
         except (BenchmarkError, OSError) as exc:
             raise SystemExit(f"benchmarks.classify: {exc}") from exc
         print(f"written into {options.card} and its readable card")
-    judged = musts.judged(options.kind, found)
-    for each in judged:
+    evaluated = musts.evaluated(options.kind, found)
+    for each in evaluated:
         print(each)
-    if missed := [str(each) for each in judged if each.met is False]:
+    if missed := [str(each) for each in evaluated if each.met is False]:
         raise SystemExit("; ".join(missed))
 
 

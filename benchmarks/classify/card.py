@@ -47,8 +47,8 @@ def figures(
         ``must``, ``aim`` and ``met`` where so much was asked for.  Then ``command``.  What is
         infinite or no number is null.
     """
-    asked = {(each.must.rival, each.must.fpr): each for each in musts.judged(kind, found)}
-    said: dict[str, Any] = {}
+    asked = {(each.must.rival, each.must.fpr): each for each in musts.evaluated(kind, found)}
+    entries: dict[str, Any] = {}
     for each in found:
         if each.name not in rivals:
             continue
@@ -59,16 +59,16 @@ def figures(
             points.append({"fpr": rate, **results.share(point.fraud), **drawn})
             low, high = _ends(interval)
             ratios.append({"fpr": rate, "value": _round(value), "low": low, "high": high})
-            if judged := asked.get((each.name, rate)):
-                must = judged.must
-                ratios[-1] |= {"must": must.least, "aim": must.aim, "met": judged.met}
-        said[each.name] = {
+            if evaluated := asked.get((each.name, rate)):
+                must = evaluated.must
+                ratios[-1] |= {"must": must.least, "aim": must.aim, "met": evaluated.met}
+        entries[each.name] = {
             "auc": _round(each.auc),
             "auc_drawn": _ends(each.area),
             "tpr": points,
             "ratio": ratios,
         }
-    return {**said, "command": command}
+    return {**entries, "command": command}
 
 
 def read(path: Path, kind: str, task: Problem, ours: Floats) -> bytes:
@@ -116,12 +116,12 @@ def write(path: Path, before: bytes, rivals: dict[str, Any]) -> None:
     """
     if path.read_bytes() != before:
         raise BenchmarkError(f"{path.name}: has changed since the rivals began; they are not in it")
-    said = json.loads(before)
-    said["metrics"]["rivals"] = rivals
+    entries = json.loads(before)
+    entries["metrics"]["rivals"] = rivals
     pages = {
-        path.with_suffix(".md"): card.readable(said),
+        path.with_suffix(".md"): card.readable(entries),
         # As `pipeline.write_card`.
-        path: json.dumps(said, indent=1, ensure_ascii=False) + "\n",
+        path: json.dumps(entries, indent=1, ensure_ascii=False) + "\n",
     }
     # With a dot before the name, so that nobody takes them for models.
     partial = {place: place.with_name(f".{place.name}.new") for place in pages}

@@ -37,7 +37,7 @@ def fit_predict(
         items: names, or URLs without scheme.
         labels: 1 fraud, 0 benign, one for each item.
         tests: what to score.
-        progress: told what is done, with steps done and steps in all.
+        progress: called with a description, the steps done and the steps in all.
 
     Returns:
         Log-odds, one for each test; higher is worse.

@@ -35,7 +35,7 @@ MUSTS = {
 }
 
 
-class Calibrated(NamedTuple):
+class Evaluated(NamedTuple):
     """A must and what was measured; None if that rival did not run."""
 
     must: Must
@@ -58,11 +58,11 @@ class Calibrated(NamedTuple):
         return f"{'met' if self.met else 'missed'}: {what}: {figure}; {wanted}"
 
 
-def judged(kind: str, found: Sequence[Found]) -> list[Calibrated]:
+def evaluated(kind: str, found: Sequence[Found]) -> list[Evaluated]:
     """All musts of a kind, each with the ratio that was measured."""
     ratios = {
         (each.name, rate): measured
         for each in found
         for rate, measured in zip(RATES, each.ratios, strict=False)  # ours has none
     }
-    return [Calibrated(must, ratios.get((must.rival, must.fpr))) for must in MUSTS[kind]]
+    return [Evaluated(must, ratios.get((must.rival, must.fpr))) for must in MUSTS[kind]]

@@ -55,10 +55,10 @@ def fit_predict(
     progress("plain: counting n-grams", 0, ROUNDS)
     data = lightgbm.Dataset(table(items), np.asarray(labels), free_raw_data=True)
 
-    def told(state: lightgbm.callback.CallbackEnv) -> None:
+    def report_progress(state: lightgbm.callback.CallbackEnv) -> None:
         progress("plain: boosting", state.iteration + 1, ROUNDS)
 
-    booster = lightgbm.train(SETTINGS, data, ROUNDS, callbacks=[told])
+    booster = lightgbm.train(SETTINGS, data, ROUNDS, callbacks=[report_progress])
     scores = booster.predict(table(tests), raw_score=True, num_threads=2)
     return np.asarray(scores, dtype=np.float64)
 

@@ -277,7 +277,7 @@ def test_ratios_that_were_asked_for_are_judged():
         reached("plain", 1.0, 1.35, 1.29),
         reached("linear", 9, 9, 9),
     ]
-    judged = musts.judged("name", found)
+    judged = musts.evaluated("name", found)
     assert [each.met for each in judged] == [True, False, None]
     assert [str(each).partition(":")[0] for each in judged] == ["met", "missed", "not measured"]
     assert "1.29 [0.65, 2.58]; must ≥ 1.3, aim ≥ 1.8" in str(judged[1])
@@ -294,7 +294,7 @@ def test_a_ratio_to_nothing_is_met_and_one_of_nothing_is_not():
     Whoever finds something where a rival finds nothing has found enough.
     """
     found = [reached("plain", 1.0, np.inf, np.nan)]
-    assert [each.met for each in musts.judged("url", found)] == [True, False]
+    assert [each.met for each in musts.evaluated("url", found)] == [True, False]
 
 
 def test_musts_are_at_rates_that_are_measured():

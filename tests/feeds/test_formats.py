@@ -55,9 +55,9 @@ def carefully(monkeypatch):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_the_museum_reads_as_its_golden_file_says(form, golden):
+def test_the_edge_cases_read_as_their_golden_file_has(form, golden):
     """
-    Every oddity in the museum gives the rules, problems and counts of the golden file.
+    Every edge case gives the rules, problems and counts of the golden file.
     """
     out = parse((DATA / f"edge_cases.{form}").read_bytes(), form)
     seen = {
@@ -77,15 +77,15 @@ def test_the_museum_reads_as_its_golden_file_says(form, golden):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_the_museum_is_recognised(form):
+def test_the_edge_cases_are_recognised(form):
     """
-    Each format of the museum is recognised by itself.
+    Each format of the edge-case corpus is detected.
     """
     assert parse((DATA / f"edge_cases.{form}").read_bytes()).format == form
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_bulk_and_care_agree_on_the_museum(form, carefully):
+def test_bulk_and_careful_reading_agree_on_the_edge_cases(form, carefully):
     """
     The bulk paths change nothing, not even the order.
     """

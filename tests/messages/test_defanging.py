@@ -134,7 +134,7 @@ def test_dots_in_doubt(written, meant):
 )
 def test_plain_language_stays(text):
     """
-    Words that contain a disguise, and signs that are none, are left alone.
+    Words that contain such a spelling, and characters that are none, are left alone.
     """
     assert plain(text) == text.lower()
 

@@ -189,7 +189,8 @@ def test_plain_language_holds_nothing(text):
 )
 def test_names_in_other_scripts(text, found):
     """
-    IDNs are found as such, with or without spaces about them, and disguises as what they imitate.
+    IDNs are found as such, with or without spaces about them, and look-alikes as the name that
+    they imitate.
     """
     assert items(text) == [names.canonical(name) for name in found]
 
@@ -270,15 +271,15 @@ def test_any_text(text):
 
 
 @given(st.lists(_pieces | st.sampled_from(["a", "b-1", "8"]), max_size=40).map("".join))
-def test_any_mixture_of_disguises(text):
+def test_any_mixture_of_obfuscations(text):
     """
-    The same for texts made of what URLs and disguises are made of.
+    The same for texts made of what URLs and their obfuscations are made of.
     """
     consistent(text)
 
 
 @given(st.from_regex(r"[a-z]{3,10}-[0-9]{1,3}\.(com|net|org|top)(/[a-z0-9]{1,9})?", fullmatch=True))
-def test_no_disguise_of_a_url_hides_it(url):
+def test_no_obfuscation_hides_a_url(url):
     """
     Wherever a URL stands, and however its dot is written, the same is found.
     """

@@ -35,7 +35,7 @@ from urlguard.messages.normalize import COMMA, LOOSE, SPELLED, TIGHT
 )
 def test_names(host, name):
     """
-    A name stands below a public suffix; disguised letters are what they look like.
+    A name stands below a public suffix; look-alike letters are what they resemble.
     """
     assert hosts.name(host) == name
 

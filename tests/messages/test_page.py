@@ -1,4 +1,4 @@
-"""The page about messages is true."""
+"""The examples and limits in the page about messages are the code's."""
 
 import re
 from pathlib import Path
@@ -11,11 +11,11 @@ from urlguard.messages import MAX_FOUND, MAX_TEXT, find
 
 PAGE = (Path(__file__).parents[2] / "docs" / "messages.md").read_text("utf-8")
 ROW = re.compile(r"^\| `([^`]+)`[^|]* \| `([^`]+)` \|$", re.M)
-DISGUISES = ROW.findall(PAGE.partition("| written | found |")[2].partition("\n\n")[0])
+SPELLINGS = ROW.findall(PAGE.partition("| written | found |")[2].partition("\n\n")[0])
 
 
-@pytest.mark.parametrize(("written", "item"), DISGUISES)
-def test_disguises(written, item):
+@pytest.mark.parametrize(("written", "item"), SPELLINGS)
+def test_the_spellings_on_the_page_are_found(written, item):
     """
     What the page says is found is what is found, by itself and in a sentence.
     """
@@ -37,7 +37,7 @@ def test_figures():
     """
     Limits and the sizes of the tables are those of the code.
     """
-    assert len(DISGUISES) >= 15
+    assert len(SPELLINGS) >= 15
     assert f"| messages in a request | {checks.MAX_MESSAGES:,} |" in PAGE
     assert f"| characters of a message | {MAX_TEXT:,};" in PAGE
     assert f"| places reported of a message | {MAX_FOUND} |" in PAGE

@@ -58,8 +58,10 @@ def test_scam_messages():
         for message, expected in SCAM
         if (found := " ".join(one.item for one in find(message))) != expected
     ]
-    told = "\n".join(f"{message}: {found!r}, not {expected}" for message, expected, found in missed)
-    assert 1 - len(missed) / len(SCAM) >= LEAST_FOUND, told
+    report = "\n".join(
+        f"{message}: {found!r}, not {expected}" for message, expected, found in missed
+    )
+    assert 1 - len(missed) / len(SCAM) >= LEAST_FOUND, report
 
 
 @pytest.mark.parametrize("message", [row[0] for row in HARMLESS])

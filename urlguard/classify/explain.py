@@ -1,19 +1,18 @@
 """
-Why a model says what it says of an item: the strongest features, in words, with what each added.
+Explains a model's score of an item: the strongest features, in words, with their contributions.
 
-Knows a model, its features and brands; knows neither rules nor lists.  Whether a name is listed it
-is told by whoever calls.  Never for a worker: one item costs milliseconds.
+Knows a model, its features and brands; knows neither rules nor lists: the caller provides a
+function that tells whether a name is listed.  Never runs in a worker: one item takes milliseconds.
 
-How it works.  LightGBM splits the raw margin of a row among its features (`Booster.contributions`),
-so that they and the expected margin of any row add up to it.  Features that say the same thing are
-told together, since trees share a credit among them as chance has it.  The strongest groups are
-entries of their own, a brand that stands in the item always, the rest is one entry, ``others``, and
-the expected margin is one, ``base``.  All are rounded, and ``others`` takes up what rounding left,
-so that the entries add up to the margin, rounded like them; on the card's calibration curve that is
-the score.
+How it works.  LightGBM splits the raw margin of a row among its features (`Booster.contributions`);
+with the expected margin of any row they add up to it.  Related features form one group, since trees
+distribute credit among them by chance.  The strongest groups get an entry each, and so does every
+brand in the item; the rest is one entry, ``others``, and the expected margin another, ``base``.
+All are rounded, and ``others`` takes the rounding error, so that the entries add up to the rounded
+margin.  The card's calibration curve maps it to the score.
 
-The nearest known fraud name is sought by asking about names that a fraudster would have registered
-beside this one (`neighbours`): never by a walk through a list, which has millions.
+The nearest known fraud name is found by looking up names that a fraudster would have registered
+beside this one (`neighbours`), never by scanning a list, which has millions.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,17 +26,17 @@ from urlguard.classify.brands import Brands
 from urlguard.classify.model import DIGITS, Model
 from urlguard.i18n import gettext_noop, in_every_language
 
-MOST: Final = 8  # groups of features that are told
+MOST: Final = 8  # groups of features with an entry of their own
 MOST_ASKED: Final = 1200  # neighbours that are looked up
 
 BASE: Final = "base"
 OTHERS: Final = "others"
 NEAREST: Final = "nearest"
-JOIN: Final = "+"  # between the names of features that are told together
+JOIN: Final = "+"  # between the names of grouped features
 
 Entry = dict[str, Any]
 
-# Features that say the same thing, besides the odds and evidence of one key.
+# Related features, besides the odds and evidence of one key.
 _TOGETHER: Final = (
     ("length", "label_length"),
     ("before_length", "before_labels"),
@@ -72,7 +71,7 @@ _HEAD: Final = {member: group[0] for group in _TOGETHER for member in group}
 
 _RAISES: Final = gettext_noop("{reasons}; raises suspicion")
 _LOWERS: Final = gettext_noop("{reasons}; lowers suspicion")
-_SECOND = 0.25  # of the strongest feature of a group: from there on the second is told too
+_SECOND = 0.25  # of the strongest feature of a group: from there on the second is described too
 
 _QUOTED = 40  # signs of a name's piece that are quoted
 
@@ -103,15 +102,14 @@ def why(model: Model, item: Any, listed: Callable[[str], bool] | None = None) ->
     The reasons for a model's score, the strongest first.
 
     Args:
-        model: the one that was asked.
+        model: the model that scored the item.
         item: a canonical name, or a `urls.Url`, by the model's kind.
-        listed: says of a canonical name whether a list has it as fraud; without it no nearest name
-            is sought.
+        listed: whether a canonical name is listed as fraud; without it no nearest name is searched.
 
     Returns:
         Entries with the keys ``feature``, ``value``, ``contribution`` (log-odds, six digits) and
-        ``words`` (by language).  Features that are told together stand in ``feature`` with a plus
-        between them, and their values in a list.  Then ``others``, with how many features it has,
+        ``words`` (by language).  Grouped features are joined by a plus in ``feature``, and their
+        values are a list.  Then ``others``, with how many features it has,
         and ``base``, with no value; if one is found, ``nearest`` with a name, which adds nothing.
         The contributions add up to the raw margin, to `DIGITS` digits.
     """
@@ -127,16 +125,16 @@ def why(model: Model, item: Any, listed: Callable[[str], bool] | None = None) ->
     # Sorting is stable: what is equal stays in the features' order.
     ranked = sorted(groups, key=lambda head: -abs(sums[head]))
     always = [head for head in ranked if any(values[one] for one in groups[head] if one in _BRAND)]
-    told = {*always, *[head for head in ranked if head not in always][: MOST - len(always)]}
+    chosen = {*always, *[head for head in ranked if head not in always][: MOST - len(always)]}
     found: list[Entry] = []
     for head in ranked:
-        if head in told and (sums[head] or head in always):
+        if head in chosen and (sums[head] or head in always):
             found.append(_entry(groups[head], values, added, sums[head], worded))
         else:
-            told.discard(head)
+            chosen.discard(head)
     base = round(parts[-1], DIGITS)
     rest = fsum([model.margin(row), -base, *[-entry["contribution"] for entry in found]])
-    count = sum(len(group) for head, group in groups.items() if head not in told)
+    count = sum(len(group) for head, group in groups.items() if head not in chosen)
     found.append(_sum(OTHERS, count, rest))
     found.append(_sum(BASE, None, base))
     name = item if isinstance(item, str) else item.name
@@ -156,7 +154,7 @@ def contributions(model: Model, item: Any) -> dict[str, tuple[float, float]]:
 
 
 def _groups(order: Sequence[str]) -> dict[str, list[str]]:
-    """The features that are told together, each group under the name of its first."""
+    """The groups of related features, each under the name of its first."""
     groups: dict[str, list[str]] = {}
     for feature in order:
         head = _HEAD.get(feature)
@@ -175,21 +173,21 @@ def _entry(
     total: float,
     worded: Mapping[str, Mapping[str, str]],
 ) -> Entry:
-    # A group that raises is told by what in it raises, though other members may lower.
+    # A group that raises is described by the members that raise, though others may lower.
     side = sorted(group, key=lambda one: -added[one] if total >= 0 else added[one])
     if not any(values[one] for one in group):
         side = group[:1]  # all say that there is nothing
     elif brand := [one for one in group if one in _BRAND and values[one]]:
         side = [*brand, *[one for one in side if one not in brand]]
-    told = side[:1]
+    chosen = side[:1]
     for second in side[1:2]:
-        # What is absent is no news beside what is there.
+        # An absent feature is not worth mentioning beside a present one.
         if values[second] and added[second] * total > _SECOND * abs(added[side[0]] * total):
-            told.append(second)
+            chosen.append(second)
     words = {}
     for language, parts in worded.items():
         translations = i18n.translations(language)
-        described = [describe.describe(translations, one, values, parts) for one in told]
+        described = [describe.describe(translations, one, values, parts) for one in chosen]
         text, *more = dict.fromkeys(described)
         for second in more:
             # Translators: two reasons of one entry, one after the other.

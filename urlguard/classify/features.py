@@ -1,21 +1,21 @@
 """
-The features that the models see: their one definition, for training and for serving.
+Computes the features that models see: one definition, for training and for serving.
 
-A name or URL in, a list of numbers out.  Knows strings and `tables`; knows neither models nor
-packets, and nothing of where a string came from.
+Takes a name or URL, gives a list of numbers.  Knows strings and `tables`; knows neither models nor
+packets, and not where a string came from.  `feature_list` has the names and their order.
 
-How it works.  A name is cut into three pieces: the *suffix* that anybody may register below, the
-*label* that somebody chose and paid for, and what stands *before* it.  On shared hosting the
-service's domain is the suffix and the customer's name the label.  Each group of features reads the
-pieces in one or two passes; those that were learnt look hashed strings up in `Tables`.  All numbers
-are integers or rounded, so that the same input gives the same list on every machine.
+How it works.  A name has three pieces: the *suffix*, below which anybody may register; the *label*
+that was registered; and the labels *before* it.  On shared hosting the service's domain is the
+suffix and the customer's name the label.  Each group of features reads the pieces in one or two
+passes; the trained ones look hashed strings up in `Tables`.  All numbers are integers or rounded,
+so the same input gives the same list on every machine.
 
-A resolver waits for each new name, so what most names have not (digits, hyphens, anything before
-the domain) costs them a look, what depends on the suffix alone is worked out once for each suffix,
-and loops over signs and n-grams run in C.  Many names at once are read group by group: the groups'
-tables are larger than a processor's near caches, and so each has them to itself for a while.
+A resolver waits for each new name.  So features that are absent from most names (digits, hyphens,
+labels before the domain) cost them one test, results that depend on the suffix alone are cached,
+and loops over characters and n-grams run in C.  Batches are processed group by group: the tables of
+all groups exceed a processor's near caches, the tables of one group do not.
 
-The order of the list is that of `NAME` and `URL`; `digest` tells models made for another one.
+`digest` identifies the definition, so that a model made for another one is refused.
 """
 
 import hashlib

@@ -1,19 +1,19 @@
 """
-A model: the files that belong together, and what they make of a name or URL.
+A model: its files, and the score and action that they give a name or URL.
 
-A model stands in the folder of models as ``name-2026-11-24.json`` (its card), ``.txt`` (the trees),
-``.tables`` (what its features were fitted on) and ``.md`` (the card for people); models of URLs
-begin with ``url``.  Knows the card, digests and calibration; what a row of features is it leaves to
-`urlguard.classify.features`, and what a score leads to, to `judge`.
+A model is stored in the folder of models as ``name-2026-11-24.json`` (its card), ``.txt`` (the
+trees), ``.tables`` (the tables of its features) and ``.md`` (the card for people); models for URLs
+begin with ``url``.  Knows the card, digests and calibration; leaves features to
+`urlguard.classify.features`, and the use of a score to `judge`.
 
-How it works.  Nothing is used that is not what the card says: the trees, the tables and the code's
-definition of the features each have a digest there, and a model whose features this code would
-compute differently is refused, because it would answer nonsense without a sign.  A score is a
-probability: the trees' raw margin on the card's calibration curve, straight between its knots and
-flat outside, rounded to six digits so that it is the same on any machine.
+How it works.  A model is refused unless it is what its card says: trees, tables and the code's
+definition of the features each have a digest there, because other features would give wrong scores
+without an error.  A score is a probability: the trees' raw margin mapped by the card's calibration
+curve, linear between its knots and flat outside, rounded to six digits so that it is the same on
+any machine.
 
-A `Model` belongs to one thread at a time.  Opening one takes some tens of milliseconds, mostly of
-the disk and of digests; a worker does it in a thread of its own.
+A `Model` belongs to one thread at a time.  Opening one takes tens of milliseconds, mostly for disk
+and digests; a worker does it in a thread of its own.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """
-What training learnt about strings, in one file: n-grams, keys, words.
+The trained tables of strings, in one file: n-grams, keys, words.
 
-Knows hashes and places; knows neither what strings mean nor how features use them.  `Tables` is
-what `features` reads; `training.fit_tables` makes it.
+Knows hashes and places; knows neither the meaning of strings nor their use in features.
+`training.fit_tables` makes the tables, `features` reads them.
 
 How it works.  Four parts, each in fixed-size arrays, so that a look-up costs one step, and the file
 is used as it was read:
@@ -10,7 +10,7 @@ is used as it was read:
     weights   a weight for each hashed character n-gram, from one linear model over all of them
     common    how common each hashed trigram is among harmless names, as a power of two
     keys      odds and evidence for each hashed key: a suffix, the shape of a label, its beginning
-              ... the memory of campaigns; a part of the hash beside it keeps strangers out
+              ... the memory of campaigns; a part of the hash beside it detects collisions
     words     the vocabulary that labels are cut into, with the odds of each word
 
 All numbers are small integers: features come out the same on every machine, and steps this coarse

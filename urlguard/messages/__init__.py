@@ -1,4 +1,4 @@
-"""Names and URLs in the text of messages: see `finding`."""
+"""Finds names and URLs in messages: see `finding`."""
 
 from urlguard.messages.finding import MAX_FOUND, MAX_TEXT, Found, find
 

@@ -1,1 +1,1 @@
-"""How good a model is: measures, their uncertainty, and the report."""
+"""The evaluation of models: metrics, their uncertainty, and the report."""

@@ -1,5 +1,5 @@
 """
-How far a whole measurement could have come out otherwise: measures over draws of owners.
+The variance of a whole measurement: metrics over bootstrap draws of owners.
 
 For training, evaluation and the rivals' benchmark, as `metrics`, whose definitions of thresholds,
 ties and bins it shares.  Knows labels, scores and who owns a row; knows no names, no models, no
@@ -8,7 +8,7 @@ files.
 How it works.  A bootstrap (Efron, 1979) in clusters: each draw takes as many owners as there are,
 with replacement and each with all of its rows, because rows of one owner are no evidence apart from
 each other.  Fraud owners and benign owners are drawn apart, so that both counts of owners stay as
-they are.  No row is copied: an owner's count of draws is the weight of its rows, and measures are
+they are.  No row is copied: an owner's count of draws is the weight of its rows, and metrics are
 sums of weights over rows that were put in order once.
 
 Equal seeds draw equal owners, whatever is measured.  So draws of two classifiers on the same rows
@@ -202,7 +202,7 @@ def _weights(good: _Side, bad: _Side, rounds: int, seed: int) -> Iterator[tuple[
     """
     How often each benign and each fraud row stands in a draw, draw by draw.
 
-    All measures take their draws from here, so that equal seeds give all of them equal owners.
+    All metrics take their draws from here, so that equal seeds give all of them equal owners.
     """
     random = np.random.default_rng(seed)
     for _ in range(rounds):

@@ -1,28 +1,25 @@
 """
-Measures of a classifier: ROC, recall at a false-positive rate, slices, calibration.
+Metrics of a classifier: ROC, recall at a false-positive rate, slices, calibration.
 
 For training, evaluation and the rivals' benchmark; nothing that serves imports it.  Knows labels
-(1 fraud, 0 benign) and scores (higher is worse); knows no owners, no names, no models, no files.
-What draws of owners say of the same measures is in `bootstrap`.
+(1 fraud, 0 benign) and scores (higher is worse); knows no owners, names, models or files.
+`bootstrap` estimates the same metrics over draws of owners.
 
-How it works.  **Thresholds.**  A row is called fraud if its score is at least the threshold.  The
-threshold for a false-positive rate is the smallest score in the data at which the share of benign
-rows that are called fraud is at most that rate.  Rows of one score are called fraud together, so a
-score that many share cannot give a flattering figure: with ties the rate is kept, and recall is
-what is left.  If even the highest score would break the rate, the threshold is infinite and
-nothing is called fraud.
+How it works.  **Thresholds.**  A row is classified as fraud if its score is at least the threshold.
+The threshold for a false-positive rate is the smallest score in the data at which the share of
+benign rows classified as fraud is at most that rate.  Rows with equal scores stay together, so ties
+keep the rate and lower the recall.  The threshold is infinite if no score keeps the rate.
 
-**Intervals** are of 95 %.  Wilson's takes a threshold as given and each row as a draw of its own:
-how well is this threshold's recall known?  A bootstrap over owners finds the threshold again in
-each draw: how far could the whole measurement have come out otherwise?  At a rate of 0.01 % the
-threshold hangs on a handful of benign rows, and the second is much the wider; a `Point` has room
-for both.
+**Intervals** are of 95 %.  Wilson's takes the threshold as given and rows as independent: how well
+is the recall at this threshold known?  A bootstrap over owners finds the threshold again in each
+draw: how much could the whole measurement vary?  At a rate of 0.01 % the threshold depends on a
+handful of benign rows, and the second interval is much wider.  A `Point` has both.
 
-**Shares** of slices carry Wilson's interval and Clopper and Pearson's one-sided bound, which stays
-honest where no hit was seen.  Both take rows as independent.
+**Shares** of slices have Wilson's interval and Clopper and Pearson's one-sided bound (rows taken as
+independent), which is valid even without a hit.
 
-**Calibration** is measured in bins of equal mass after the rows were weighted so that fraud has
-the stated prior: a probability means nothing before it is said among what.
+**Calibration** is measured in bins of equal mass, with rows weighted so that fraud has the stated
+prior: a probability depends on the population.
 """
 
 import math
@@ -39,13 +36,12 @@ Flags = NDArray[np.bool_]
 Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 ROUNDS = 1000  # bootstrap draws
 BINS = 15
-# Rates such as 0.29 are no binary fractions: 0.29 of 100 rows are 29, not 28.
-SLACK = 1e-9
+SLACK = 1e-9  # 0.29 is no binary fraction: 0.29 of 100 rows are 29, not 28
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A range that holds the true figure with 95 % confidence."""
+    """A 95 % confidence interval."""
 
     low: float
     high: float
@@ -392,7 +388,7 @@ def binned(
 
 def calibration_error(bins: Iterable[Bin]) -> float:
     """
-    The expected calibration error: the mean distance of promise and outcome, weighted by mass.
+    The expected calibration error: the mean difference of predicted and observed, by mass.
 
     From 0 to 1.  It depends on the bins: state them with it.
     """
@@ -401,7 +397,7 @@ def calibration_error(bins: Iterable[Bin]) -> float:
 
 def checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Flags, Floats]:
     """
-    Labels as flags and scores as numbers, fit for all measures.
+    Labels as flags and scores as numbers, validated for all metrics.
 
     Raises:
         ValueError: see `tpr_at_fpr`.

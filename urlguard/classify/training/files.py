@@ -1,12 +1,12 @@
 """
-CSV files of labelled names or URLs, read with suspicion.
+Reads CSV files of labelled names or URLs, as untrusted input.
 
-Knows the columns and what may stand in them; knows nothing of training.  `check` looks through the
-files of a training run before it begins, so that a bad line is told in the first minute and not in
-the fortieth; `read` reads anybody's file for ``urlguard evaluate``.
+Knows the columns and their values; knows nothing of training.  `check` validates the files of a
+training run before it begins, so that an invalid line is reported in the first minute and not in
+the fortieth; `read` reads a file for ``urlguard evaluate``.
 
-How it works.  A file is read as a stream and never held, and everything in it is bounded: what
-comes out of it, since a megabyte of gzip can hold a gigabyte; its rows; and the length of each.
+How it works.  A file is streamed, never held in memory, and everything in it is bounded: its size
+after decompression, since a megabyte of gzip can hold a gigabyte; its rows; and the length of each.
 Only `Labels` remembers more than one row: it finds an item that carries both labels.
 """
 

@@ -1,13 +1,13 @@
 """
-Tables, features and trees over some rows: the steps that trial and final model have in common.
+Fits tables, features and trees on a set of rows: the steps that trial and final model share.
 
 Knows rows, tables, features and trees; knows nothing of tests and thresholds.
 
-How it works.  Tables for each fold of the rows and for all of them; features of every row from
-tables that have not seen it; trees over these.  Rows count differently (`weights`).  Sites that
-ordinary people made count more, as they are few and most like what must not be blocked; old fraud
-counts less, as its campaigns are over.  Copies of fraud, mutated as an adversary would, train
-beside the originals.
+How it works.  Tables are fitted for each fold of the rows and for all of them; each row's features
+come from tables that have not seen it; trees are trained on these.  Rows have weights (`weights`):
+sites of ordinary people count more, as they are few and most like the names that must not be
+blocked; old fraud counts less, as its campaigns are over.  Copies of fraud, mutated as an adversary
+would, train beside the originals.
 """
 
 import random
@@ -102,7 +102,7 @@ def fitted(
     say: Say,
 ) -> Fitted:
     """
-    Fit tables and grow trees.
+    Fit tables and train trees.
 
     Args:
         found: all rows.

@@ -1,12 +1,12 @@
 """
-Tables from labelled rows: what n-grams, keys and words speak for.
+Fits the tables on labelled rows: the evidence of n-grams, keys and words.
 
 Knows rows and the strings that `features` looks up; knows nothing of trees.
 
-How it works.  Everything that is looked up is hashed once for all rows (`Hashed`).  A fit then only
-counts, and solves one logistic regression over the n-grams; it can be made for any part of the
-rows, so that a row's own features can come from tables that have not seen it.  Odds are smoothed:
-two names of one kind prove little, two hundred much.
+How it works.  Every string that is looked up is hashed once for all rows (`Hashed`).  A fit then
+counts, and solves one logistic regression over the n-grams; it can be made on any part of the rows,
+so that a row's own features can come from tables that have not seen it.  Odds are smoothed: two
+names of one kind prove little, two hundred much.
 """
 
 import math

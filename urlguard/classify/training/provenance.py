@@ -1,5 +1,5 @@
 """
-Where the rows come from: repositories and licences, and which DGA families are made of words.
+The provenance of the rows: repositories and licences, and which DGA families are made of words.
 
 Facts and nothing else, as the data's README and the repositories state them; which sources may
 train stands in `dataset.NONCOMMERCIAL`.

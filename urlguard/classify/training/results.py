@@ -1,15 +1,14 @@
 """
-What scores are worth: measures of labelled rows, by slice, source, month and DGA family.
+Measures scored rows: metrics by slice, source, month and DGA family.
 
-Takes rows with the probabilities that a model gave them and the model's thresholds; gives figures,
-for a card as plain JSON values and for the report as its dataclasses.  Knows nothing of features
-and trees.
+Takes rows with a model's probabilities and its thresholds; gives metrics, as plain JSON values for
+the card and as dataclasses for the report.  Knows nothing of features and trees.
 
-How it works.  Everything is measured over all rows that were scored, and the ranking once more
-over *commercial* rows: those of sources whose licence lets them train what is shipped.  Slices are
-of harmless rows and say how many would be blocked; sources and months are of fraud and say how
-many are found.  A row is judged by the thresholds of its own domain or of shared hosting, as a
-resolver judges it; recall at a false-positive rate knows one threshold only, as rivals have no
+How it works.  All metrics cover all scored rows; the ranking is also computed over *commercial*
+rows: those of sources whose licence allows them to train a model that ships.  Slices are of
+harmless rows and give the share that would be blocked; sources and months are of fraud and give the
+share that is found.  A row is classified by the thresholds of its own domain or of shared hosting,
+as in the resolver; recall at a false-positive rate uses one threshold for all, as rivals have no
 others.
 """
 

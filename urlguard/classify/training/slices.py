@@ -1,11 +1,11 @@
 """
-Slices: kinds of harmless names that a model must not wrong, whatever its average.
+Slices: kinds of harmless names in which a model must have few false positives.
 
 Knows sources of the data and public suffixes; knows no features and no scores.
 
-How it works.  A row is in a slice for where it comes from or for what its host's suffix says; it
-may be in several, and one that is in none is in ``other web``.  Only harmless rows are in slices.
-Without a source, as in a file of somebody's own, the suffixes are left.
+How it works.  A row belongs to a slice by its source or by its host's suffix; it may be in several,
+and a row in none is in ``other web``.  Only harmless rows are in slices.  Without a source, as in
+another person's file, only suffixes are used.
 """
 
 import re
