@@ -6,7 +6,7 @@ Knows sockets and the frontend; knows no names and no policy.
 How it works
     The socket's callback reads up to 64 datagrams and answers each before it reads the next, in
     plain function calls; only a forwarded query is answered later.
-    The packet cache answers without parsing and without plugins, at one call for each datagram; the
+    The packet cache answers without parsing and without plugins, from within the read loop; the
     chain is asked for the rest, one query at a time.  An answer is in the packet cache before the
     next datagram is read, so of a burst of the same question the chain gets one.  Only if a plugin
     has ``on_queries`` are the queries of a batch collected and the chain asked about all of them:
@@ -115,7 +115,7 @@ class UdpListener:
         """Read and answer a batch.  The few lines up to `_ask` are the hot path."""
         receive, send = self._receive, self._send_to
         packets = self._frontend.packets
-        lookup, left = packets.lookup, packets.queries.left
+        known, left = packets.known, packets.queries.left
         batch: list[Exchange] | None = [] if self._frontend.chain.batches else None
         started = self._now = perf_counter()
         count = asked = 0
@@ -123,13 +123,20 @@ class UdpListener:
             for _ in range(BATCH if left > BATCH else left):
                 data, peer = receive()
                 count += 1
-                tail = lookup(data, peer[0])
-                if tail is not None:
-                    try:
-                        send(data[:2] + tail, peer)
-                    except OSError:
-                        self.counters["send_failed"] += 1
-                    continue
+                # `PacketCache.lookup`, written out: the call would cost a tenth of an answer.
+                client = known(peer[0])
+                if client is not None and client.grant.left > 0:
+                    entry = client.grant.answers.get(data[2:])
+                    if entry is not None:
+                        client.grant.left -= 1
+                        entry.counter.count += 1
+                        if entry.hit is not None:
+                            packets.note(client.host, entry.hit)
+                        try:
+                            send(data[:2] + entry.tail, peer)
+                        except OSError:
+                            self.counters["send_failed"] += 1
+                        continue
                 self._ask(data, peer, batch)
                 asked += 1
                 if asked >= ASKED_BATCH:
