@@ -1,10 +1,10 @@
 """
-A name or URL in, a ruling or verdict out.  No I/O, no packets.
+The policy engine: from a name or URL to a ruling or verdict.  No I/O, no packets.
 
-How it works.  `Engine` is one snapshot with one overlay.  `decide` is the packet path: it says what
-rule decides about a host name.  One call into the trie finds the rules at the name and its parents;
-for almost every name there are none, and the pattern automaton's single pass is all that is left.
-Only when something was found are the tiers weighed:
+How it works.  `Engine` is one snapshot with one overlay.  `decide` is the packet path: it returns
+the rule that decides about a host name.  One call into the trie finds the rules at the name and its
+parents; most names have none, and a single pass of the pattern automaton follows.  Only where rules
+were found are the tiers compared:
 
     operator's and analysts' rules  →  feeds  →  patterns  →  popularity  →  classifier
 
@@ -42,7 +42,7 @@ Candidate = tuple[Rank, Ruling]
 
 
 class Engine:
-    """One policy; the overlay may grow while it is in use."""
+    """One policy; the overlay may grow while the engine is active."""
 
     def __init__(self, snapshot: Snapshot, overlay: Overlay | None = None) -> None:
         self.snapshot = snapshot
@@ -69,7 +69,7 @@ class Engine:
         """
         True while the operator has paused filtering; a pause with an end ends by the clock.
 
-        What the engine says stays the same: whoever acts on it has to look here first.
+        Rulings stay the same during a pause: callers that act on them check this first.
         """
         until = self.overlay.paused_until
         if until is None:
@@ -82,7 +82,7 @@ class Engine:
         The rule that decides about a host name; None if there is none.
 
         Args:
-            name: lower case, without a trailing dot; what a query spells, so any characters.
+            name: lower case, without a trailing dot; a queried name may hold any character.
 
         Returns:
             A ruling with action block, review or allow.
@@ -105,13 +105,13 @@ class Engine:
         return None
 
     def covering(self, name: str) -> list[Ruling]:
-        """What stands over a host name, at all keys, whatever decides."""
+        """All rulings in force that cover a host name, not only the one that decides."""
         found = list(self._covering(name, self._keys(name)))
         found += self._patterns(f".{name}.", on_url=False)
         return [ruling for _, ruling in found if ruling.action != "except"]
 
     def at(self, rule: Rule) -> Ruling | None:
-        """What stands at the very key of a pattern or URL rule."""
+        """The ruling in force at the key of a pattern or URL rule; None if there is none."""
         pattern = rule.kind == "pattern"
         changed = self.overlay.patterns if pattern else self.overlay.urls
         if rule.value in changed:
@@ -120,12 +120,12 @@ class Engine:
 
     def among(self, name: str, added: Collection[Ruling]) -> Ruling | None:
         """
-        What would decide about `name` if rules were added that cover it.
+        The ruling that would decide about `name` if rules that cover it were added.
 
         Args:
             name: as for `decide`.
-            added: their rulings; one takes the place of what stands at its key, unless that is a
-                person's word and it is not.
+            added: their rulings; each replaces the one in force at its key, except that a feed's
+                does not replace a person's.
         """
         at = {(ruling.kind, ruling.value): ruling.operator for ruling in added}
 
@@ -133,11 +133,11 @@ class Engine:
             new = at.get((ruling.kind, ruling.value))
             return new is None or ruling.operator > new
 
-        standing = {
+        in_force = {
             False: self._covering(name, self._keys(name)),
             True: self._patterns(f".{name}.", on_url=False),
         }
-        for patterns, found in standing.items():
+        for patterns, found in in_force.items():
             tier = [candidate for candidate in found if stays(candidate[1])]
             for ruling in added:
                 if (ruling.kind == "pattern") is patterns:
@@ -148,12 +148,12 @@ class Engine:
         return None
 
     def verdict(self, name: str) -> Verdict:
-        """What is said of a canonical host name."""
+        """The verdict on a canonical host name."""
         ruling = self.decide(name)
         return _popular(name) if ruling is None else _by(ruling)
 
     def url_verdict(self, url: urls.Url) -> Verdict:
-        """What is said of a URL: by rules and patterns for URLs and for its host."""
+        """The verdict on a URL, by the rules and patterns for URLs and for its host."""
         name = url.name
         rules = list(self._expressions(url))
         if name is not None:
@@ -210,10 +210,10 @@ class Engine:
 
 def _rank(ruling: Ruling, kind: str, length: int) -> Rank:
     """
-    How strongly the ruling at a key of `kind` speaks.
+    The precedence of the ruling at a key of `kind`; the greatest decides.
 
-    A resolved ruling already weighs what feeds say at its value and above, so there it comes before
-    the others; one for ``below`` knows of the ``subtree`` at the same value, not the reverse.
+    A resolved ruling already combines the feeds' claims at its value and above, so it precedes the
+    others there; one for ``below`` includes the ``subtree`` at the same value, not the reverse.
     """
     resolved = ruling.resolved + (ruling.resolved and kind == "below")
     return ruling.operator, _DEPTH[kind], length, resolved, _STRENGTH[ruling.action]
@@ -230,7 +230,7 @@ def _by(ruling: Ruling) -> Verdict:
 
 
 def _popular(name: str) -> Verdict:
-    """The popularity table's word, which keeps the classifier from judging a name."""
+    """Allow for a popular name, which the classifier then does not score."""
     return Verdict("allow", "popular") if wellknown.popular_rank(name) else NOTHING
 
 
@@ -239,9 +239,9 @@ Changed = Callable[[Collection[str] | None], None]
 
 class ActiveEngine:
     """
-    The engine in use.
+    The engine in force, and the callbacks for its changes.
 
-    Read `engine` once per query and keep it: the whole query is then judged by one snapshot, even
+    Read `engine` once per query and keep it: the whole query is then decided by one snapshot, even
     if a swap happens meanwhile.
     """
 
@@ -251,15 +251,15 @@ class ActiveEngine:
 
     def subscribe(self, callback: "Changed") -> None:
         """
-        Have `callback` called after every change of policy: swap, or growth of the overlay.
+        Call `callback` after every change of policy: a swap, or new rules in the overlay.
 
-        It gets the names that were spoken about: these and those below them may be judged
-        differently now, and no others.  None: any name may be.
+        Its argument is the names with changed rules: the verdict may have changed for these and for
+        names below them.  None: for any name.
         """
         self._subscribers.append(callback)
 
     def unsubscribe(self, callback: "Changed") -> None:
-        """Call `callback` no longer; nothing happens if it is not called."""
+        """Remove a callback; an unknown one is ignored."""
         if callback in self._subscribers:
             self._subscribers.remove(callback)
 
@@ -269,6 +269,6 @@ class ActiveEngine:
         self.changed()
 
     def changed(self, names: Collection[str] | None = None) -> None:
-        """Tell subscribers that the engine in use judges differently now; see `subscribe`."""
+        """Tell subscribers that the policy in force has changed; see `subscribe`."""
         for callback in self._subscribers:
             callback(names)

@@ -1,4 +1,4 @@
-"""The resolvers that the system uses, without ourselves."""
+"""The resolvers in resolv.conf: the default upstreams."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ RESOLV_CONF: Final = Path("/etc/resolv.conf")
 
 def system_resolvers(listen: Sequence[Endpoint], path: Path = RESOLV_CONF) -> list[Upstream]:
     """
-    The ``nameserver`` lines of resolv.conf, without ourselves: that would be a loop.
+    The ``nameserver`` lines of resolv.conf, without our own addresses, which would be a loop.
 
     Args:
         listen: our own addresses; a wildcard stands for all that this machine has.

@@ -1,8 +1,8 @@
 """
-acl: answer only the clients that the operator named.
+acl: refuse clients outside the operator's networks.
 
-Stands first, before any work is spent on a client that is refused.  Who is allowed was looked up
-when the client was seen for the first time; here it is only asked.  Knows no names and no policy.
+Stands first, so that a refused client costs no further work.  The networks were looked up when the
+client was first seen; this plugin reads the result.  Knows no names and no policy.
 """
 
 from typing import Self
@@ -15,7 +15,7 @@ from urlguard.wire.query import REFUSED
 
 class Acl(Local):
     """
-    Refuse, or leave without an answer, who is not in ``[acl] allow``.
+    Refuse or drop queries of clients that are not in ``[acl] allow``.
 
     Args:
         options: ``[acl]``.

@@ -1,23 +1,23 @@
 """
-guard: answer queries for blocked names without asking upstream, and judge what upstreams answer.
+guard: answer queries for blocked names, and check upstream answers for blocked targets.
 
-Stands above whatever remembers or fetches upstream answers, so that a new policy acts on the next
-query.  Reads answers on their way back as well: whatever a CNAME, DNAME, SVCB or HTTPS record in
-them leads to is judged by rules like a name that was asked for.  Knows the engine, the judge and
-the wire format; knows nothing of sockets or feeds.
+Stands above the plugins that cache or fetch upstream answers, so that a new policy acts on the next
+query.  Checks answers on their way back: the targets of CNAME, DNAME, SVCB and HTTPS records are
+looked up like queried names.  Knows the engine, the classifier policy and the wire format; knows
+nothing of sockets or feeds.
 
-Where no rule covers the name that was asked for, the model is, by ``[classify]``.  What it blocks
-gets the same answer as a listed name, from the same code.  It is asked about no name that an answer
-leads to: these are mostly those of content networks, which look like nothing that a person reads,
-so that a score would say little, cost as much as the answer, and break sites that nobody accused.
+A queried name that no rule covers is scored, by ``[classify]``; a block by score gets the same
+answer as a listed name, from the same code.  Targets of answers are not scored: most are names of
+content networks, which no person reads, so a score would say little, cost as much as the answer and
+break unrelated sites.
 
-What clients ask for beside a site's address, such as MX or TXT, costs no score.  But of a name that
-the model is known to block every type is, as of a listed name.
+Queries for types beside a site's address, such as MX or TXT, are not scored.  But a name that the
+model is known to block is blocked for every type, like a listed name.
 
-Rules in shadow that would be in force for the client are noted in the exchange, and counted with
-the answer; they change nothing.
+Rules in shadow that would apply to the client are noted in the exchange and counted with the
+answer; they change nothing.
 
-What a blocked name gets, by ``[guard] answer``, or the client's segment's, and the query's type:
+The block answer, by ``[guard] answer`` or the segment's ``answer``, and by query type:
 
     mode       A, ANY         AAAA           SOA      any other type
     sinkhole   sinkhole_ipv4  sinkhole_ipv6  the SOA  NODATA
@@ -26,7 +26,7 @@ What a blocked name gets, by ``[guard] answer``, or the client's segment's, and 
     nxdomain   NXDOMAIN for every type
     refused    REFUSED for every type
 
-Every type is answered here: an HTTPS or CNAME record from upstream would lead around the block.
+Every type is answered here, because an HTTPS or CNAME record from upstream would bypass the block.
 """
 
 from collections import Counter
@@ -53,7 +53,7 @@ MODELLED: Final = frozenset((A, AAAA, CNAME, SVCB, HTTPS, ANY))
 
 
 class _ReplyRulings(NamedTuple):
-    """What one policy says of where a reply leads."""
+    """The rulings of one generation of the policy on the targets of a reply."""
 
     generation: object
     blocks: tuple[Ruling, ...]
@@ -65,10 +65,10 @@ class _ReplyRulings(NamedTuple):
 
 class Guard(Local):
     """
-    Ask the engine about each name and answer for the blocked ones.
+    Look up each queried name in the policy and answer for the blocked ones.
 
     Args:
-        active: the cell with the engine in use.
+        active: the engine in force.
         options: ``[guard]``.
         regulators: sources (``feed:NAME``) that carry a regulator's order.
         segments: those with a policy of their own.
@@ -116,7 +116,7 @@ class Guard(Local):
         return cls(parts.active, table, regulators, whole.segment, classifier, whole.classify.mode)
 
     def on_query(self, x: Exchange) -> Answer | None:
-        """The block answer if the engine's ruling on the name is to block."""
+        """The block answer if the name is blocked."""
         engine = self._active.engine
         name = x.query.name
         if self._shadow is not None:
@@ -143,7 +143,7 @@ class Guard(Local):
         return None
 
     def on_answer(self, x: Exchange, a: Answer) -> Answer:
-        """The block answer in place of one that leads to a blocked name."""
+        """The block answer in place of an answer with a blocked target."""
         allowed = x.ruling
         if allowed is not None:
             if allowed.action == "review":
@@ -163,12 +163,12 @@ class Guard(Local):
         return self._act_on(x, a, reply, judged)
 
     def adopt(self, old: "Guard") -> None:
-        """Take over what the judge before this one has found."""
+        """Take over the classifier's outcomes and suspects from the previous configuration."""
         if self.classifier is not None and old.classifier is not None:
             self.classifier.adopt(old.classifier)
 
     def close(self) -> None:
-        """Listen to changes of policy no longer."""
+        """Unsubscribe from changes of policy."""
         self._active.unsubscribe(self._changed)
 
     def _modelled(self, classifier: ClassifierPolicy, x: Exchange) -> Ruling | None:
@@ -208,7 +208,7 @@ class Guard(Local):
         return _ReplyRulings(self._generation, blocks, reviews, tuple(shadows), mentioned, bare)
 
     def _act_on(self, x: Exchange, a: Answer, reply: Reply, judged: _ReplyRulings) -> Answer:
-        """What becomes of an answer that leads to names with rules."""
+        """The answer with its rulings applied: blocked, without additional records, or as it is."""
         if self._active.engine.paused:
             return a
         segment = None if x.client is None else x.client.segment
@@ -260,7 +260,7 @@ class _BlockPolicy:
             self._forged = {A: [ipv4.packed], ANY: [ipv4.packed], AAAA: [ipv6.packed]}
 
     def blocks(self, ruling: Ruling) -> bool:
-        """True if a rule that blocks is in force for these clients."""
+        """True if a block with this ruling applies to these clients."""
         return self._all or self._in_force(ruling.category)
 
     def _in_force(self, category: str) -> bool:

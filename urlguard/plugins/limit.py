@@ -1,20 +1,20 @@
 """
-limit: how much one client, and one network, may ask for.
+limit: limit the query rate of each client and each network.
 
-Stands behind the acl and above all that costs something.  Sees the wire format of answers and the
-buckets that each client has; knows no names, no rules and no sockets.
+Stands behind the acl and above every plugin that does real work.  Knows the wire format of answers
+and each client's token buckets; knows no names, no rules and no sockets.
 
 How it works
     Asking a bucket costs more than an answer from the packet cache.  So a client is *granted* some
     queries at once, in ``Client.grant``, and the packet cache counts these down itself; only when
     they are used up does a query come here.
 
-    An address on a UDP datagram proves nothing.  What is over a limit gets TC for an answer: an
-    honest client asks again over TCP, and is answered; whose address was forged gets a packet that
-    is no larger than the forger's.  Queries over TCP, or with a cookie of ours, come from where
-    they say (``Exchange.proven``).  They are held to the client's own limit only, and over TCP a
-    client may be overdrawn by a whole burst: a flood in its name then takes nothing from it, for
-    whoever is overdrawn over TCP gets all that flows in.
+    The source address of a UDP datagram may be forged.  A query over a limit gets TC: a real client
+    retries over TCP and is answered; the victim of a forged address gets a packet no larger than
+    the query.  Queries over TCP, or with a valid cookie, have a verified address
+    (``Exchange.proven``).  Only the client's own limit applies to them, and over TCP a client may
+    be overdrawn by a whole burst, so that a flood of forged datagrams in its name does not lock it
+    out.
 
     Response-rate limiting is for floods below these limits that make the same answer, a large one
     perhaps, go to one victim.  Same answers are counted only for clients that are *watched*: those

@@ -1,7 +1,7 @@
 """
-special: answer the names that are no business of any server on the Internet.
+special: answer special-use names, browser signals, ANY and class CH.
 
-Stands above the cache: what is answered here is neither kept nor forwarded.  Names whose answer is
+Stands above the cache: its answers are neither cached nor forwarded.  Names whose answer is
 fixed by an RFC, signals by which operators tell browsers to keep to this resolver, queries for
 ANY, and the server's own names in class CH.  Knows no sockets and no policy.
 
@@ -70,7 +70,7 @@ class _Node:
 
 class Special(Local):
     """
-    Answer what must not, or need not, be forwarded.
+    Answer names and types that must not, or need not, be forwarded.
 
     ``counters``: ``local``, ``signal``, ``any``, ``chaos``: answers given, by why.
 
