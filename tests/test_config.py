@@ -143,7 +143,11 @@ def test_the_annotated_example_loads():
     assert any(feed.shadow for feed in loaded.feed)
 
 
-@pytest.mark.parametrize(("section", "f"), KEYS, ids=[f"{s}{f.name}" for s, f in KEYS])
+# A plugin's own page has an example of its options.
+ANNOTATED = [(section, f) for section, f in KEYS if not section.startswith("[plugin.")]
+
+
+@pytest.mark.parametrize(("section", "f"), ANNOTATED, ids=[f"{s}{f.name}" for s, f in ANNOTATED])
 def test_every_key_stands_in_the_annotated_example(section, f):
     """
     Each known key appears under its own section.

@@ -1,5 +1,7 @@
 """The packaged example of a plugin: its page, its own test, and a real server that runs it."""
 
+import asyncio
+import importlib
 import re
 import subprocess
 import sys
@@ -12,6 +14,11 @@ import pytest
 import setuptools
 
 from tests.running import MakeServer
+from urlguard import plugins
+from urlguard.config import Config
+from urlguard.errors import ConfigError
+from urlguard.plugins import Chain, Parts
+from urlguard.plugins.clients import Clients
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "urlguard-plugin-fixed"
@@ -109,3 +116,25 @@ def test_wrong_options_are_errors_of_the_configuration(
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert words in done.stdout + done.stderr
+
+
+def test_a_built_in_plugin_needs_no_section_of_the_configuration(active, monkeypatch):
+    """
+    Its class in the table is enough: its options are read from its own table, or are an error.
+    """
+    monkeypatch.syspath_prepend(EXAMPLE)
+    fixed = importlib.import_module("urlguard_plugin_fixed").Fixed
+    monkeypatch.setitem(plugins.BUILTIN, "fixed", fixed)
+
+    def build(table):
+        whole = Config(plugins=("acl", "fixed"), plugin={"fixed": table})
+        loop = asyncio.new_event_loop()
+        try:
+            return Chain.build(whole, Parts(whole, active, loop, Clients(whole)))
+        finally:
+            loop.close()
+
+    (_, made) = build({"records": {"status.example": ["A 192.0.2.7"]}}).plugins
+    assert type(made) is fixed
+    with pytest.raises(ConfigError, match="did you mean 'records'"):
+        build({"record": {}})
