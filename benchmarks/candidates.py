@@ -190,7 +190,7 @@ class Crash:
         """Claim cases and decide them, each once by the word of the server."""
         while not self._over.is_set():
             body = json.dumps({"count": CLAIM, "lease_s": 30}).encode()
-            _, found = client.surely("/v1/cases/claim", body, "application/json")
+            _, found = client.surely("/v1/cases/lease", body, "application/json")
             for case in found.get("items", []):
                 self._one(client, case["id"])
             if not found.get("items"):

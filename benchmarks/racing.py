@@ -74,7 +74,7 @@ class Race:
         dice = random.Random(self.seed * 1000 + number)
         async with client(self.headers[number], self.base) as session:
             while True:
-                _, found = await self._post(session, "/v1/cases/claim", {"count": CLAIM})
+                _, found = await self._post(session, "/v1/cases/lease", {"count": CLAIM})
                 mine = [case["id"] for case in found["items"]]
                 if not mine:
                     return

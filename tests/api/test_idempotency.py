@@ -152,11 +152,11 @@ async def test_a_large_answer_of_a_change_is_kept(http, backend):
     """
     await backend.bring(*(f"http://n{n}.example/" + "x" * 1500 for n in range(200)))
     claim = {"count": 100}
-    first = await post(http, backend, claim, path="/v1/cases/claim")
+    first = await post(http, backend, claim, path="/v1/cases/lease")
     assert first[0] == 200
     assert len(json.dumps(first[1])) > 2 * pipeline._READ_AGAIN
-    assert await post(http, backend, claim, path="/v1/cases/claim") == (200, first[1], True)
-    assert (await post(http, backend, {"count": 99}, path="/v1/cases/claim"))[0] == 422
+    assert await post(http, backend, claim, path="/v1/cases/lease") == (200, first[1], True)
+    assert (await post(http, backend, {"count": 99}, path="/v1/cases/lease"))[0] == 422
     claimed = await backend.casework.store(lambda store: store.cases(limit=1000))
     assert sum(case.state == "leased" for case in claimed.items) == 100
 

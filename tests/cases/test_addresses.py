@@ -44,7 +44,7 @@ def test_the_most_urgent_are_looked_up_first(harness):
     harness.judge()
     assert waiting(harness) == [f"n{n}.example" for n in (4, 3, 2, 1, 0)]
     assert waiting(harness, count=2) == ["n4.example", "n3.example"]
-    harness.store.claim("ann", 2, 600, NOW)
+    harness.store.lease("ann", 2, 600, NOW)
     assert waiting(harness, count=2) == ["n4.example", "n3.example"]
     found(harness, n4="192.0.2.1", n3="", n2=None)
     assert waiting(harness) == ["n1.example", "n0.example"]

@@ -40,12 +40,14 @@ def test_claims_by_priority_and_to_one_only(harness):
     harness.bring("a.example")
     harness.bring("b.example", queries=1000)
     harness.bring("c.example", queries=10)
-    first = harness.store.claim("ann", 2, 600, NOW)
+    first = harness.store.lease("ann", 2, 600, NOW)
     assert [c.name for c in first] == ["b.example", "c.example"]
-    assert {(c.state, c.holder, c.lease_until) for c in first} == {("leased", "ann", NOW + 600)}
-    assert [c.name for c in harness.store.claim("bob", 5, 600, NOW + 1)] == ["a.example"]
-    assert harness.store.claim("cyd", 5, 600, NOW + 599) == []
-    again = harness.store.claim("cyd", 5, 600, NOW + 600)
+    assert {(c.state, c.holder, c.lease_expires_at) for c in first} == {
+        ("leased", "ann", NOW + 600)
+    }
+    assert [c.name for c in harness.store.lease("bob", 5, 600, NOW + 1)] == ["a.example"]
+    assert harness.store.lease("cyd", 5, 600, NOW + 599) == []
+    again = harness.store.lease("cyd", 5, 600, NOW + 600)
     assert [c.name for c in again] == ["b.example", "c.example"]
     assert again[0].priority > again[1].priority
 
@@ -55,9 +57,9 @@ def test_release_and_tidy(harness):
     Given back by the holder alone; time gives back the rest.
     """
     harness.bring("a.example", "b.example")
-    mine = [c.id for c in harness.store.claim("ann", 2, 600, NOW)]
-    assert harness.store.release("bob", mine, NOW) == 0
-    assert harness.store.release("ann", mine[:1], NOW) == 1
+    mine = [c.id for c in harness.store.lease("ann", 2, 600, NOW)]
+    assert harness.store.give_back("bob", mine, NOW) == 0
+    assert harness.store.give_back("ann", mine[:1], NOW) == 1
     assert case(harness, mine[0]).state == State.OPEN
     assert harness.store.tidy(NOW + 599) == (0, 0, 0)
     assert harness.store.tidy(NOW + 600) == (1, 0, 0)
@@ -81,7 +83,7 @@ def test_decisions(harness, choice, state, recheck):
     Each act has its state, and the day on which somebody looks again.
     """
     harness.bring("a.example")
-    (mine,) = harness.store.claim("ann", 1, 600, NOW)
+    (mine,) = harness.store.lease("ann", 1, 600, NOW)
     made = harness.store.begin([mine.id], "ann", choice, NOW)
     assert (made.step, made.evidence(mine.id)) == (Step.BEGUN, f"case:{mine.id}:{made.number}")
     assert case(harness, mine.id).state == State.DECIDING
@@ -107,7 +109,7 @@ def test_who_may_decide(harness):
     The holder, or anybody what is open; nobody what is decided, under way or another's.
     """
     harness.bring("a.example", "b.example")
-    a, b = (c.id for c in harness.store.claim("ann", 2, 600, NOW))
+    a, b = (c.id for c in harness.store.lease("ann", 2, 600, NOW))
     with pytest.raises(ConflictError, match=rf"case {a}: 'ann' has it until {NOW + 600}"):
         harness.store.begin([a], "bob", BLOCK, NOW)
     made = harness.store.begin([a], "bob", BLOCK, NOW + 600)  # lapsed
@@ -135,12 +137,12 @@ def test_all_or_none(harness):
     A campaign of which one case is another's is not decided in part.
     """
     harness.bring("a.example", "b.example", "c.example")
-    other = harness.store.claim("bob", 1, 600, NOW)[0].id
+    other = harness.store.lease("bob", 1, 600, NOW)[0].id
     ids = [c.id for c in harness.store.cases().items]
     with pytest.raises(ConflictError):
         harness.store.begin(ids, "ann", BLOCK, NOW)
     assert [c.state for c in harness.store.cases().items].count("open") == 2
-    harness.store.release("bob", [other], NOW)
+    harness.store.give_back("bob", [other], NOW)
     made = decided(harness, [*ids, ids[0]], "ann", BLOCK)
     assert made.cases == tuple(sorted(ids))
     assert {c.state for c in harness.store.cases().items} == {"decided"}
@@ -168,7 +170,7 @@ def test_abort(harness):
     What the log refused is as it was: the holder has it still, and the request may be made again.
     """
     harness.bring("a.example")
-    (mine,) = harness.store.claim("ann", 1, 600, NOW)
+    (mine,) = harness.store.lease("ann", 1, 600, NOW)
     made = harness.store.begin([mine.id], "ann", BLOCK, NOW, key="k")
     gone = harness.store.abort(made.number, "the disk is full", NOW)
     assert (gone.step, gone.remark) == (Step.ABORTED, "the disk is full")
@@ -184,7 +186,7 @@ def test_a_second_person(harness):
     A held decision waits for another than the one who made it.
     """
     harness.bring("a.example", "b.example")
-    a, b = (c.id for c in harness.store.claim("ann", 2, 600, NOW))
+    a, b = (c.id for c in harness.store.lease("ann", 2, 600, NOW))
     made = harness.store.begin([a], "ann", BLOCK, NOW)
     assert harness.store.hold(made.number, "a bank", NOW).step == Step.PENDING_APPROVAL
     assert case(harness, a).state == State.PENDING_APPROVAL
@@ -303,7 +305,7 @@ def test_a_good_source_counts_more(harness):
     harness.bring("of-good.example", source="good")
     harness.bring("of-both.example", source="bad")
     harness.bring("of-both.example", source="good")
-    found = harness.store.claim("ann", 9, 60, NOW)
+    found = harness.store.lease("ann", 9, 60, NOW)
     assert [c.name for c in found] == ["of-both.example", "of-good.example", "of-bad.example"]
 
 
@@ -385,12 +387,12 @@ def test_the_item_of_a_claimed_case_stays(harness):
     """
     harness.bring("shop.example", path="/plain")
     harness.judge(score=0.5)
-    (mine,) = harness.store.claim("ann", 1, 60, NOW)
+    (mine,) = harness.store.lease("ann", 1, 60, NOW)
     harness.store.add("crawler", [candidate("shop.example", "/worse")], NOW)
     harness.judge(score=0.9)
     now = case(harness, mine.id)
     assert (now.item, now.score, now.items) == (mine.item, 0.9, 2)
-    harness.store.release("ann", [mine.id], NOW)
+    harness.store.give_back("ann", [mine.id], NOW)
     harness.store.add("crawler", [candidate("shop.example", "/worst")], NOW)
     harness.judge(score=0.95)
     assert case(harness, mine.id).item.endswith("/worst")
@@ -404,11 +406,11 @@ def test_a_clock_that_was_ahead(harness):
     rows = [candidate(f"n{n}.example") for n in range(101)]
     harness.store.add("crawler", rows[:50], ahead, quota=quota)
     harness.judge(now=ahead)
-    harness.store.claim("ann", 50, 600, ahead)
+    harness.store.lease("ann", 50, 600, ahead)
     harness.store.add("crawler", rows[50:], ahead, quota=quota)
     assert harness.store.take(100, 60, NOW) == []
     assert harness.store.tidy(NOW) == (50, 0, 51)
-    assert len(harness.store.claim("bob", 100, 600, NOW)) == 50
+    assert len(harness.store.lease("bob", 100, 600, NOW)) == 50
     assert harness.judge(now=NOW) == 51
     assert (
         harness.store.add("crawler", [candidate("later.example")], NOW, quota=quota).accepted == 1

@@ -65,7 +65,7 @@ def test_a_full_disk(tmp_path, harness):
     there is room.
     """
     harness.bring("a.example")
-    (case,) = harness.store.claim("ann", 1, 600, NOW)
+    (case,) = harness.store.lease("ann", 1, 600, NOW)
     rows = [candidate(f"n{n}.example", context="x" * 500) for n in range(2000)]
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     room = max(p.stat().st_size for p in harness.folder.iterdir()) + 20_000

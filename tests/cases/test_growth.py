@@ -62,7 +62,7 @@ def test_known(harness):
     harness.store.add("x", [candidate("a.example")], NOW)
     harness.judge(known=True)
     assert (harness.only().state, harness.store.source("x").known) == ("known", 1)
-    assert harness.store.claim("ann", 9, 60, NOW) == []
+    assert harness.store.lease("ann", 9, 60, NOW) == []
     harness.bring("www.a.example", source="x")
     assert (harness.only().state, harness.only().items) == ("open", 2)
     assert (harness.store.source("x").known, harness.store.source("x").opened) == (1, 1)

@@ -168,7 +168,7 @@ def test_plan_of_claim_and_tidy(harness):
     """
     for sql in (
         "SELECT id FROM cases WHERE state = 'open' ORDER BY place, id LIMIT 5",
-        "SELECT 1 FROM cases WHERE state = 'leased' AND lease_until <= 5",
+        "SELECT 1 FROM cases WHERE state = 'leased' AND lease_expires_at <= 5",
         "SELECT 1 FROM cases WHERE recheck_at <= 5",
         "SELECT item FROM queue WHERE bulk = 1 AND due <= 5 ORDER BY due, item LIMIT 5",
         "SELECT id FROM items WHERE error IS NOT NULL AND id > 5 ORDER BY id LIMIT 5",

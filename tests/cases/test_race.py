@@ -20,7 +20,7 @@ def analysts(driver, folder, who, threads, out):
 
     def work(name):
         for turn in range(10**6):
-            mine = store.claim(name, 10, 600, NOW)
+            mine = store.lease(name, 10, 600, NOW)
             if not mine:
                 return
             claimed.extend(case.id for case in mine)

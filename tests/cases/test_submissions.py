@@ -235,10 +235,10 @@ def test_each_webhook_gets_what_it_wants(harness):
             "item": "evil.example",
             "source": "a",
             "tlp": "amber",
-            "submitted_at": NOW,
+            "submitted_at": "2026-09-21T14:13:20Z",
             "state": "decided",
             "action": "block",
-            "decided_at": NOW + 10,
+            "decided_at": "2026-09-21T14:13:30Z",
             "case": 1,
         },
     }
@@ -270,7 +270,12 @@ def test_deliveries(harness):
     (again,) = store.letters(NOW + 100, 100)[hook.number]
     assert (again.id, again.tries) == (second.id, 1)
     (told,) = store.webhooks()
-    assert (told.delivered, told.given_up, told.waiting, told.last_at) == (1, 1, 1, NOW + 11)
+    assert (told.delivered, told.given_up, told.waiting, told.last_delivered_at) == (
+        1,
+        1,
+        1,
+        NOW + 11,
+    )
     assert told.error == "status 410"
     assert store.remove_webhook(hook.id)
     assert not store.remove_webhook(hook.id)

@@ -223,7 +223,7 @@ async def test_leases_lapse_by_themselves(harness, check, work):
     Nobody need claim for a lapsed lease to be seen.
     """
     harness.bring("a.example")
-    harness.store.claim("ann", 1, 60, NOW)
+    harness.store.lease("ann", 1, 60, NOW)
     work.now = NOW + 61
     await work.round()
     assert harness.only().state == "open"

@@ -151,7 +151,7 @@ def test_a_day(server, upstream):
     wait_until(judged, 240)
 
     # The analyst.
-    status, claimed = ask("ann", "POST", "/v1/cases/claim", {"count": 5})
+    status, claimed = ask("ann", "POST", "/v1/cases/lease", {"count": 5})
     assert (status, len(claimed["items"])) == (200, 5)
     case = claimed["items"][0]
     name, number = f"www.{case['name']}", case["id"]
@@ -211,12 +211,12 @@ def test_a_day(server, upstream):
         status, why = ask("bob", "GET", f"/v1/why?item={name}{at}")
         assert (status, why["verdict"]["action"]) == (200, action)
         decisive = [claim for claim in why["claims"] if claim["decisive"]]
-        assert [claim["by"] for claim in decisive][:1] == ([by] if by else [])
+        assert [claim["actor"] for claim in decisive][:1] == ([by] if by else [])
     story = [(change["after"] or {}).get("action") for change in why["changes"]]
     assert story[:2] == ["allow", "block"]
     assert [c for c in why["claims"] if c["evidence"].startswith(f"case:{number}:")]
     status, whole = ask("bob", "GET", f"/v1/cases/{number}")
-    assert {"decided", "note"} & {event["what"] for event in whole["events"]}
+    assert {"decided", "note"} & {event["type"] for event in whole["events"]}
     assert running.run("log", "--verify").returncode == 0
     serial = ask("bob", "GET", "/v1/stats")[1]["serial"]
     assert running.stop() == 0  # and with that it signs the log

@@ -147,7 +147,7 @@ def test_the_disk_is_full(tmp_path, upstream, small_disk):
 
         assert bring("first")[0] == bring("second")[0] == 200
         wait_until(lambda: len(cases("open")) == 2, 60)
-        _, claimed = api.ask("POST", "/v1/cases/claim", {"count": 1, "lease_s": 3600})
+        _, claimed = api.ask("POST", "/v1/cases/lease", {"count": 1, "lease_s": 3600})
         (case,) = claimed["items"]
         name, path = case["name"], f"/v1/cases/{case['id']}"
         decision = {"action": "block", "category": "phishing"}
@@ -167,7 +167,7 @@ def test_the_disk_is_full(tmp_path, upstream, small_disk):
             serial = api.ask("GET", "/v1/stats")[1]["serial"]
             for method, what, body in (
                 ("POST", f"{path}/decide", decision),
-                ("POST", "/v1/cases/claim", {"count": 1}),
+                ("POST", "/v1/cases/lease", {"count": 1}),
             ):
                 status, found = api.ask(method, what, body)
                 assert (status, what) == (503, what), found
@@ -185,7 +185,7 @@ def test_the_disk_is_full(tmp_path, upstream, small_disk):
             wait_until(lambda: submit("last-said")[0] == 200, 20)
             wait_until(lambda: api.ask("POST", f"{path}/decide", decision)[0] == 200, 20)
             assert running.blocks(f"www.{name}")
-            assert api.ask("POST", "/v1/cases/claim", {"count": 1})[0] == 200
+            assert api.ask("POST", "/v1/cases/lease", {"count": 1})[0] == 200
         load.unnoticed()
         assert all(running.blocks(f"www.{n}.example") for n in ("before", "after"))
         for item in taken:

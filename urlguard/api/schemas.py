@@ -5,7 +5,7 @@ Unknown fields of a request are errors: a misspelt ``exipres_at`` must not be ta
 """
 
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, overload
 
 import msgspec
 
@@ -18,16 +18,23 @@ Action = Literal["block", "review", "allow", "none"]
 
 Kind = Literal["domain", "subtree", "below", "pattern", "url"]
 
-Seconds = Annotated[
-    int, msgspec.Meta(ge=0, le=1 << 53, description="Seconds since 1970-01-01, UTC.")
+# How the API writes times, see `utc`.
+Time = Annotated[
+    str,
+    msgspec.Meta(
+        description="RFC 3339, in UTC and whole seconds: `2030-01-31T12:00:00Z`.",
+        extra_json_schema={"format": "date-time"},
+    ),
 ]
+_LAST: Final = 253_402_300_799  # the last second that RFC 3339 can write
+
 Moment = Annotated[
     Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
     | Annotated[str, msgspec.Meta(min_length=2, max_length=40)]
     | None,
     msgspec.Meta(
-        description="Seconds since 1970-01-01, UTC; or a time such as `2030-01-31T12:00Z`; or a"
-        " duration from now such as `12h`, `7d`. Must be to come."
+        description="A time such as `2030-01-31T12:00Z`, a duration from now such as `12h` or `7d`,"
+        " or seconds since 1970-01-01 (UTC). Must be in the future."
     ),
 ]
 Category = Annotated[
@@ -110,6 +117,20 @@ class Page(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     limit: paging.Limit = paging.DEFAULT
     cursor: paging.Cursor | None = None
+
+
+@overload
+def utc(seconds: float) -> str: ...
+@overload
+def utc(seconds: float | None) -> str | None: ...
+def utc(seconds: float | None) -> str | None:
+    """A time in seconds since 1970 as the API writes it; None stays None."""
+    return None if seconds is None else times.moment(int(min(seconds, _LAST)))
+
+
+def with_utc(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a row, those that end in ``_at`` as the API writes times."""
+    return {name: utc(value) if name.endswith("_at") else value for name, value in fields.items()}
 
 
 def moment(value: int | str | None, field: str, after: int | None = None) -> int | None:

@@ -7,7 +7,7 @@ Each part keeps its rows beside its handlers; here they come together, in the or
 from pathlib import Path
 from typing import Final
 
-from urlguard.api import documents, health, metrics
+from urlguard.api import documents, health, metrics, root
 from urlguard.api.routes import Route
 from urlguard.api.v1 import (
     appeals,
@@ -40,6 +40,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *why.ROUTES,
     *log.ROUTES,
     *health.ROUTES,
+    *root.ROUTES,
     *documents.ROUTES,
 )
 

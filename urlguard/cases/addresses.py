@@ -21,7 +21,7 @@ class AddressStore(Protocol):
 
     def unaddressed(self, count: int, now: int) -> list[tuple[int, str]]:
         """
-        Numbers and names of open and claimed cases whose names shall be looked up, the highest
+        Numbers and names of open and leased cases whose names shall be looked up, the highest
         priority first.
 
         The same ones come again until `addressed` says what came of them.

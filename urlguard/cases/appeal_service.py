@@ -224,7 +224,7 @@ class AppealService:
                     raise ConflictError(f"decision {made.number}: is on its way; ask again")
                 anyway = anyway and made.step != Step.DONE  # then it was done before
             until = expires_at or int(self._clock()) + priority.ALLOW_S
-            await self._release(appeal, who, f"appeal {number}: {reason}", until, anyway)
+            await self._unblock(appeal, who, f"appeal {number}: {reason}", until, anyway)
             done = [made for made in await self._releases(number) if made.step == Step.DONE]
             serial = max((made.serial for made in done if made.serial is not None), default=None)
             closed = await self._close(appeal, AppealState.UPHELD, who, reason, answer, serial)
@@ -279,7 +279,7 @@ class AppealService:
             return appeal
         raise ConflictError(f"appeal {appeal.number}: is {appeal.state}, by {appeal.who!a}")
 
-    async def _release(
+    async def _unblock(
         self, appeal: Appeal, who: Person, reason: str, until: int, anyway: bool
     ) -> None:
         for at in range(MAX_ROUNDS):
@@ -291,7 +291,7 @@ class AppealService:
             case = await self._store(lambda store: store.case_of(appeal.plea.owner))
             overruled = case is not None and case[1:] == (State.DECIDED, Act.BLOCK)
             number = case[0] if case and overruled else None
-            await self._decider.release(appeal.number, keys, who, reason, until, number)
+            await self._decider.unblock(appeal.number, keys, who, reason, until, number)
         blocked, _ = await self._blocked(appeal.plea, who)
         if blocked:
             raise ConflictError(f"appeal {appeal.number}: {blocked[0]} is still blocked; try again")

@@ -75,7 +75,7 @@ class Decider:
         Decide cases, all or none; what is blocked or allowed is in force on return.
 
         Args:
-            cases: open ones, or such that `who` has claimed.
+            cases: open ones, or such that `who` has leased.
             who: who decides.
             choice: what.
             only: with scope "url", the items of the one case that are meant; the case's if empty.
@@ -109,7 +109,7 @@ class Decider:
                 return await self._told(made)
         return await self._begin([], who, choice, {0: [change.rule]}, key, why=why)
 
-    async def release(
+    async def unblock(
         self,
         appeal: int,
         keys: Sequence[str],

@@ -12,11 +12,11 @@ MAX_CONTEXT: Final = 2000  # characters; what is longer is cut off
 MAX_RAW: Final = 8192
 MAX_TEXT: Final = 2000  # of a note or a reason
 MAX_SOURCE: Final = 100  # characters of a source's name
-MAX_PAGE: Final = 1000  # items of a page, and cases of one claim or decision
+MAX_PAGE: Final = 1000  # items of a page, and cases of one lease or decision
 MAX_ITEMS: Final = 100  # items that `Store.case` shows, the worst first
 MAX_FAILURES: Final = 5  # then an item is dead
 MAX_TAKES: Final = 50  # the same for one that nobody ever says a word about
-MAX_LEASE_S: Final = 86_400  # of a claimed case
+MAX_LEASE_S: Final = 86_400  # of a leased case
 # Nothing waits longer; what seems to was written by a clock that ran ahead, and waits no more.
 MAX_WAIT_S: Final = 86_400
 SCOPES: Final = ("domain", "url", "rule")  # the last for a rule that is of no case
@@ -202,7 +202,7 @@ class Case(NamedTuple):
     created_at: int
     updated_at: int
     holder: str | None
-    lease_until: int | None
+    lease_expires_at: int | None
     recheck_at: int | None
 
 
@@ -240,7 +240,7 @@ class Event(NamedTuple):
 
     at: int
     who: str
-    what: str  # note, opened, reopened, decided, held, aborted, undone, released
+    what: str  # note, opened, reopened, decided, held, aborted, undone, returned
     text: str
 
 

@@ -11,7 +11,7 @@ hands in what came of it.  Then the item belongs to the *case* of its owner, whi
     item    waiting → judged; dead after `MAX_FAILURES` failures, until somebody has it tried again
     case    known    a rule covers all that was reported of it
             open     to be looked at
-            claimed  somebody has it, until the lease lapses
+            leased   somebody has it, until the lease lapses
             deciding a decision is on its way into the policy log
             held     the decision waits for a second person
             decided  block, allow or watch stands; watch and rechecks end by themselves
@@ -179,15 +179,15 @@ class Store(AddressStore, AppealStore, SubmissionStore, WebhookStore, Protocol):
     def note(self, case: int, who: str, text: str, now: int) -> None:
         """Write down what somebody has to say of a case; raises `MissingError`."""
 
-    def claim(self, who: str, count: int, lease_s: float, now: int) -> list[Case]:
+    def lease(self, who: str, count: int, lease_s: float, now: int) -> list[Case]:
         """
         Open cases for one person, the highest priority first.
 
         Nobody else is handed them, and nobody else may decide them, until the lease lapses.
         """
 
-    def release(self, who: str, cases: Sequence[int], now: int) -> int:
-        """Give claimed cases back; returns how many of them were `who`'s."""
+    def give_back(self, who: str, cases: Sequence[int], now: int) -> int:
+        """Return leased cases; returns how many of them were `who`'s."""
 
     # Decisions
 
@@ -207,7 +207,7 @@ class Store(AddressStore, AppealStore, SubmissionStore, WebhookStore, Protocol):
         Decide cases, all of them or none; they are *deciding* until `finish`, `abort` or `hold`.
 
         Args:
-            cases: open ones, or such that `who` has claimed; none for a rule that is of no case.
+            cases: open ones, or such that `who` has leased; none for a rule that is of no case.
             who: who decides.
             choice: what.
             now: the time.
@@ -231,7 +231,7 @@ class Store(AddressStore, AppealStore, SubmissionStore, WebhookStore, Protocol):
 
         Raises:
             MissingError: there is no such decision.
-            ConflictError: it is held, aborted or undone.
+            ConflictError: it waits for approval, was aborted or undone.
         """
 
     def abort(self, number: int, error: str, now: int) -> Decision:
@@ -245,11 +245,11 @@ class Store(AddressStore, AppealStore, SubmissionStore, WebhookStore, Protocol):
         A second person agrees: the decision has begun again, for `finish`.
 
         Raises:
-            ConflictError: it is not held, `who` is the one who decided, or its time is over.
+            ConflictError: it does not wait for approval, `who` made it, or it has expired.
         """
 
     def reject(self, number: int, who: str, reason: str, now: int) -> Decision:
-        """A second person, or the first one, takes a held decision back: its cases are open."""
+        """A second person, or the first one, takes a pending decision back: its cases are open."""
 
     def undo(self, number: int, who: str, reason: str, now: int) -> Decision:
         """

@@ -23,11 +23,11 @@ class Webhook(NamedTuple):
     url: str
     events: tuple[str, ...]
     secret: str
-    who: str  # set it up
+    created_by: str
     created_at: int
     delivered: int
     given_up: int
-    last_at: int | None
+    last_delivered_at: int | None
     error: str | None
     waiting: int
 

@@ -38,13 +38,17 @@ async def test_from_the_block_to_the_release(api):
     assert (seen["state"], seen["answer"]) == ("upheld", "Sorry for that.")
     _, whole = await api.ask(Role.ANALYST, "GET", f"/v1/cases/{case}")
     assert (whole["state"], whole["action"]) == ("decided", "allow")
-    assert [e["text"] for e in whole["events"] if e["what"] == "appeal"] == [
+    assert [e["text"] for e in whole["events"] if e["type"] == "appeal"] == [
         "appeal 1 came",
         "appeal 1 upheld: a shop indeed",
     ]
     _, file = await api.ask(Role.ANALYST, "GET", f"/v1/appeals/{plea['id']}/file")
-    assert (file["contact"], file["case"], file["by"]) == ("me@shop.example", case, "my-approver")
-    assert [e["what"] for e in file["events"]] == ["received", "upheld"]
+    assert (file["contact"], file["case"], file["decided_by"]) == (
+        "me@shop.example",
+        case,
+        "my-approver",
+    )
+    assert [e["type"] for e in file["events"]] == ["received", "upheld"]
     assert api.log.verify() is None
 
 

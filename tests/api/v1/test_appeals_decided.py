@@ -237,7 +237,7 @@ async def test_cases_in_other_hands(api):
     """
     cases = await api.bring("http://shop.example/")
     api.say(FEED, "subtree shop.example")
-    await api.ask(Role.ANALYST, "POST", "/v1/cases/claim", {"count": 5})
+    await api.ask(Role.ANALYST, "POST", "/v1/cases/lease", {"count": 5})
     plea = await api.plead("shop.example")
     assert (await api.judge(Role.APPROVER, plea["id"]))[0] == 200
     _, whole = await api.ask(Role.ANALYST, "GET", f"/v1/cases/{cases['shop.example']}")

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from urlguard.access.roles import Role
+from urlguard.api.schemas import utc
 
 BLOCK = {"action": "block", "category": "phishing", "reason": "ticket 7"}
 
@@ -34,10 +35,10 @@ async def test_from_the_queue_to_a_rule(backend, ask):
     status, page = await ask(Role.AUDITOR, "GET", "/v1/cases?state=open")
     assert status == 200
     assert {c["owner"] for c in page["items"]} == {"evil.example", "mild.example"}
-    status, claimed = await ask(Role.ANALYST, "POST", "/v1/cases/claim", {"count": 1})
+    status, claimed = await ask(Role.ANALYST, "POST", "/v1/cases/lease", {"count": 1})
     (case,) = claimed["items"]
     assert case["state"] == "leased"
-    assert case["lease_until"] > time.time() + 800
+    assert case["lease_expires_at"] > utc(time.time() + 800)
     status, whole = await ask(Role.ANALYST, "GET", f"/v1/cases/{case['id']}")
     assert whole["holder"] == "my-analyst"
     assert whole["sources"] == ["crawler-1"]
@@ -53,9 +54,9 @@ async def test_from_the_queue_to_a_rule(backend, ask):
     assert claim.evidence == f"case:{case['id']}:{done['decision_id']}"
     status, whole = await ask(Role.ANALYST, "GET", f"/v1/cases/{case['id']}")
     assert (whole["state"], whole["action"]) == ("decided", "block")
-    assert whole["recheck_at"] > time.time() + 179 * 86_400
+    assert whole["recheck_at"] > utc(time.time() + 179 * 86_400)
     assert whole["decisions"][0]["serial"] == done["serial"]
-    assert [e["what"] for e in whole["events"]][-1] == "decided"
+    assert [e["type"] for e in whole["events"]][-1] == "decided"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ async def test_a_campaign_in_one_decision(backend, ask):
     await backend.bring(*(f"icbc-{n}.example" for n in range(100, 120)), "other.example")
     _, page = await ask(Role.ANALYST, "GET", "/v1/cases?campaign=icbc-0.example")
     assert len(page["items"]) == 20
-    _, claimed = await ask(Role.APPROVER, "POST", "/v1/cases/claim", {"count": 1})
+    _, claimed = await ask(Role.APPROVER, "POST", "/v1/cases/lease", {"count": 1})
     theirs = claimed["items"][0]["owner"].startswith("icbc")
     body = {"campaign": "icbc-0.example", **BLOCK}
     before = backend.log.serial
@@ -204,7 +205,7 @@ async def test_what_cannot_be_decided(backend, ask):
     A case in other hands, one that is not there, a field too many: told, and nothing is done.
     """
     (case,) = (await backend.bring("http://evil.example/")).values()
-    await ask(Role.APPROVER, "POST", "/v1/cases/claim", {"count": 5})
+    await ask(Role.APPROVER, "POST", "/v1/cases/lease", {"count": 5})
     serial = backend.log.serial
     for path, body, expected in (
         (f"/v1/cases/{case}/decide", BLOCK, 409),
@@ -245,19 +246,19 @@ async def test_notes_and_giving_back(backend, ask):
     What somebody writes stands in the case; what he gives back others may take.
     """
     (case,) = (await backend.bring("http://evil.example/")).values()
-    await ask(Role.ANALYST, "POST", "/v1/cases/claim", {"count": 5})
+    await ask(Role.ANALYST, "POST", "/v1/cases/lease", {"count": 5})
     note = {"text": "the shop's owner called"}
     assert (await ask(Role.APPROVER, "POST", f"/v1/cases/{case}/notes", note))[0] == 200
     assert (await ask(Role.APPROVER, "POST", "/v1/cases/999/notes", note))[0] == 404
-    assert (await ask(Role.APPROVER, "POST", "/v1/cases/release", {"ids": [case]}))[1] == {
-        "released": 0
+    assert (await ask(Role.APPROVER, "POST", "/v1/cases/return", {"ids": [case]}))[1] == {
+        "returned": 0
     }
-    assert (await ask(Role.ANALYST, "POST", "/v1/cases/release", {"ids": [case]}))[1] == {
-        "released": 1
+    assert (await ask(Role.ANALYST, "POST", "/v1/cases/return", {"ids": [case]}))[1] == {
+        "returned": 1
     }
     _, whole = await ask(Role.AUDITOR, "GET", f"/v1/cases/{case}")
     assert ("my-approver", "note", note["text"]) in [
-        (e["who"], e["what"], e["text"]) for e in whole["events"]
+        (e["actor"], e["type"], e["text"]) for e in whole["events"]
     ]
 
 

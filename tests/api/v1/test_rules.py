@@ -5,9 +5,11 @@ import time
 import msgspec
 import pytest
 
+from tests.api.backend import seconds
 from urlguard.access.roles import Role
 from urlguard.api import paging
 from urlguard.api.problems import Problem
+from urlguard.api.schemas import utc
 from urlguard.api.services import Family
 from urlguard.api.v1.log import Stats
 from urlguard.errors import PolicyError
@@ -45,7 +47,7 @@ async def test_a_rule_and_its_end(http, backend):
     status, made = await call(http, backend, "POST", "/v1/rules", json=body)
     assert (status, made["changed"], made["serial"], made["in_force"]) == (200, True, 1, 2)
     (shown,) = await every(http, backend, "/v1/rules")
-    assert made["expires_at"] % 86_400 == 0
+    assert seconds(made["expires_at"]) % 86_400 == 0
     assert shown == {
         "id": made["id"],
         "kind": "below",
@@ -119,14 +121,17 @@ async def test_times(http, backend):
     status, _ = await call(http, backend, "POST", "/v1/rules", json=body)
     assert status == 200
     (scheduled,) = await every(http, backend, "/v1/rules?rule=a.example")
-    assert (scheduled["begins_at"], scheduled["expires_at"]) == (soon, soon + 2 * 86_400)
+    assert (scheduled["begins_at"], scheduled["expires_at"]) == (
+        utc(soon),
+        utc(soon + 2 * 86_400),
+    )
     assert (scheduled["kind"], scheduled["value"]) == ("subtree", "a.example")
     status, _ = await call(http, backend, "DELETE", f"/v1/rules/{scheduled['id']}")
     assert status == 200
     body = {"rule": "b.example", "expires_at": "2090-01-31T12:00Z"}
     await call(http, backend, "POST", "/v1/rules", json=body)
     (ends,) = await every(http, backend, "/v1/rules?rule=b.example")
-    assert ends["expires_at"] == 3_789_547_200
+    assert ends["expires_at"] == "2090-01-31T12:00:00Z"
 
 
 @pytest.mark.parametrize(
@@ -201,9 +206,9 @@ async def test_an_analysts_rule_ends(http, backend, role, body, days):
     if days is None:
         assert made["expires_at"] is None
     else:
-        assert -60 < made["expires_at"] - time.time() - days * 86_400 <= 86_400
+        assert -60 < seconds(made["expires_at"]) - time.time() - days * 86_400 <= 86_400
     (claim,) = backend.log.store.history("subtree evil.example")
-    assert claim.expires_at == made["expires_at"]
+    assert utc(claim.expires_at) == made["expires_at"]
 
 
 def _ident_of(claim):
@@ -282,7 +287,8 @@ async def test_the_log_in_pages(http, backend):
         )
     found = await every(http, backend, "/v1/log?since=2")
     assert [b["serial"] for b in found] == [3, 4, 5, 6, 7]
-    assert found == [b._asdict() for b in backend.log.store.batches(2)]
+    rows = [b._asdict() for b in backend.log.store.batches(2)]
+    assert found == [{"committed_at": utc(b.pop("time") // 1000)} | b for b in rows]
     assert await every(http, backend, "/v1/log?since=7") == []
 
 

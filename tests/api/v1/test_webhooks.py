@@ -28,7 +28,7 @@ async def test_one_is_set_up_and_taken_away(http, backend):
     status, made = await ask(http, backend, "POST", body=HOOK)
     assert status == 200
     assert signing.sign([made["secret"]], "id", 0, b"")
-    assert (made["url"], made["who"], made["waiting"]) == (HOOK["url"], "my-admin", 0)
+    assert (made["url"], made["created_by"], made["waiting"]) == (HOOK["url"], "my-admin", 0)
     status, page = await ask(http, backend, "GET")
     assert [one["id"] for one in page["items"]] == [made["id"]]
     assert "secret" not in page["items"][0]

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.api.backend import seconds
 from tests.hitlog.test_search import row, written
 from urlguard.access.roles import Role
+from urlguard.api.schemas import utc
 from urlguard.api.v1 import why
 from urlguard.errors import PolicyError
 from urlguard.policy.model import Change
@@ -72,7 +74,7 @@ async def test_blocked_then_allowed(ask, backend, clock):
     assert now["verdict"]["input"] == now["input"] == "http://www.Evil.example./a"
     assert (now["case"], now["note"], now["paused"]) == (None, None, False)
     status, then = await ask(item="www.evil.example", at=int(start) + 61)
-    assert (status, then["serial"], then["at"]) == (200, 2, int(start) + 61)
+    assert (status, then["serial"], then["at"]) == (200, 2, utc(start + 61))
     assert brief(then["verdict"]) == ("block", "blocklist", EVIL)
     assert then["case"] == 17
     assert then["claims"] == [
@@ -85,11 +87,11 @@ async def test_blocked_then_allowed(ask, backend, clock):
             "evidence": "case:17:4",
             "case": 17,
             "serial": 2,
-            "since": int(start) + 60,
-            "by": "ada",
+            "made_at": utc(start + 60),
+            "actor": "ada",
             "reason": "phishing kit",
-            "until_serial": 3,
-            "until": int(start) + 120,
+            "ended_serial": 3,
+            "ended_at": utc(start + 120),
             "expires_at": None,
             "decisive": True,
         },
@@ -102,11 +104,11 @@ async def test_blocked_then_allowed(ask, backend, clock):
             "evidence": "",
             "case": None,
             "serial": 1,
-            "since": int(start),
-            "by": "ada",
+            "made_at": utc(start),
+            "actor": "ada",
             "reason": "ticket",
-            "until_serial": None,
-            "until": None,
+            "ended_serial": None,
+            "ended_at": None,
             "expires_at": None,
             "decisive": False,
         },
@@ -146,7 +148,11 @@ async def test_an_expired_rule(ask, backend, clock):
     assert backend.log.expire(clock.now)
     _, then = await ask(item="evil.example", at=ends)
     (claim,) = then["claims"]
-    assert (claim["expires_at"], claim["until"], claim["until_serial"]) == (ends, ends + 1, 2)
+    assert (claim["expires_at"], claim["ended_at"], claim["ended_serial"]) == (
+        utc(ends),
+        utc(ends + 1),
+        2,
+    )
     assert brief(then["verdict"]) == ("review", "blocklist", EVIL)
     _, now = await ask(item="evil.example")
     assert now["claims"] == []
@@ -167,7 +173,7 @@ async def test_a_list_that_was_refreshed(ask, backend):
     )
     say(backend, "feed:a", "except domain www.other.example", reason="refresh 3")
     _, then = await ask(item="evil.example", serial=1)
-    assert (then["verdict"]["action"], then["claims"][0]["until_serial"]) == ("block", 2)
+    assert (then["verdict"]["action"], then["claims"][0]["ended_serial"]) == ("block", 2)
     assert (await ask(item="evil.example", serial=2))[1]["verdict"]["action"] == "none"
     _, kept = await ask(item="other.example", serial=2)
     assert [(c["category"], c["serial"]) for c in kept["claims"]] == [("malware", 2)]
@@ -259,7 +265,9 @@ async def test_a_model_in_the_past(ask, backend, clock):
     assert brief(found["verdict"]) == ("block", "classifier", None)
     assert (found["verdict"]["model"], found["verdict"]["score"]) == ("name-1", None)
     assert found["note"] == why._SEEN
-    assert [(hit["time"] - now, hit["rule"], hit["count"]) for hit in found["hits"]] == [
+    assert [
+        (seconds(hit["seen_at"]) - now, hit["rule"], hit["count"]) for hit in found["hits"]
+    ] == [
         (5, "model x", 1),
         (-5, "model name-1", 1),
         (-9, "subtree example", 3),
@@ -290,9 +298,9 @@ async def test_ways_to_say_when(ask, backend, clock):
     later = datetime.fromtimestamp(at + 28_800, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     for form in (at, f"{at}.25", f"{text}Z", text, f"{later}+08:00", f"{later} 08:00"):
         status, found = await ask(item="evil.example", at=form)
-        assert (status, found["at"], found["serial"]) == (200, at, 1), form
+        assert (status, found["at"], found["serial"]) == (200, utc(at), 1), form
     status, found = await ask(item="evil.example", at="2h")
-    assert abs(found["at"] - (time.time() - 7200)) < 5
+    assert abs(seconds(found["at"]) - (time.time() - 7200)) < 5
     assert found["serial"] == 0
 
 

@@ -17,7 +17,7 @@ from urlguard.access.roles import Role
 from urlguard.api import paging
 from urlguard.api.problems import Problem
 from urlguard.api.routes import PUBLIC, READERS, Call, Nothing, Route
-from urlguard.api.schemas import Moment, Page, Remark, Seconds, moment
+from urlguard.api.schemas import Moment, Page, Remark, Time, moment, utc
 from urlguard.api.services import Services
 from urlguard.api.v1.casework import RETRY_S, casework, person, stored, told
 from urlguard.api.v1.decisions import SECOND
@@ -68,7 +68,7 @@ class Incident(msgspec.Struct):
     """A number for an appeal."""
 
     incident: Annotated[str, msgspec.Meta(description="Such as `UG-7K3M-9QX2-4T1`.")]
-    valid_days: int
+    valid_s: Annotated[int, msgspec.Meta(description="From the day of the incident.")]
 
 
 class AppealRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -106,7 +106,7 @@ class Proof(msgspec.Struct):
     file_url: Annotated[str, msgspec.Meta(description="A file; over HTTP if there is no HTTPS.")]
     file_text: Annotated[str, msgspec.Meta(description="A line of it.")]
     seen: Seen
-    seen_at: Seconds | None
+    seen_at: Time | None
 
 
 class PublicAppeal(msgspec.Struct):
@@ -114,8 +114,8 @@ class PublicAppeal(msgspec.Struct):
 
     id: Annotated[str, msgspec.Meta(description="Keep it: it is all that shows the appeal.")]
     state: PublicState
-    received_at: Seconds
-    decided_at: Seconds | None
+    received_at: Time
+    decided_at: Time | None
     answer: Annotated[str, msgspec.Meta(description="Of whoever decided it.")]
     proof: Annotated[
         Proof | None, msgspec.Meta(description="Null for an address, which nobody proves.")
@@ -150,11 +150,11 @@ class AppealRow(msgspec.Struct):
     item: str
     owner: Annotated[str, msgspec.Meta(description="Whose it is: a domain, or an address.")]
     proof: Seen
-    proof_at: Seconds | None
-    received_at: Seconds
-    incident_at: Annotated[Seconds, msgspec.Meta(description="The incident number's day.")]
-    decided_at: Seconds | None
-    by: Annotated[str | None, msgspec.Meta(description="Who decided it.")]
+    proof_at: Time | None
+    received_at: Time
+    incident_at: Annotated[Time, msgspec.Meta(description="The incident number's day.")]
+    decided_at: Time | None
+    decided_by: Annotated[str | None, msgspec.Meta(description="Who decided it.")]
     serial: Annotated[
         int | None,
         msgspec.Meta(description="The batch that released it; null if nothing blocked it."),
@@ -168,12 +168,14 @@ class AppealPage(msgspec.Struct):
     next: paging.Next
 
 
-class AppealHappening(msgspec.Struct):
-    """What happened to an appeal."""
+class AppealEvent(msgspec.Struct):
+    """One event in the history of an appeal."""
 
-    at: Seconds
-    who: Annotated[str, msgspec.Meta(description="Empty: whoever appeals, or the server.")]
-    what: str
+    occurred_at: Time
+    actor: Annotated[str, msgspec.Meta(description="Empty: the appellant, or the server.")]
+    type: Annotated[
+        str, msgspec.Meta(description="`received`, `proof`, `upheld`, `rejected` or `reopened`.")
+    ]
     text: str
 
 
@@ -187,7 +189,7 @@ class AppealFile(AppealRow):
     case: Annotated[int | None, msgspec.Meta(description="The case of the owner.")]
     decisions: Annotated[list[int], msgspec.Meta(description="That were made for it.")]
     earlier: Annotated[list[AppealRow], msgspec.Meta(description="Others of the owner.")]
-    events: list[AppealHappening]
+    events: list[AppealEvent]
 
 
 class UpholdRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -235,7 +237,9 @@ def _service(services: Services) -> AppealService:
 
 async def incidents_create(call: Call[IncidentRequest, Nothing]) -> Incident:
     """Give a number to somebody who calls."""
-    return Incident(await told(_service(call.services).mint(call.body.item)), incidents.VALID_DAYS)
+    return Incident(
+        await told(_service(call.services).mint(call.body.item)), incidents.VALID_DAYS * _DAY_S
+    )
 
 
 # Without a token
@@ -289,13 +293,13 @@ def _public(one: appeals.Appeal) -> PublicAppeal:
             file_url=f"https://{domain}{FILE_PATH}",
             file_text=one.value,
             seen=cast(Seen, one.proof),
-            seen_at=one.proof_at,
+            seen_at=utc(one.proof_at),
         )
     return PublicAppeal(
         id=one.ident,
         state=cast(PublicState, one.public_state),
-        received_at=one.added_at,
-        decided_at=one.decided_at,
+        received_at=utc(one.added_at),
+        decided_at=utc(one.decided_at),
         answer=one.answer,
         proof=proof,
     )
@@ -336,7 +340,7 @@ async def appeal_file(call: Call[Nothing, OneAppeal]) -> AppealFile:
         case=case[0] if case else None,
         decisions=decisions,
         earlier=[_row(other) for other in others if other.number < one.number],
-        events=[AppealHappening(*event) for event in one.events],
+        events=[AppealEvent(utc(e.at), e.who, e.what, e.text) for e in one.events],
     )
 
 
@@ -348,11 +352,11 @@ def _row(one: appeals.Appeal) -> AppealRow:
         item=one.plea.item,
         owner=one.plea.owner,
         proof=cast(Seen, one.proof),
-        proof_at=one.proof_at,
-        received_at=one.added_at,
-        incident_at=one.plea.day * _DAY_S,
-        decided_at=one.decided_at,
-        by=one.who,
+        proof_at=utc(one.proof_at),
+        received_at=utc(one.added_at),
+        incident_at=utc(one.plea.day * _DAY_S),
+        decided_at=utc(one.decided_at),
+        decided_by=one.who,
         serial=one.serial,
     )
 

@@ -20,7 +20,7 @@ from urlguard.access.roles import Role
 from urlguard.api import bodies, paging
 from urlguard.api.problems import Problem
 from urlguard.api.routes import JSON, NDJSON, READERS, STAFF, Call, Nothing, Route
-from urlguard.api.schemas import Action, Item, Page, Seconds
+from urlguard.api.schemas import Action, Item, Page, Time, utc, with_utc
 from urlguard.api.v1.cases import Number, Numbers, Text
 from urlguard.api.v1.casework import casework, stored
 from urlguard.cases import model, ndjson
@@ -44,9 +44,7 @@ class Reported(msgspec.Struct):
     url: Annotated[Item, msgspec.Meta(description="A URL, name or address.")]
     seen_at: Annotated[
         Annotated[float, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(max_length=40)] | None,
-        msgspec.Meta(
-            description="Seconds since 1970-01-01, UTC, or RFC 3339 text; now if left out."
-        ),
+        msgspec.Meta(description="Time since 1970-01-01, UTC, or RFC 3339 text; now if left out."),
     ] = None
     context: Annotated[
         Annotated[str, msgspec.Meta(max_length=16_000)] | None,
@@ -82,12 +80,12 @@ class CandidateParams(msgspec.Struct, forbid_unknown_fields=True):
     item: Annotated[Text, msgspec.Meta(description="A URL, name or address, as found.")]
 
 
-class Reporting(msgspec.Struct):
+class Report(msgspec.Struct):
     """Who reported it."""
 
     source: str
-    at: Seconds
-    seen_at: Seconds
+    reported_at: Time
+    seen_at: Time
     raw: Annotated[str, msgspec.Meta(description="As it came.")]
     context: str
 
@@ -105,10 +103,10 @@ class KnownCandidate(msgspec.Struct):
     reason: str | None
     model: str | None
     queries: int
-    seen_at: Seconds
-    added_at: Seconds
+    seen_at: Time
+    added_at: Time
     error: Annotated[str | None, msgspec.Meta(description="Why it could not be judged.")]
-    reports: Annotated[list[Reporting], msgspec.Meta(description="Empty in lists.")]
+    reports: Annotated[list[Report], msgspec.Meta(description="Empty in lists.")]
 
 
 class CandidatePage(msgspec.Struct):
@@ -289,8 +287,10 @@ async def candidates(call: Call[OneOrMany, Nothing]) -> CandidatesAnswer:
 
 def shown(item: model.Item) -> KnownCandidate:
     """An item as it is told."""
-    fields: dict[str, Any] = item._asdict()
-    fields["reports"] = [Reporting(*report) for report in item.reports]
+    fields = with_utc(item._asdict())
+    fields["reports"] = [
+        Report(r.source, utc(r.at), utc(r.seen_at), r.raw, r.context) for r in item.reports
+    ]
     return KnownCandidate(**fields)
 
 

@@ -8,7 +8,7 @@ import msgspec
 from urlguard.api import paging
 from urlguard.api.problems import Problem
 from urlguard.api.routes import READERS, STAFF, Call, Nothing, Route
-from urlguard.api.schemas import Action, Category, Moment, Page, Remark, Seconds, moment
+from urlguard.api.schemas import Action, Category, Moment, Page, Remark, Time, moment, utc, with_utc
 from urlguard.api.v1.casework import decider, person, stored, told
 from urlguard.api.v1.decisions import DecideAnswer, MadeDecision, made, outcome
 from urlguard.cases import model, store
@@ -70,11 +70,11 @@ class Case(msgspec.Struct):
     items: Annotated[int, msgspec.Meta(description="So many URLs and names were reported.")]
     sources: list[str]
     campaign: Annotated[str | None, msgspec.Meta(description="Shared with other cases.")]
-    created_at: Seconds
-    updated_at: Seconds
-    holder: Annotated[str | None, msgspec.Meta(description="Who has claimed it.")]
-    lease_until: Seconds | None
-    recheck_at: Annotated[Seconds | None, msgspec.Meta(description="When people look again.")]
+    created_at: Time
+    updated_at: Time
+    holder: Annotated[str | None, msgspec.Meta(description="Who has leased it.")]
+    lease_expires_at: Time | None
+    recheck_at: Annotated[Time | None, msgspec.Meta(description="When people look again.")]
 
 
 class CasePage(msgspec.Struct):
@@ -95,17 +95,17 @@ class CaseItem(msgspec.Struct):
     reason: str | None
     model: str | None
     queries: int
-    seen_at: Seconds
-    added_at: Seconds
+    seen_at: Time
+    added_at: Time
     error: str | None
 
 
 class CaseEvent(msgspec.Struct):
     """What happened to a case."""
 
-    at: Seconds
-    who: Annotated[str, msgspec.Meta(description="Empty: the server by itself.")]
-    what: str
+    occurred_at: Time
+    actor: Annotated[str, msgspec.Meta(description="Empty: the server by itself.")]
+    type: Annotated[str, msgspec.Meta(description="Such as `opened`, `note` or `decided`.")]
     text: str
 
 
@@ -123,7 +123,7 @@ class OneCase(msgspec.Struct, forbid_unknown_fields=True):
     id: Number
 
 
-class ClaimRequest(msgspec.Struct, forbid_unknown_fields=True):
+class LeaseRequest(msgspec.Struct, forbid_unknown_fields=True):
     """How many cases one takes, and for how long."""
 
     count: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE)]
@@ -135,22 +135,22 @@ class ClaimRequest(msgspec.Struct, forbid_unknown_fields=True):
     ] = LEASE_S
 
 
-class Claimed(msgspec.Struct):
+class LeasedCases(msgspec.Struct):
     """The cases, the most urgent first; fewer than asked for, or none, if there are no more."""
 
     items: list[Case]
 
 
-class ReleaseRequest(msgspec.Struct, forbid_unknown_fields=True):
+class ReturnRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Which cases one gives back."""
 
     ids: Numbers
 
 
-class Released(msgspec.Struct):
+class ReturnedCases(msgspec.Struct):
     """How many of them one had."""
 
-    released: int
+    returned: int
 
 
 class NoteRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -204,7 +204,7 @@ class DecideManyRequest(DecideRequest, kw_only=True):
     campaign: Annotated[
         Annotated[str, msgspec.Meta(min_length=1, max_length=300)] | None,
         msgspec.Meta(
-            description="All its cases that are open, or claimed by oneself; 1,000 at most."
+            description="All its cases that are open, or leased by oneself; 1,000 at most."
         ),
     ] = None
 
@@ -215,7 +215,7 @@ def shown(case: model.Case) -> Case:
 
 
 def _fields(case: model.Case) -> dict[str, Any]:
-    return case._asdict() | {"sources": list(case.sources)}
+    return with_utc(case._asdict() | {"sources": list(case.sources)})
 
 
 async def cases_list(call: Call[Nothing, CaseParams]) -> CasePage:
@@ -249,7 +249,7 @@ async def case(call: Call[Nothing, OneCase]) -> WholeCase:
     reported = [
         CaseItem(
             *(i.item, i.name, i.state, i.score, i.action, i.reason, i.model),  # type: ignore[arg-type]
-            *(i.queries, i.seen_at, i.added_at, i.error),
+            *(i.queries, utc(i.seen_at), utc(i.added_at), i.error),
         )
         for i in file.items
     ]
@@ -257,21 +257,21 @@ async def case(call: Call[Nothing, OneCase]) -> WholeCase:
         **_fields(file.case),
         reported=reported,
         decisions=[made(one) for one in file.decisions],
-        events=[CaseEvent(*event) for event in file.events],
+        events=[CaseEvent(utc(e.at), e.who, e.what, e.text) for e in file.events],
     )
 
 
-async def cases_claim(call: Call[ClaimRequest, Nothing]) -> Claimed:
+async def cases_lease(call: Call[LeaseRequest, Nothing]) -> LeasedCases:
     """Take cases."""
     asked, who = call.body, call.holder.name
-    found = await stored(call.services, lambda s: s.claim(who, asked.count, asked.lease_s, _now()))
-    return Claimed([shown(case) for case in found])
+    found = await stored(call.services, lambda s: s.lease(who, asked.count, asked.lease_s, _now()))
+    return LeasedCases([shown(case) for case in found])
 
 
-async def cases_release(call: Call[ReleaseRequest, Nothing]) -> Released:
+async def cases_return(call: Call[ReturnRequest, Nothing]) -> ReturnedCases:
     """Give cases back."""
     ids, who = call.body.ids, call.holder.name
-    return Released(await stored(call.services, lambda s: s.release(who, ids, _now())))
+    return ReturnedCases(await stored(call.services, lambda s: s.give_back(who, ids, _now())))
 
 
 async def case_note(call: Call[NoteRequest, OneCase]) -> Noted:
@@ -357,25 +357,25 @@ ROUTES: Final = (
     ),
     Route(
         method="POST",
-        path="/v1/cases/claim",
+        path="/v1/cases/lease",
         roles=STAFF,
         tag=_TAG,
         summary="Take cases to decide",
         words="The most urgent open ones. Nobody else is handed them, or may decide them, until"
-        " `lease_until`.",
-        body=ClaimRequest,
-        answer=Claimed,
-        handler=cases_claim,
+        " `lease_expires_at`.",
+        body=LeaseRequest,
+        answer=LeasedCases,
+        handler=cases_lease,
     ),
     Route(
         method="POST",
-        path="/v1/cases/release",
+        path="/v1/cases/return",
         roles=STAFF,
         tag=_TAG,
         summary="Give cases back",
-        body=ReleaseRequest,
-        answer=Released,
-        handler=cases_release,
+        body=ReturnRequest,
+        answer=ReturnedCases,
+        handler=cases_return,
     ),
     Route(
         method="POST",

@@ -8,7 +8,7 @@ from urlguard.access.roles import Role
 from urlguard.api import paging
 from urlguard.api.problems import Problem
 from urlguard.api.routes import READERS, STAFF, Call, Nothing, Route
-from urlguard.api.schemas import Page, Remark, Seconds
+from urlguard.api.schemas import Page, Remark, Time, utc
 from urlguard.api.v1.casework import casework, decider, person, stored, told
 from urlguard.cases import model
 from urlguard.cases.decide import Outcome
@@ -35,14 +35,14 @@ class MadeDecision(msgspec.Struct):
     scope: Annotated[
         str, msgspec.Meta(description="`domain`, `url`, or `rule` where it is of no case.")
     ]
-    expires_at: Seconds | None
+    expires_at: Time | None
     cases: list[int]
     rules: Annotated[list[str], msgspec.Meta(description="That it makes, as kind and value.")]
-    begun_at: Seconds
-    done_at: Seconds | None
+    begun_at: Time
+    done_at: Time | None
     serial: Annotated[int | None, msgspec.Meta(description="Of the policy log's batch.")]
     undo_serial: Annotated[int | None, msgspec.Meta(description="Of the one that undid it.")]
-    approver: str | None
+    approved_by: str | None
     remark: Annotated[str, msgspec.Meta(description="Why it is held, was refused or is undone.")]
 
 
@@ -97,14 +97,14 @@ def made(one: model.Decision) -> MadeDecision:
         category=choice.category,
         reason=choice.reason,
         scope=choice.scope,
-        expires_at=choice.expires_at,
+        expires_at=utc(choice.expires_at),
         cases=list(one.cases),
         rules=[key for _, key in one.rules],
-        begun_at=one.begun_at,
-        done_at=one.done_at,
+        begun_at=utc(one.begun_at),
+        done_at=utc(one.done_at),
         serial=one.serial,
         undo_serial=one.undo_serial,
-        approver=one.approver,
+        approved_by=one.approver,
         remark=one.remark,
     )
 

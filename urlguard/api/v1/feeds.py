@@ -7,6 +7,7 @@ import msgspec
 
 from urlguard.api.problems import Problem
 from urlguard.api.routes import READERS, Call, Nothing, Route
+from urlguard.api.schemas import Time, utc
 from urlguard.api.v1.preview import RuleReason, previewing
 from urlguard.errors import PolicyError
 
@@ -30,8 +31,8 @@ class Feed(msgspec.Struct):
     shadow: Annotated[bool, msgspec.Meta(description="Whether it is only counted.")]
     rules: Annotated[int, msgspec.Meta(description="Of its last good version.")]
     serial: Annotated[int, msgspec.Meta(description="The last batch that it made.")]
-    checked_at: Annotated[int, msgspec.Meta(description="The last attempt; 0: never.")]
-    changed_at: Annotated[int, msgspec.Meta(description="The last batch; 0: never.")]
+    checked_at: Annotated[Time | None, msgspec.Meta(description="The last attempt.")]
+    changed_at: Annotated[Time | None, msgspec.Meta(description="The last batch.")]
     error: Annotated[str | None, msgspec.Meta(description="Why the last attempt failed.")]
     bad_lines: int
     quarantined: Annotated[int, msgspec.Meta(description="Rules that are not in force.")]
@@ -60,8 +61,8 @@ async def feeds(call: Call[Nothing, Nothing]) -> FeedList:
                 shadow=row["shadow"],
                 rules=row["rules"],
                 serial=row["serial"],
-                checked_at=int(row["checked_at"]),
-                changed_at=int(row["changed_at"]),
+                checked_at=utc(row["checked_at"] or None),
+                changed_at=utc(row["changed_at"] or None),
                 error=row["error"],
                 bad_lines=row["bad"],
                 quarantined=row["quarantined"],

@@ -10,8 +10,9 @@ from urlguard.api import paging
 from urlguard.api.log_reader import LogReader
 from urlguard.api.problems import Problem
 from urlguard.api.routes import READERS, Call, Nothing, Route
-from urlguard.api.schemas import Page, Seconds
+from urlguard.api.schemas import Page, Time, utc
 from urlguard.api.services import Family, Services
+from urlguard.policy.model import BatchRow
 
 
 class LogParams(Page, kw_only=True):
@@ -23,10 +24,14 @@ class LogParams(Page, kw_only=True):
 
 
 class Batch(msgspec.Struct):
-    """One batch of the policy log; the object of `urlguard log --json`."""
+    """
+    One batch of the policy log.
+
+    `urlguard log --json` writes the same with `time` in milliseconds, which `hash` covers.
+    """
 
     serial: int
-    time: Annotated[int, msgspec.Meta(description="Milliseconds since 1970-01-01, UTC.")]
+    committed_at: Time
     actor: Annotated[str, msgspec.Meta(description="Who was behind it.")]
     source: Annotated[
         str, msgspec.Meta(description="Whose claims it changed: `operator`, `analyst:NAME`, …")
@@ -58,7 +63,7 @@ class FeedStats(msgspec.Struct):
 class Stats(msgspec.Struct):
     """The server in figures; counts begin at 0 when a process starts."""
 
-    time: Seconds
+    measured_at: Time
     version: str
     ready: Annotated[bool, msgspec.Meta(description="As `/readyz` says.")]
     paused: bool
@@ -81,9 +86,14 @@ async def log(call: Call[Nothing, LogParams]) -> LogPage:
     rows = await reader(call.services).read(
         lambda found: list(found.store.batches(after, asked.limit + 1))
     )
-    items = [Batch(*row) for row in rows[: asked.limit]]
+    items = [_batch(row) for row in rows[: asked.limit]]
     more = len(rows) > asked.limit
     return LogPage(items, paging.encode(items[-1].serial) if more else None)
+
+
+def _batch(row: BatchRow) -> Batch:
+    fields = row._asdict()
+    return Batch(committed_at=utc(fields.pop("time") // 1000), **fields)
 
 
 async def stats(call: Call[Nothing, Nothing]) -> Stats:
@@ -93,7 +103,7 @@ async def stats(call: Call[Nothing, Nothing]) -> Stats:
     readiness = await source.readiness()
     blocked = ("action", "block")
     return Stats(
-        time=int(time.time()),
+        measured_at=utc(time.time()),
         version=__version__,
         ready=bool(readiness["ready"]),
         paused=bool(readiness.get("paused")),

@@ -23,7 +23,7 @@ from urlguard.access.tokens import Holder
 from urlguard.api import paging
 from urlguard.api.problems import Problem
 from urlguard.api.routes import READERS, STAFF, Call, Nothing, Route
-from urlguard.api.schemas import Category, Kind, Moment, Page, Remark, Seconds, moment
+from urlguard.api.schemas import Category, Kind, Moment, Page, Remark, Time, moment, utc
 from urlguard.api.services import Decided, Services
 from urlguard.api.v1.casework import casework, decider, person, source_of, told
 from urlguard.api.v1.decisions import DecideAnswer, outcome
@@ -83,9 +83,9 @@ class StandingRule(msgspec.Struct):
     reason: str
     serial: Annotated[int, msgspec.Meta(description="The batch that made it.")]
     begins_at: Annotated[
-        Seconds | None, msgspec.Meta(description="If it is scheduled; null if it is in force.")
+        Time | None, msgspec.Meta(description="If it is scheduled; null if it is in force.")
     ]
-    expires_at: Seconds | None
+    expires_at: Time | None
 
 
 class RulePage(msgspec.Struct):
@@ -120,9 +120,7 @@ class RuleAnswer(msgspec.Struct):
     changed: Annotated[bool, msgspec.Meta(description="False if it stood so already.")]
     in_force: Annotated[int, msgspec.Meta(description="Workers that have confirmed it.")]
     workers: Annotated[int, msgspec.Meta(description="Workers that there are.")]
-    expires_at: Annotated[Seconds | None, msgspec.Meta(description="When it ends by itself.")] = (
-        None
-    )
+    expires_at: Annotated[Time | None, msgspec.Meta(description="When it ends by itself.")] = None
     decision: Annotated[
         DecideAnswer | None,
         msgspec.Meta(description="If it waits for a second person: what `/v1/decisions` has."),
@@ -185,8 +183,8 @@ def _standing(row: ClaimRow) -> StandingRule:
         source=row.source,
         reason=row.evidence,
         serial=row.from_serial,
-        begins_at=begins_at,
-        expires_at=row.expires_at,
+        begins_at=utc(begins_at),
+        expires_at=utc(row.expires_at),
     )
 
 
@@ -241,10 +239,10 @@ async def rules_create(call: Call[RuleRequest, Nothing]) -> RuleAnswer:
         held = decider(call.services).hold(change, who, asked.reason, "; ".join(why), again)
         found = outcome(await told(held))
         return RuleAnswer(
-            _ident(source, key), found.serial, not found.pending_approval, 0, 0, ends, found
+            _ident(source, key), found.serial, not found.pending_approval, 0, 0, utc(ends), found
         )
     done = await commit(call.services, source, [change], call.holder, asked.reason)
-    return RuleAnswer(_ident(source, key), *done, ends)
+    return RuleAnswer(_ident(source, key), *done, utc(ends))
 
 
 async def _why_wait(services: Services, source: str, change: Change) -> Sequence[str]:

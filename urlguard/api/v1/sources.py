@@ -8,7 +8,7 @@ from urlguard.access.roles import Role
 from urlguard.api import paging
 from urlguard.api.problems import Problem
 from urlguard.api.routes import READERS, Call, Nothing, Route
-from urlguard.api.schemas import Page, Seconds
+from urlguard.api.schemas import Page, Time, with_utc
 from urlguard.api.v1.casework import stored
 from urlguard.cases import model
 
@@ -19,8 +19,8 @@ class Source(msgspec.Struct):
     """What became of a source's candidates."""
 
     name: Annotated[str, msgspec.Meta(description="Of its token; `(public)` is everybody else.")]
-    first_at: Seconds
-    last_at: Seconds
+    first_at: Time
+    last_at: Time
     accepted: Annotated[int, msgspec.Meta(description="It was the first to bring them.")]
     duplicate: int
     invalid: int
@@ -58,7 +58,7 @@ async def sources(call: Call[Nothing, Page]) -> SourcePage:
     rest = [one for one in found if after is None or one.name > after[0]]
     page = rest[: call.params.limit]
     following = paging.encode(page[-1].name) if len(rest) > len(page) else None
-    return SourcePage([Source(*one) for one in page], following)
+    return SourcePage([Source(**with_utc(one._asdict())) for one in page], following)
 
 
 async def source(call: Call[Nothing, OneSource]) -> Source:
@@ -69,7 +69,7 @@ async def source(call: Call[Nothing, OneSource]) -> Source:
         found = await stored(call.services, lambda s: s.source(name))
     if found is None:
         raise Problem("not-found", "there is no such source, or it is not yours")
-    return Source(*found)
+    return Source(**with_utc(found._asdict()))
 
 
 _TAG: Final = "Candidates"

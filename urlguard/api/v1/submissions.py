@@ -19,7 +19,7 @@ from urlguard.access.roles import Role
 from urlguard.api import paging
 from urlguard.api.problems import Problem
 from urlguard.api.routes import READERS, STAFF, Call, Nothing, Route
-from urlguard.api.schemas import Page, Seconds, Verdict
+from urlguard.api.schemas import Page, Time, Verdict, utc
 from urlguard.api.services import Judging
 from urlguard.api.v1.cases import Number
 from urlguard.api.v1.casework import casework, stored
@@ -96,8 +96,8 @@ class SubmissionState(msgspec.Struct):
     state: State
     item: str | None = None
     action: Decision = None
-    submitted_at: Seconds | None = None
-    decided_at: Seconds | None = None
+    submitted_at: Time | None = None
+    decided_at: Time | None = None
     comment: str | None = None
     evidence: list[Exhibit] = []
     tlp: Tlp | None = None
@@ -213,8 +213,8 @@ def _told(found: Standing, *, staff: bool = False) -> SubmissionState:
         found.state,  # type: ignore[arg-type]
         found.item,
         found.action,  # type: ignore[arg-type]
-        found.submitted_at,
-        found.decided_at,
+        utc(found.submitted_at),
+        utc(found.decided_at),
         found.comment,
         [Exhibit(text, kind) for kind, text in found.evidence],
         found.tlp,  # type: ignore[arg-type]

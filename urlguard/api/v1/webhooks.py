@@ -8,7 +8,7 @@ import msgspec
 from urlguard.access.roles import Role
 from urlguard.api.problems import Problem
 from urlguard.api.routes import Call, Nothing, Route
-from urlguard.api.schemas import Seconds
+from urlguard.api.schemas import Time, with_utc
 from urlguard.api.v1.casework import stored
 from urlguard.cases import webhooks
 from urlguard.cases.webhooks import MAX_WEBHOOKS
@@ -43,12 +43,12 @@ class Hook(msgspec.Struct, kw_only=True):
     id: str
     url: str
     events: list[str]
-    who: Annotated[str, msgspec.Meta(description="Who set it up.")]
-    created_at: Seconds
+    created_by: str
+    created_at: Time
     delivered: Annotated[int, msgspec.Meta(description="Messages that have arrived.")]
     waiting: Annotated[int, msgspec.Meta(description="Messages to be sent.")]
     given_up: Annotated[int, msgspec.Meta(description="Messages that did not arrive in a day.")]
-    last_at: Annotated[Seconds | None, msgspec.Meta(description="When one arrived.")]
+    last_delivered_at: Annotated[Time | None, msgspec.Meta(description="When one arrived.")]
     error: Annotated[str | None, msgspec.Meta(description="Of the last try; null: it did well.")]
 
 
@@ -101,7 +101,7 @@ async def webhooks_create(call: Call[WebhookRequest, Nothing]) -> NewHook:
 def _fields(made: webhooks.Webhook) -> dict[str, Any]:
     fields: dict[str, Any] = made._asdict()
     del fields["number"], fields["secret"]
-    return fields | {"events": list(made.events)}
+    return with_utc(fields) | {"events": list(made.events)}
 
 
 async def webhooks_list(call: Call[Nothing, Nothing]) -> Hooks:

@@ -17,7 +17,7 @@ import msgspec
 from urlguard import verdict as verdicts
 from urlguard.api.problems import Problem
 from urlguard.api.routes import READERS, Call, Nothing, Route
-from urlguard.api.schemas import Action, Kind, Rule, Seconds, Verdict
+from urlguard.api.schemas import Action, Kind, Rule, Time, Verdict, utc
 from urlguard.api.services import Services
 from urlguard.api.v1.log import reader
 from urlguard.api.v1.past import Past, Turn
@@ -63,7 +63,7 @@ class WhyParams(msgspec.Struct, forbid_unknown_fields=True):
     at: Annotated[
         Annotated[str, msgspec.Meta(min_length=1, max_length=40)] | None,
         msgspec.Meta(
-            description="Seconds since 1970-01-01, UTC; or a time such as `2030-01-31T12:00Z`; or"
+            description="Time since 1970-01-01, UTC; or a time such as `2030-01-31T12:00Z`; or"
             " a duration before now such as `12h`, `7d`. Now if left out; must not be to come."
         ),
     ] = None
@@ -89,14 +89,14 @@ class Claim(msgspec.Struct):
     evidence: str
     case: Annotated[int | None, msgspec.Meta(description="The case in which it was decided.")]
     serial: Annotated[int, msgspec.Meta(description="The batch that made it.")]
-    since: Annotated[Seconds, msgspec.Meta(description="When that was.")]
-    by: Annotated[str, msgspec.Meta(description="Who was behind the batch.")]
+    made_at: Annotated[Time, msgspec.Meta(description="When that was.")]
+    actor: Annotated[str, msgspec.Meta(description="Who was behind the batch.")]
     reason: Annotated[str, msgspec.Meta(description="Why, by the batch.")]
-    until_serial: Annotated[
+    ended_serial: Annotated[
         int | None, msgspec.Meta(description="The batch that ended it; null while it stands.")
     ]
-    until: Annotated[Seconds | None, msgspec.Meta(description="When that was.")]
-    expires_at: Seconds | None
+    ended_at: Annotated[Time | None, msgspec.Meta(description="When that was.")]
+    expires_at: Time | None
     decisive: Annotated[bool, msgspec.Meta(description="Whether the verdict is what it says.")]
 
 
@@ -112,7 +112,7 @@ class Changed(msgspec.Struct):
     """A batch after which something else was said of the item."""
 
     serial: int
-    time: Seconds
+    committed_at: Time
     actor: Annotated[str, msgspec.Meta(description="Who was behind the batch.")]
     source: Annotated[str, msgspec.Meta(description="Whose claims it changed.")]
     reason: Annotated[str, msgspec.Meta(description="Why, by the batch.")]
@@ -123,7 +123,7 @@ class Changed(msgspec.Struct):
 class Hit(msgspec.Struct):
     """What clients met who asked for the name, in one second."""
 
-    time: Seconds
+    seen_at: Time
     action: Annotated[str, msgspec.Meta(description="`block` or `review`.")]
     rule: Annotated[str, msgspec.Meta(description="The rule's key; `model NAME` for a model.")]
     category: str
@@ -138,7 +138,7 @@ class WhyAnswer(msgspec.Struct):
     canonical: str
     kind: Annotated[str, msgspec.Meta(description="`name`, `url` or `ip`.")]
     name: str | None
-    at: Annotated[Seconds, msgspec.Meta(description="The moment.")]
+    at: Annotated[Time, msgspec.Meta(description="The moment.")]
     serial: Annotated[
         int, msgspec.Meta(description="The last batch then; 0 if the log begins later.")
     ]
@@ -204,7 +204,7 @@ async def why(call: Call[Nothing, WhyParams]) -> WhyAnswer:
         canonical=found.item.canonical,
         kind=found.item.kind,
         name=found.item.name,
-        at=int(found.at),
+        at=utc(found.at),
         serial=found.serial,
         paused=found.paused,
         verdict=verdict,
@@ -305,12 +305,12 @@ def _claim(claim: ClaimRow, decisive: bool, batches: dict[int, BatchRow]) -> Cla
         evidence=claim.evidence,
         case=int(case[1]) if case else None,
         serial=made.serial,
-        since=made.time // 1000,
-        by=made.actor,
+        made_at=utc(made.time // 1000),
+        actor=made.actor,
         reason=made.reason,
-        until_serial=ended,
-        until=None if ended is None else batches[ended].time // 1000,
-        expires_at=claim.expires_at,
+        ended_serial=ended,
+        ended_at=None if ended is None else utc(batches[ended].time // 1000),
+        expires_at=utc(claim.expires_at),
         decisive=decisive,
     )
 
@@ -318,7 +318,7 @@ def _claim(claim: ClaimRow, decisive: bool, batches: dict[int, BatchRow]) -> Cla
 def _changed(turn: Turn, batch: BatchRow) -> Changed:
     return Changed(
         serial=batch.serial,
-        time=batch.time // 1000,
+        committed_at=utc(batch.time // 1000),
         actor=batch.actor,
         source=batch.source,
         reason=batch.reason,
@@ -360,7 +360,7 @@ async def _seen(state_dir: Path | None, found: _Found) -> tuple[list[Hit], bool]
         hits.around, state_dir / "hits", found.item.name, found.at
     )
     return [
-        Hit(one.time, one.action, one.rule, one.category, list(one.sources), count)
+        Hit(utc(one.time), one.action, one.rule, one.category, list(one.sources), count)
         for one, count in seen
     ], whole
 
@@ -371,7 +371,7 @@ def _then(found: _Found, seen: list[Hit]) -> tuple[Verdict, str]:
     if found.item.kind == "name":
         # Hits are of names; what a model of URLs said of one met nobody.
         for hit in seen:
-            if hit.time <= found.at and hit.rule.startswith(_MODEL) and not found.paused:
+            if hit.seen_at <= utc(found.at) and hit.rule.startswith(_MODEL) and not found.paused:
                 acted = msgspec.structs.replace(
                     verdict,
                     action=cast(Action, hit.action),

@@ -138,7 +138,7 @@ class Appeals(Connection):
         """See `AppealStore.case_of`."""
         with self.reading() as db:
             found: tuple[int, str, str | None] | None = db.execute(
-                "SELECT id, state, decision FROM cases WHERE owner = ?", (owner,)
+                "SELECT id, state, action FROM cases WHERE owner = ?", (owner,)
             ).fetchone()
             return found
 

@@ -37,8 +37,8 @@ _RIGHT: Final = {Act.BLOCK: 1, Act.ALLOW: 0, Act.DISMISS: 0}  # what sources sai
 class Decisions(Connection):
     """The part of the store where people decide."""
 
-    def claim(self, who: str, count: int, lease_s: float, now: int) -> list[Case]:
-        """See `Store.claim`."""
+    def lease(self, who: str, count: int, lease_s: float, now: int) -> list[Case]:
+        """See `Store.lease`."""
         count = min(max(count, 0), MAX_PAGE)
         with self.writing() as db:
             lapse(db, now)
@@ -47,22 +47,22 @@ class Decisions(Connection):
             )
             ids = [number for (number,) in rows.fetchall()]
             db.executemany(
-                "UPDATE cases SET state = 'leased', holder = ?, lease_until = ? WHERE id = ?",
+                "UPDATE cases SET state = 'leased', holder = ?, lease_expires_at = ? WHERE id = ?",
                 [(who, int(now + lease_s), number) for number in ids],
             )
             return by_number(db, ids)
 
-    def release(self, who: str, cases: Sequence[int], now: int) -> int:
-        """See `Store.release`."""
+    def give_back(self, who: str, cases: Sequence[int], now: int) -> int:
+        """See `Store.give_back`."""
         with self.writing() as db:
             lapse(db, now)
             rows = db.execute(
-                "UPDATE cases SET state = 'open', holder = NULL, lease_until = NULL"
+                "UPDATE cases SET state = 'open', holder = NULL, lease_expires_at = NULL"
                 " WHERE id IN (SELECT value FROM json_each(?)) AND state = 'leased'"
                 " AND holder = ? RETURNING id",
                 (numbers(cases), who),
             ).fetchall()
-            add_events(db, [number for (number,) in rows], now, who, "released", "")
+            add_events(db, [number for (number,) in rows], now, who, "returned", "")
         return len(rows)
 
     def begin(
@@ -142,7 +142,7 @@ class Decisions(Connection):
         _move(db, made.cases, state, now)
         db.executemany(
             "UPDATE cases SET action = ?, decision = ?, decided_at = ?, recheck_at = ?,"
-            " holder = NULL, lease_until = NULL WHERE id = ?",
+            " holder = NULL, lease_expires_at = NULL WHERE id = ?",
             [(choice.act, made.number, now, due, case) for case in made.cases],
         )
         _discredit(db, made.cases)
@@ -249,7 +249,7 @@ def _refuse(case: Case, who: str, appeal: int) -> None:
     if appeal and case.state == State.DECIDED:
         return
     if case.state == State.LEASED:
-        raise ConflictError(f"case {case.id}: {case.holder!a} has it until {case.lease_until}")
+        raise ConflictError(f"case {case.id}: {case.holder!a} has it until {case.lease_expires_at}")
     raise ConflictError(f"case {case.id}: is {case.state}")
 
 
@@ -262,7 +262,7 @@ def _move(db: sqlite3.Connection, cases: Iterable[int], state: str, now: int) ->
 
 def _free(db: sqlite3.Connection, cases: Iterable[int]) -> None:
     db.executemany(
-        "UPDATE cases SET holder = NULL, lease_until = NULL WHERE id = ?",
+        "UPDATE cases SET holder = NULL, lease_expires_at = NULL WHERE id = ?",
         [(case,) for case in cases],
     )
 

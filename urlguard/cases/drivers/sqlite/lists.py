@@ -41,7 +41,7 @@ _CASE: Final = (
     "SELECT c.id, c.item, c.name, c.owner, c.state, c.action, c.score, c.place,"  # noqa: S608
     " c.queries, c.items, CASE WHEN c.pattern IS NOT NULL AND EXISTS (SELECT 1 FROM cases o"
     f" WHERE o.pattern = c.pattern AND o.id <> c.id) THEN c.pattern ELSE {addresses.CAMPAIGN} END,"
-    " c.created_at, c.updated_at, c.holder, c.lease_until, c.recheck_at FROM "
+    " c.created_at, c.updated_at, c.holder, c.lease_expires_at, c.recheck_at FROM "
 )
 _DECISION: Final = (
     "SELECT number, step, who, act, category, reason, scope, expires_at, key, begun_at, done_at,"

@@ -11,12 +11,12 @@ look the same to them until people decide anew.  Which are later, is said by the
 public submission's decision: that of the decision itself.
 """
 
-import datetime
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from urlguard import times
 from urlguard.cases import webhooks
 from urlguard.cases.drivers.sqlite.connection import clean, count_waiting, numbers
 from urlguard.cases.drivers.sqlite.intake import Intake
@@ -206,7 +206,9 @@ def _post(db: sqlite3.Connection, rows: list[int], event: str, now: int) -> None
         return
     those = "WHERE s.number IN (SELECT value FROM json_each(?)) ORDER BY s.number"
     bodies = [
-        json.dumps({"type": event, "timestamp": _time(now), "data": _data(_standing(row)[1])})
+        json.dumps(
+            {"type": event, "timestamp": times.moment(now), "data": _data(_standing(row)[1])}
+        )
         for row in db.execute(f"{_STANDING} {those}", (numbers(rows),))
     ]
     for webhook, count in wanted:
@@ -227,13 +229,9 @@ def _data(told: Standing) -> dict[str, Any]:
         "item": told.item,
         "source": told.source,
         "tlp": told.tlp,
-        "submitted_at": told.submitted_at,
+        "submitted_at": times.moment(told.submitted_at),
         "state": told.state,
         "action": told.action,
-        "decided_at": told.decided_at,
+        "decided_at": None if told.decided_at is None else times.moment(told.decided_at),
         "case": told.case,
     }
-
-
-def _time(now: int) -> str:
-    return datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

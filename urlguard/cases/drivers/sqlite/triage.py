@@ -243,7 +243,7 @@ class TriageQueue(Connection):
         with self.reading() as db:
             wanted = db.execute(
                 "SELECT EXISTS (SELECT 1 FROM cases WHERE state = 'leased'"
-                " AND (lease_until <= ?1 OR lease_until > ?2))"
+                " AND (lease_expires_at <= ?1 OR lease_expires_at > ?2))"
                 " OR EXISTS (SELECT 1 FROM cases WHERE recheck_at <= ?1)"
                 " OR EXISTS (SELECT 1 FROM queue WHERE bulk IN (0, 1) AND due > ?3)",
                 (now, now + MAX_LEASE_S, now + MAX_WAIT_S),
@@ -269,8 +269,8 @@ class TriageQueue(Connection):
 def lapse(db: sqlite3.Connection, now: int) -> int:
     """Open the cases whose lease has lapsed; returns how many."""
     return db.execute(
-        "UPDATE cases SET state = 'open', holder = NULL, lease_until = NULL"
-        " WHERE state = 'leased' AND (lease_until <= ? OR lease_until > ?)",
+        "UPDATE cases SET state = 'open', holder = NULL, lease_expires_at = NULL"
+        " WHERE state = 'leased' AND (lease_expires_at <= ? OR lease_expires_at > ?)",
         (now, now + MAX_LEASE_S),
     ).rowcount
 
