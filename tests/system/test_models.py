@@ -34,7 +34,7 @@ def features(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{ROOT}")
 
 
-def wait_until(condition, seconds=20.0):
+def wait_until(condition, seconds=60.0):
     """Wait for something to become true."""
     until = time.monotonic() + seconds
     while not condition():
@@ -242,12 +242,13 @@ def test_models_are_taken_one_after_the_other(tmp_path, monkeypatch):
 
     asyncio.run(run())
     assert most == [1, 1]
-    assert turns == [pytest.approx(worker.TURNS_S)] * 2
+    assert turns == [pytest.approx(worker.SWITCH_INTERVAL_S)] * 2
     assert sys.getswitchinterval() == pytest.approx(usual)
     assert one.models.name.name == "name-2026-11-24"
     assert one.models.generation == 3
 
 
+@pytest.mark.timing
 def test_a_model_that_comes_later_hardly_stops_the_loop(tmp_path):
     """
     With the shipped model, and the brands not yet read when the worker starts.
