@@ -201,7 +201,7 @@ async def test_broken_streams_get_framed_answers_to_what_they_asked():
             if not transport.paused:
                 transport.protocol.data_received(stream[at : at + size])
                 at += size
-            assert len(transport.protocol._buffer) <= MAX_TCP + 2 + (1 << 16)
+            assert len(transport.protocol._messages) <= MAX_TCP + 2 + (1 << 16)
             if rng.random() < 0.5:
                 harness.upstream.answer()
             harness.loop.pass_s(0.0)
