@@ -26,10 +26,7 @@ LONG_FILES = {
     "access.tokens": "one table of tokens: every statement on it, and the rules that they keep",
     "api.pipeline": "the one order of steps that every request goes through",
     "api.v1.appeals": "one resource: seven routes of a few lines each, with the schemas they share",
-    "classify.evaluation.metrics": "one formula beside the other, each with its definition",
-    "config.sections": "the table of all keys: it grows by a line with each",
     "feeds.downloader": "one download: its bounds, its conditions and the file that it leaves",
-    "hitlog.files": "one file format, written and read",
     "plugins.forward": "one flight from the query to the answer; half of it says how that works",
     "publish.rpz.primary": "one protocol: SOA, AXFR, IXFR and NOTIFY with TSIG",
     "wire.reply": "one pass over a reply; splitting it would cost the packet path calls",
@@ -47,18 +44,19 @@ SAME_NAMES = {
         "Special in config.sections, plugins.special",
     ),
     "a part, and the section of the configuration for it": (
-        "Hits in config.sections, hitlog.counts",
         "Rpz in config.sections, feeds.rpzfile",
         "Store in cases.store, config.sections",
         "Upstream in config.values, plugins.forward.upstream",
     ),
     "the API's schema has the name of what it shows": (
+        "AppealEvent in api.v1.appeals, cases.appeals",
         "Batch in api.v1.log, policy.model",
         "Case in api.v1.cases, cases.model",
         "Decided in api.services, cases.appeal_service",
         "Feed in api.v1.feeds, config.sections",
         "Limits in api.limits, cases.model",
         "Page in api.schemas, cases.model",
+        "Report in api.v1.candidates, cases.model",
         "Rule in api.schemas, rules",
         "Source in api.services, api.v1.sources, cases.model",
         "Verdict in api.schemas, verdict",
@@ -69,9 +67,7 @@ SAME_NAMES = {
     "a plain word of each part's trade; no module knows both": (
         "Added in cases.model, worker.query_sample",
         "Bucket in access.buckets, plugins.clients",
-        "BusyError in cases.ports, control.fetch_pool",
         "Client in fetch.http, plugins.clients",
-        "Committed in cases.ports, control.policy_push",
         "Connection in api.connection, cases.drivers.sqlite.connection, "
         "policy.drivers.sqlite.connection, worker.listeners.connections",
         "Entry in access.tokens, worker.packet_cache, worker.query_sample",
@@ -89,7 +85,6 @@ SAME_NAMES = {
         "State in cases.model, publish.rpz.store",
         "Step in cases.model, cli.terminal",
         "Waiting in cases.casework, plugins.base",
-        "Worker in control.workers, worker.worker",
     ),
 }
 
