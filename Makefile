@@ -23,8 +23,7 @@ test: environment-dev ## the tests to run before each commit: a few minutes
 
 # What failed among others must pass alone, once.
 test-all: environment-dev ## all tests, as CI runs them; those that measure time come last and alone
-	$(BIN)/pytest -q -n auto --dist worksteal -m "not timing" || $(BIN)/pytest -q -m "not timing" \
-	  --last-failed --last-failed-no-failures none
+	$(BIN)/pytest -q -n auto --dist worksteal -m "not timing"
 	$(BIN)/pytest -q -m timing $(TIMING) || $(BIN)/pytest -q -m timing $(TIMING) \
 	  --last-failed --last-failed-no-failures none
 
