@@ -21,7 +21,7 @@ install: environment ## set up only: the urlguard command is then .venv/bin/urlg
 test: environment-dev ## the tests to run before each commit: a few minutes
 	$(BIN)/pytest -q -n auto --dist worksteal -m "not slow and not timing"
 
-# What failed among others must pass alone, once.
+# A test of elapsed time may fail once beside another load; no other may.
 test-all: environment-dev ## all tests, as CI runs them; those that measure time come last and alone
 	$(BIN)/pytest -q -n auto --dist worksteal -m "not timing"
 	$(BIN)/pytest -q -m timing $(TIMING) || $(BIN)/pytest -q -m timing $(TIMING) \
