@@ -8,7 +8,7 @@ octets, clients and what answers depend on; knows neither sockets nor rules.
 How it works
     The chain marks the answers that depend on nothing but the datagram's octets, the client's
     segment and the policy.  `store` keeps them under the octets after the query's ID, in a table
-    for each segment.  `lookup`, which the UDP read loop writes out, finds the client, charges its
+    for each segment.  `lookup` is one call for each datagram: it finds the client, charges its
     grant, finds the answer, counts it and notes the hit, with three dictionary look-ups and no
     parsing.  `account` does the last two for answers that the chain gave.  `sample` counts down to
     the next query of the sample, once for each batch.
@@ -95,7 +95,7 @@ class PacketCache:
         self.queries = Sample() if sample is None else sample
         self._loop = loop
         self._clients = clients
-        self.known = clients.known.get
+        self._known = clients.known.get
         self._tables: dict[str, dict[bytes, Entry]] = {}  # by the segment's name
         self._count = 0
         # By the table's identity, so that one stored again stands there once.
@@ -119,25 +119,20 @@ class PacketCache:
             data: the datagram, of any length.
             host: the address that it came from, as text.
         """
-        client = self.known(host)
+        client = self._known(host)
         if client is None:
             return None
         grant = client.grant
-        if grant.left > 0:
-            entry = grant.answers.get(data[2:])
-            if entry is not None:
-                grant.left -= 1
-                entry.counter.count += 1
-                if entry.hit is not None:
-                    self.note(host, entry.hit)
-                tail: bytes = entry.tail
-                return tail
-        return None
-
-    def note(self, host: str, hit: tuple[Any, ...]) -> None:
-        """Add a hit to the hit log's buffer, if there is one."""
-        if self.hits is not None:
-            self.hits.add(host, *hit)
+        if grant.left <= 0:
+            return None
+        entry: Entry | None = grant.answers.get(data[2:])
+        if entry is None:
+            return None
+        grant.left -= 1
+        entry.counter.count += 1
+        if entry.hit is not None and self.hits is not None:
+            self.hits.add(client.host, *entry.hit)
+        return entry.tail
 
     def sample(self, count: int) -> bool:
         """Count the queries of a batch; True if the last of them belongs to the sample."""
@@ -242,7 +237,7 @@ class PacketCache:
         """Use other clients from the next datagram on, and forget all answers."""
         self.close()
         self._clients = clients
-        self.known = clients.known.get
+        self._known = clients.known.get
         self._tables = {}  # clients of before still hold the old ones, which stay empty
 
     def clear(self) -> None:
