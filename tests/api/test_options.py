@@ -37,7 +37,7 @@ def test_what_is_refused(tmp_path, text, problem):
     ("text", "warning"),
     [
         ("listen = '192.0.2.1:8530'", "tokens travel unencrypted"),
-        ("proxy_from = ['0.0.0.0/0']", "everybody counts as a proxy"),
+        ("proxy_from = ['0.0.0.0/0']", "every client counts as a proxy"),
         ("tls_cert = 'a.pem'\ntls_key = 'missing.pem'", "missing.pem: not there"),
     ],
 )

@@ -84,8 +84,8 @@ def load(path: Path | None = None) -> Config:
     Relative paths in the file are relative to the file's folder.
 
     Raises:
-        ConfigError: with every problem found, each with the file, the key, what it is and what it
-            may be.
+        ConfigError: with every problem found; each names the file, the key, the value and
+            the allowed values.
     """
     if path is None:
         named = os.environ.get("URLGUARD_CONFIG")

@@ -1,4 +1,4 @@
-"""Checks that need more than one key, and warnings about what is permitted and hardly meant."""
+"""Checks across keys, and warnings about configurations that are valid but probably a mistake."""
 
 import re
 import stat
@@ -11,7 +11,7 @@ from urlguard.config.values import Network, upstream
 
 
 def warnings(config: Config) -> list[str]:
-    """What is permitted and probably not meant."""
+    """Warnings about settings that are valid but probably a mistake, one text each."""
     found = []
     beyond = [str(network) for network in config.acl.allow if not network.is_loopback]
     sinkholes = (config.guard.sinkhole_ipv4, config.guard.sinkhole_ipv6)
@@ -30,8 +30,8 @@ def warnings(config: Config) -> list[str]:
         for network in getattr(config.server, key):
             if network.prefixlen == 0:
                 found.append(
-                    f"[server] {key}: {network}: everybody counts as a front end, has no limits "
-                    "and may ask in anyone's name; name the front ends alone"
+                    f"[server] {key}: {network}: every client counts as a front end, has no limits "
+                    "and may send queries as any client; list the front ends only"
                 )
     if (problem := models_folder(config)) is not None:
         found.append(problem)
@@ -42,19 +42,19 @@ def warnings(config: Config) -> list[str]:
     if not config.api.listen.loopback and config.api.tls_cert is None:
         found.append(
             f"[api] listen = {config.api.listen}: other machines reach it, and tokens travel "
-            "unencrypted; set tls_cert and tls_key, or put a TLS proxy before it"
+            "unencrypted; set tls_cert and tls_key, or put a TLS proxy in front of it"
         )
     for network in config.api.proxy_from:
         if network.prefixlen == 0:
             found.append(
-                f"[api] proxy_from: {network}: everybody counts as a proxy and chooses the address "
-                "that limits go by; name the proxies alone"
+                f"[api] proxy_from: {network}: every client counts as a proxy and chooses the "
+                "address that limits apply to; list the proxies only"
             )
     return found
 
 
 def models_folder(config: Config) -> str | None:
-    """What is wrong with the folder of models that the configuration names; None if nothing is."""
+    """The problem with the configured folder of models, or None."""
     folder = config.classify.models
     if folder is None:
         return None
@@ -115,47 +115,41 @@ def across(config: Config, reader: Reader) -> None:
 
 
 def _order(plugins: tuple[str, ...], reader: Reader) -> None:
-    """Places in the chain that would take a plugin's effect away."""
+    """Report orders of the chain in which a plugin would have no effect."""
     if plugins[-1:] != ("forward",) and "forward" in plugins:
         reader.problem("", "plugins: forward must be last; nothing after it would be asked")
     if len(set(plugins)) != len(plugins):
-        reader.problem("", "plugins: a name stands twice")
+        reader.problem("", "plugins: a name is listed twice")
     if plugins[-1:] == ("cache",):
-        reader.problem("", "plugins: cache is last; must stand above one that it can ask")
+        reader.problem("", "plugins: cache is last; must be above a plugin that answers")
     if _above(plugins, "cache", "guard"):
-        reader.problem(
-            "", "plugins: guard must stand above cache; what is remembered would never be judged"
-        )
+        reader.problem("", "plugins: guard must be above cache; cached answers would bypass it")
     if _above(plugins, "rebind", "cache"):
         reader.problem(
             "",
-            "plugins: rebind must stand below cache; it looks at what upstreams say, before that "
-            "is remembered",
+            "plugins: rebind must be below cache; it checks answers before they are cached",
         )
 
 
 def _places(plugins: tuple[str, ...]) -> Iterator[str]:
-    """What the chain lacks, and places in it that take from a plugin's effect."""
+    """Warnings about plugins that are missing, or whose place weakens them."""
     if "acl" not in plugins:
-        yield "plugins: acl is not among them; whoever reaches the server may ask"
+        yield "plugins: acl is missing; every client that reaches the server is answered"
     if "guard" not in plugins:
-        yield "plugins: guard is not among them; nothing is blocked"
+        yield "plugins: guard is missing; nothing is blocked"
     if _above(plugins, "limit", "acl"):
-        yield (
-            "plugins: limit stands above acl; strangers take part in the limits before they are "
-            "refused"
-        )
+        yield "plugins: limit is above acl; clients that are not allowed use up the limits"
     if _above(plugins, "special", "guard"):
-        yield "plugins: special stands above guard; no rule decides about the names it answers"
+        yield "plugins: special is above guard; rules have no effect on the names it answers"
 
 
 def _above(plugins: tuple[str, ...], upper: str, lower: str) -> bool:
-    """True if both are there, and `upper` is asked first."""
+    """True if both are in the chain, `upper` before `lower`."""
     return upper in plugins and lower in plugins and plugins.index(upper) < plugins.index(lower)
 
 
 def _secret(key: str, path: Path) -> Iterator[str]:
-    """What is wrong with a file that holds a secret: nobody has it, or too many."""
+    """Warn of a file with a secret that is missing, or that others can read."""
     try:
         mode = path.stat().st_mode
     except OSError as exc:
@@ -178,7 +172,7 @@ def _segments(config: Config, reader: Reader) -> None:
             reader.problem(where, "name is used twice; each segment needs its own")
         named.add(segment.name)
         if not segment.networks:
-            reader.problem(where, "networks is missing; nobody would be in it")
+            reader.problem(where, "networks is missing; no client would be in it")
         for network in segment.networks:
             if network in taken:
                 reader.problem(where, f"networks: {network} is in segment {taken[network]!r} too")

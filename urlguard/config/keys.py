@@ -1,8 +1,8 @@
 """
-One configuration key: its type stands in the dataclass, everything else here.
+Metadata of one configuration key: limits, choices and description; its type is the field's.
 
-For the sections of `config.sections` and for the options of plugins alike, so that limits, choices
-and the reference table are the same for both.
+Used by the sections of `config.sections` and by the options of plugins, so that checks and the
+reference table are the same for both.
 """
 
 from dataclasses import field

@@ -1,5 +1,5 @@
 """
-TOML tables into dataclasses, keeping a list of everything that was wrong.
+Reads TOML tables into dataclasses and collects every problem.
 
 An unknown key is an error that names the nearest known one.
 """
@@ -18,7 +18,7 @@ from urlguard.config.values import Endpoint, Network, endpoint
 
 
 class Reader:
-    """Turns tables into dataclasses and keeps a list of what was wrong."""
+    """Reads tables into dataclasses; `problems` collects one text for each mistake."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -44,7 +44,7 @@ class Reader:
             except ValueError as exc:
                 self.problem(section, f"{key} = {_toml(raw)}: {exc}")
                 if fields[key].metadata.get("pattern") and isinstance(raw, str):
-                    values[key] = raw  # so that a bad name is not called a missing one as well
+                    values[key] = raw  # else a bad name would also be reported as missing
         return cls(**values)
 
     def value(self, hint: Any, f: "dataclasses.Field[Any]", raw: Any, label: str) -> Any:
@@ -74,8 +74,8 @@ class Reader:
         return value
 
     def mapping(self, hint: Any, f: "dataclasses.Field[Any]", raw: Any, label: str) -> Any:
-        """A table whose keys are names that people choose."""
-        if typing.get_origin(hint) is dict:  # a plugin's own table: it reads it by itself
+        """A table with free keys."""
+        if typing.get_origin(hint) is dict:  # a plugin's own table, which the plugin reads
             if not isinstance(raw, dict) or not all(isinstance(v, dict) for v in raw.values()):
                 raise ValueError(f"must be tables, [{label}.NAME]")
             return raw
@@ -90,7 +90,12 @@ class Reader:
         return found
 
     def items(self, hint: Any, f: "dataclasses.Field[Any]", raw: list[Any], label: str) -> Any:
-        """A list's values; says what is wrong with each that is."""
+        """
+        The values of a list.
+
+        Raises:
+            ValueError: names every wrong item.
+        """
         found, wrong = [], []
         for number, item in enumerate(raw, 1):
             where = label
@@ -154,7 +159,7 @@ def _path(text: str) -> Path:
         raise ValueError("must be a path, without NUL")
     try:
         return Path(text).expanduser()
-    except RuntimeError as exc:  # ~somebody who is not there
+    except RuntimeError as exc:  # "~user" of an unknown user
         raise ValueError(f"must be a path: {exc}") from None
 
 

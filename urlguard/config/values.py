@@ -1,4 +1,4 @@
-"""Values of the configuration that are more than a number or a text: networks, endpoints."""
+"""Value types of the configuration: networks, endpoints and upstreams."""
 
 import contextlib
 import ipaddress
@@ -25,10 +25,10 @@ class Endpoint(NamedTuple):
 
     def reaches(self, own: "Endpoint") -> bool:
         """
-        True if what this machine sends to the address arrives at its own socket bound to `own`.
+        True if a packet that this machine sends to the address arrives at its own socket at `own`.
 
-        A wildcard stands for each address that the machine has at this moment; an IPv6 wildcard for
-        those of IPv6 alone.  Nothing is sent.
+        A wildcard matches each address that the machine has at this moment; an IPv6 wildcard only
+        IPv6 addresses.  Nothing is sent.
         """
         address = ipaddress.ip_address(self.host)
         bound = ipaddress.ip_address(own.host)
@@ -36,7 +36,7 @@ class Endpoint(NamedTuple):
             address = address.ipv4_mapped
         if self.port != own.port or address.version != bound.version:
             return False
-        if address.is_unspecified:  # the kernel takes it for loopback
+        if address.is_unspecified:  # the kernel treats it as loopback
             address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
         if bound.is_unspecified:
             return address.is_loopback or _is_ours(str(address))
@@ -45,15 +45,15 @@ class Endpoint(NamedTuple):
 
 def _is_ours(host: str) -> bool:
     """True if the machine has the address."""
-    # To its own addresses the kernel sends from the same address.  Trying to bind would tell less:
-    # with net.ipv4.ip_nonlocal_bind, as beside keepalived, any address can be bound.
+    # To its own addresses the kernel sends from the same address.  Binding is no test: with
+    # net.ipv4.ip_nonlocal_bind, as used with keepalived, any address can be bound.
     numeric = socket.AI_NUMERICHOST  # a scope that is not there must not be looked up by name
     with contextlib.suppress(OSError):
         family, kind, _, _, where = socket.getaddrinfo(
             host, 9, type=socket.SOCK_DGRAM, flags=numeric
         )[0]
         with socket.socket(family, kind) as probe:
-            probe.connect(where)  # of UDP: finds the way, sends nothing
+            probe.connect(where)  # UDP: chooses the route, sends nothing
             source = str(probe.getsockname()[0])
             return source.partition("%")[0] == host.partition("%")[0]
     return False
@@ -84,7 +84,7 @@ def endpoint(text: str, default_port: int | None = None) -> Endpoint:
 
 class Upstream(NamedTuple):
     """
-    A recursor: its address, and for DNS over TLS (RFC 7858) the name its certificate must bear.
+    A recursor: its address, and for DNS over TLS (RFC 7858) the name in its certificate.
 
     Written ``192.0.2.1``, ``192.0.2.1:5353``, ``[2001:db8::1]:53`` or
     ``tls://192.0.2.1:853#dns.example``.
