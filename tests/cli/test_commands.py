@@ -605,7 +605,7 @@ def test_the_log_of_another_program_is_left_alone(here):
         db.execute("PRAGMA user_version = 9")
     done = here.run("block", "y.example")
     assert done.returncode == 1
-    assert "schema 9; this version reads 1" in done.stderr
+    assert "schema 9; this version reads 2" in done.stderr
 
 
 def test_rpz_shows_the_zone_and_what_it_leaves_out(here):

@@ -249,7 +249,7 @@ def test_a_newer_schema_is_refused(copy):
     with contextlib.closing(sqlite3.connect(copy.path)) as db:
         db.execute("PRAGMA user_version = 99")
     for read_only in (True, False):
-        with pytest.raises(PolicyError, match="schema 99; this version reads 1"):
+        with pytest.raises(PolicyError, match="schema 99; this version reads 2"):
             open_file(copy.path, read_only=read_only)
 
 

@@ -6,6 +6,7 @@ power cut.  SQLite's errors become `PolicyError` here, also those that come whil
 """
 
 import contextlib
+import itertools
 import sqlite3
 import threading
 from collections.abc import Hashable, Iterable, Iterator
@@ -19,6 +20,7 @@ from urlguard.policy.drivers.sqlite.schema import SCHEMA_VERSION, STATEMENTS
 from urlguard.policy.store import UnusableLogError
 
 _MAX_WAL: Final = 16 << 20  # octets of the write-ahead log that are kept between batches
+_CHUNK: Final = 256  # rows that are read at once
 _UNUSABLE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -36,14 +38,16 @@ class Connection:
         Open the log, and unless `read_only` make it, for its owner alone, if it is not there.
 
         Raises:
-            PolicyError: it cannot be opened, is no UrlGuard log, or was written by a newer version.
+            PolicyError: it cannot be opened, is no UrlGuard log, or has another version's schema.
         """
         self.path = path
         self.location = str(path)
         self._lock = threading.RLock()
+        self._wal = beside(path, "-wal")
         with self.errors():
             if not read_only:
                 sqlite_file.make_private(path)
+                self._look()
             elif not path.exists():
                 raise PolicyError(f"policy log {path}: not there")
             how = read_only_mode(path) if read_only else "mode=rwc"
@@ -54,6 +58,25 @@ class Connection:
             except BaseException:
                 self._db.close()
                 raise
+
+    def _look(self) -> None:
+        """Refuse another version's log before anything of it is changed."""
+        version = 0
+        # An error may come from a writer that began meanwhile; one of the file comes again.
+        with contextlib.suppress(sqlite3.Error):
+            how = read_only_mode(self.path)
+            with contextlib.closing(sqlite_file.connect(self.path, 60, how)) as db:
+                (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version:
+            self._check_schema(version)
+
+    def _check_schema(self, version: int) -> None:
+        if version != SCHEMA_VERSION:
+            older = "; use the version that wrote it, or begin anew with an empty state folder"
+            raise UnusableLogError(
+                f"policy log {self.path}: schema {version}; this version reads {SCHEMA_VERSION}"
+                f"{older if 0 < version < SCHEMA_VERSION else ''}"
+            )
 
     def _prepare(self, read_only: bool) -> None:
         db = self._db
@@ -72,10 +95,7 @@ class Connection:
                         db.execute(statement)
                     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             version = SCHEMA_VERSION
-        if version != SCHEMA_VERSION:
-            raise UnusableLogError(
-                f"policy log {self.path}: schema {version}; this version reads {SCHEMA_VERSION}"
-            )
+        self._check_schema(version)
 
     def close(self) -> None:
         """Close the connection."""
@@ -112,11 +132,13 @@ class Connection:
     def _shrink(self) -> None:
         """Give the disk back what a large batch, also one that failed, left in the journal."""
         with contextlib.suppress(OSError, sqlite3.Error):
-            if beside(self.path, "-wal").stat().st_size > _MAX_WAL:
+            if self._wal.stat().st_size <= _MAX_WAL:
+                return
+            try:
                 self._db.execute("PRAGMA busy_timeout = 0")  # who still reads may go on
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        with contextlib.suppress(sqlite3.Error):
-            self._db.execute("PRAGMA busy_timeout = 60000")
+            finally:
+                self._db.execute("PRAGMA busy_timeout = 60000")
 
     def _within(self) -> bool:
         try:
@@ -188,18 +210,32 @@ class Connection:
             raise self._error(exc) from exc
         return row
 
-    def _all(self, sql: str, *arguments: Any) -> Iterator[tuple[Any, ...]]:
+    def _list(self, sql: str, *arguments: Any) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(sql, arguments).fetchall()
+        except sqlite3.Error as exc:
+            raise self._error(exc) from exc
+
+    def _each(self, sql: str, *arguments: Any) -> Iterator[tuple[Any, ...]]:
+        """The rows, for results that may be too large for memory."""
         try:
             cursor = self._db.execute(sql, arguments)
         except sqlite3.Error as exc:
             raise self._error(exc) from exc
-        return self._each(cursor)
+        return itertools.chain.from_iterable(self._chunks(cursor))
 
-    def _each(self, cursor: sqlite3.Cursor) -> Iterator[tuple[Any, ...]]:
-        try:
-            yield from cursor
-        except sqlite3.Error as exc:
-            raise self._error(exc) from exc
+    def _chunks(self, cursor: sqlite3.Cursor) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows in lists, so that no Python code runs for each row."""
+        while True:
+            rows: list[tuple[Any, ...]] = []
+            try:
+                rows.extend(itertools.islice(cursor, _CHUNK))
+            except sqlite3.Error as exc:
+                yield rows  # what was read before the error is good
+                raise self._error(exc) from exc
+            if not rows:
+                return
+            yield rows
 
 
 def _file(path: Path) -> tuple[int, int]:

@@ -6,7 +6,7 @@ brings them in, so a million of them are one sequential write and one sequential
 index is needed.  A key's claims are found by one look-up for each source, of which there are few.
 """
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 SCHEMA = """
 CREATE TABLE batch (

@@ -34,7 +34,7 @@ class SqliteStore(Copies):
     def batches(self, after: int = 0, limit: int = -1) -> Iterator[BatchRow]:
         """Batches with a serial above `after`, oldest first."""
         sql = "SELECT * FROM batch WHERE serial > ? ORDER BY serial LIMIT ?"
-        return map(BatchRow._make, self._all(sql, after, limit))
+        return map(BatchRow._make, self._each(sql, after, limit))
 
     def last_upto(self, serial: int) -> BatchRow | None:
         """The last batch that has this serial or a lower one."""
@@ -50,7 +50,7 @@ class SqliteStore(Copies):
 
     def sources(self) -> list[str]:
         """Every source that ever claimed anything."""
-        return [name for (name,) in self._all("SELECT name FROM source")]
+        return [name for (name,) in self._list("SELECT name FROM source")]
 
     def add_source(self, name: str) -> None:
         """Remember a source's name."""
@@ -63,7 +63,7 @@ class SqliteStore(Copies):
 
     def active_of(self, source: str) -> Iterator[tuple[str, str, str, int]]:
         """All active claims of `source`, by rule: rule, action, category, from_serial."""
-        return self._all(
+        return self._each(
             "SELECT rule, action, category, from_serial FROM claim"
             " WHERE source = ? AND to_serial IS NULL ORDER BY rule",
             source,
@@ -71,7 +71,7 @@ class SqliteStore(Copies):
 
     def active_after(self, source: str, rule: str, limit: int) -> list[ClaimRow]:
         """The first `limit` active claims of `source` whose rules come after `rule`, by rule."""
-        rows = self._all(
+        rows = self._list(
             f"{_CLAIM} WHERE source = ? AND rule > ? AND to_serial IS NULL ORDER BY rule LIMIT ?",
             source,
             rule,
@@ -87,7 +87,7 @@ class SqliteStore(Copies):
             Each rule with its category where it claims `action`, "" where it claims an exception,
             and None where it claims anything else.
         """
-        return self._all(
+        return self._each(
             "SELECT rule, CASE action WHEN ? THEN category WHEN 'except' THEN '' END"
             " FROM claim WHERE source = ? AND to_serial IS NULL",
             action,
@@ -98,7 +98,7 @@ class SqliteStore(Copies):
         """Every claim there ever was about `rule`, oldest first."""
         rows: list[tuple[Any, ...]] = []
         for source in self.sources():
-            rows += self._all(
+            rows += self._list(
                 f"{_CLAIM} WHERE source = ? AND rule = ?",
                 source,
                 rule,
@@ -112,7 +112,7 @@ class SqliteStore(Copies):
                 some = rules[start : start + _MANY]
                 marks = ",".join("?" * len(some))
                 sql = f"{_CLAIM} WHERE source = ? AND rule IN ({marks})"
-                yield from map(ClaimRow._make, self._all(sql, source, *some))
+                yield from map(ClaimRow._make, self._each(sql, source, *some))
 
     def rules_ever(self, start: str) -> list[str]:
         """
@@ -124,7 +124,7 @@ class SqliteStore(Copies):
         end = start[:-1] + chr(ord(start[-1]) + 1)
         found: set[str] = set()
         for source in self.sources():
-            rows = self._all(
+            rows = self._list(
                 "SELECT DISTINCT rule FROM claim WHERE source = ? AND rule >= ? AND rule < ?",
                 source,
                 start,
@@ -136,17 +136,15 @@ class SqliteStore(Copies):
     def exceptions(self) -> list[str]:
         """The rules about which an exception of a feed is active."""
         sql = "SELECT DISTINCT rule FROM claim WHERE action = 'except' AND to_serial IS NULL"
-        return [rule for (rule,) in self._all(sql)]
+        return [rule for (rule,) in self._list(sql)]
 
     def expired(self, now: int, limit: int) -> list[tuple[str, str]]:
         """Source and rule of active claims whose time has come, at most `limit`."""
-        return list(
-            self._all(
-                "SELECT source, rule FROM claim WHERE expires_at <= ? AND to_serial IS NULL"
-                " AND expires_at IS NOT NULL LIMIT ?",
-                now,
-                limit,
-            )
+        return self._list(
+            "SELECT source, rule FROM claim WHERE expires_at <= ? AND to_serial IS NULL"
+            " AND expires_at IS NOT NULL LIMIT ?",
+            now,
+            limit,
         )
 
     def scheduled(self, upto: int | None = None, limit: int = -1) -> list[ClaimRow]:
@@ -158,7 +156,7 @@ class SqliteStore(Copies):
             limit: at most so many.
         """
         end = "scheduled!" if upto is None else f"scheduled {upto + 1:016}"
-        rows = self._all(
+        rows = self._list(
             f"{_CLAIM} WHERE rule >= 'scheduled ' AND rule < 'scheduled!' AND to_serial IS NULL"
             " AND rule < ? ORDER BY rule, source LIMIT ?",
             end,
@@ -168,7 +166,7 @@ class SqliteStore(Copies):
 
     def scheduled_in(self, source: str, serial: int) -> list[ClaimRow]:
         """The claims for later that a batch of `source` made."""
-        rows = self._all(
+        rows = self._list(
             f"{_CLAIM} WHERE source = ? AND rule >= 'scheduled ' AND rule < 'scheduled!'"
             " AND from_serial = ? ORDER BY rule",
             source,
@@ -210,7 +208,7 @@ class SqliteStore(Copies):
 
         Rows: serial, rule, source, ``+`` or ``-``, category, action, evidence, expires_at.
         """
-        return self._all(
+        return self._each(
             "SELECT from_serial AS s, rule AS r, source AS o, '+' AS sign, category, action,"
             " evidence, expires_at FROM claim"
             " UNION ALL SELECT to_serial, rule, source, '-', '', '', '', NULL FROM claim"
@@ -226,19 +224,19 @@ class SqliteStore(Copies):
     def effects(self, after: int = 0, upto: int | None = None) -> Iterator[EffectRow]:
         """Effects of batches above `after` up to `upto`, by serial and key."""
         sql = "SELECT * FROM effect WHERE serial > ? AND serial <= ? ORDER BY serial, key"
-        return map(EffectRow._make, self._all(sql, after, upto or (1 << 62)))
+        return map(EffectRow._make, self._each(sql, after, upto or (1 << 62)))
 
     def changes(self, after: int) -> Iterator[tuple[str, str | None, int]]:
         """Each key that batches above `after` changed: key, encoded ruling now, last serial."""
         # With one max() SQLite takes the other columns from the row that holds it.
         sql = "SELECT key, after, max(serial) FROM effect WHERE serial > ? GROUP BY key"
-        return self._all(sql, after)
+        return self._each(sql, after)
 
     def effects_of(self, serial: int, limit: int) -> tuple[int, list[EffectRow]]:
         """How many effects a batch had, and the first `limit` of them."""
         row = self._one("SELECT count(*) FROM effect WHERE serial = ?", serial)
         sql = "SELECT * FROM effect WHERE serial = ? ORDER BY key LIMIT ?"
-        shown = [EffectRow(*r) for r in self._all(sql, serial, limit)]
+        shown = [EffectRow(*r) for r in self._list(sql, serial, limit)]
         return (int(row[0]) if row else 0), shown
 
     def decided(self, after: int, limit: int) -> Iterator[tuple[str, str | None]]:
@@ -249,7 +247,7 @@ class SqliteStore(Copies):
             after: a serial.
             limit: of keys.
         """
-        rows = self._all(
+        rows = self._each(
             "SELECT key, after, max(serial) FROM effect WHERE serial > ?1 AND key IN"
             " (SELECT key FROM batch JOIN effect USING (serial) WHERE batch.serial > ?1"
             " AND batch.source NOT GLOB 'feed:*') GROUP BY key LIMIT ?2",
@@ -281,7 +279,7 @@ class SqliteStore(Copies):
 
     def feed_status(self) -> dict[str, str]:
         """The status of each feed that was ever refreshed, as JSON."""
-        return dict(self._all("SELECT name, status FROM feed"))
+        return dict(self._list("SELECT name, status FROM feed"))
 
     def set_feed_status(self, name: str, status: str) -> None:
         """Replace a feed's status."""
@@ -289,7 +287,7 @@ class SqliteStore(Copies):
 
     def quarantined(self, feed: str) -> list[tuple[str, str]]:
         """The quarantined rules of a feed, with the reason."""
-        return list(self._all("SELECT rule, reason FROM quarantined WHERE feed = ?", feed))
+        return self._list("SELECT rule, reason FROM quarantined WHERE feed = ?", feed)
 
     def set_quarantined(self, feed: str, rows: Iterable[tuple[str, str]]) -> None:
         """Replace the quarantined rules of a feed."""
