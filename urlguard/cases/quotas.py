@@ -36,7 +36,7 @@ def spend(quota: Quota, level: float | None, at: float | None, count: int, now: 
         level = rate.burst
     else:
         level = filled(level, at, rate, now)
-    if level <= 0:
+    if level < 1:  # a fraction of a token is none, so a second's refill is not one more candidate
         wait = ceil((1 - level) / rate.per_s) if rate.per_s else 3600
         raise QuotaError(
             f"over the quota of {quota.per_hour} candidates an hour; again in {wait} s", wait
