@@ -21,7 +21,7 @@ install: environment ## set up only: the urlguard command is then .venv/bin/urlg
 test: environment-dev ## the tests to run before each commit: a few minutes
 	$(BIN)/pytest -q -n auto --dist worksteal -m "not slow and not timing"
 
-# A test of elapsed time may fail once beside another load; no other may.
+# What failed beside others is run once more, alone; pytest's first summary names it.
 test-all: environment-dev ## all tests, as CI runs them; those that measure time come last and alone
 	$(BIN)/pytest -q -n auto --dist worksteal -m "not timing" || $(BIN)/pytest -q -m "not timing" \
 	  --last-failed --last-failed-no-failures none

@@ -106,8 +106,8 @@ def test_every_part_has_a_layer():
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_point_down(name):
     """
-    Vocabulary ← wire, blocklist, policy ← engine, feeds ← plugins, share, check, decisions ←
-    server ← cli; imports within a function count too, those for types alone do not.
+    Each part imports from rows of `LAYERS` before its own; imports within a function count too,
+    those for types alone do not.
     """
     wrong = {(name, other) for other in MODULES[name].uses if upward(LAYER, name, other)}
     assert wrong <= KNOWN.keys()

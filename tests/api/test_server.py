@@ -49,7 +49,8 @@ async def test_health(http, path, key, good, status):
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"), [("GET", "/v1", 404), ("POST", "/metrics", 405), ("GET", "/x", 404)]
+    ("method", "path", "status"),
+    [("GET", "/v1", 404), ("POST", "/metrics", 405), ("GET", "/x", 404)],
 )
 async def test_other_paths(http, method, path, status):
     """

@@ -242,6 +242,32 @@ async def test_what_is_no_question_is_answered_before_plugins(active, query, qty
     assert not found.storable
 
 
+class Watchman(Local):
+    """Wants to see every query, and cannot bear those of class CH."""
+
+    name = "watchman"
+    every_query = True
+
+    def on_query(self, x):
+        if x.query.qclass == 3:
+            raise ValueError(x.query.name)
+        return
+
+
+async def test_a_plugin_that_raises_on_what_is_no_question_costs_it_alone(query):
+    """
+    One by one and in a batch: that query gets SERVFAIL, the others their answers.
+    """
+    chain = Chain([Watchman(), Batching()], asyncio.get_running_loop())
+    assert rcode(chain.local(query("version.bind", "TXT", qclass="CH"))) == 2
+    asked = [query("a.example"), query("version.bind", "TXT", qclass="CH"), query("b.example")]
+    alone = [chain.local(x) for x in (asked[0], asked[2])]
+    first, broken, last = chain.local_batch(asked)
+    assert rcode(broken) == 2
+    assert [rcode(first), rcode(last)] == [rcode(found) for found in alone]
+    assert chain.failures == 2
+
+
 async def test_the_last_plugin_may_be_a_coroutine(active, query, outside):
     """
     Its answer passes the plugins above.

@@ -240,7 +240,7 @@ class Event(NamedTuple):
 
     at: int
     who: str
-    what: str  # note, opened, reopened, decided, held, aborted, undone, returned
+    what: str  # note, opened, reopened, decided, pending_approval, aborted, undone, returned
     text: str
 
 

@@ -13,7 +13,7 @@ hands in what came of it.  Then the item belongs to the *case* of its owner, whi
             open     to be looked at
             leased   somebody has it, until the lease lapses
             deciding a decision is on its way into the policy log
-            held     the decision waits for a second person
+            pending_approval  the decision waits for a second person
             decided  block, allow or watch stands; watch and rechecks end by themselves
             dismissed
 

@@ -126,11 +126,12 @@ class Control:
             ]
             child.report_ready()
             await stop.wait()
+        ending = self._push.stop()  # first: no compile begins while the rest ends
         if rpz is not None:
             await rpz.stop()
         for task in self._tasks:
             task.cancel()
-        await asyncio.wait([*self._tasks, *self._push.stop(), *self._socket.close()], timeout=2)
+        await asyncio.wait([*self._tasks, *ending, *self._socket.close()], timeout=2)
         await self._checkpoints.finish()
         self._log.close()
 

@@ -1,6 +1,6 @@
 """
 feeds: lists from outside, fetched, read and turned into claims of the policy log.
 
-`source` brings the bytes, `formats` turns them into rule keys.  Neither knows what the rules are
-used for.
+`downloader` brings the bytes, `formats` turns them into rule keys.  Neither knows what the rules
+are used for.
 """

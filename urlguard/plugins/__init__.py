@@ -112,7 +112,7 @@ class Chain:
             if hasattr(last, "on_query"):
                 asked.append(last)
         # A client that is not allowed is refused whatever the question is.
-        self._every = [p.on_query for p in asked if getattr(p, "every_query", False)]
+        self._every = [p for p in asked if getattr(p, "every_query", False)]
         # Those that never answer, or let all answers pass, are left out: asking them would cost
         # more than most answers.  The number is the plugin's place in the chain.
         self._queries: list[tuple[int, Callable[[Exchange], Answer | None]]] = [
@@ -178,11 +178,7 @@ class Chain:
         """
         q = x.query
         if q.qclass != IN or q.qtype in _NO_QUESTION:
-            for ask in self._every:
-                refused: Answer | None = ask(x)
-                if refused is not None:
-                    return refused
-            return Answer(answer.error(x, _NO_QUESTION.get(q.qtype, REFUSED)), "chain")
+            return self._no_question(x)
         index = 0
         try:
             for index, ask in self._queries:
@@ -194,6 +190,17 @@ class Chain:
         if self._last is None:
             return Answer(answer.error(x, SERVFAIL), "chain")
         return None
+
+    def _no_question(self, x: Exchange) -> Answer:
+        """The answer to what no forwarder is asked for."""
+        for plugin in self._every:
+            try:
+                refused: Answer | None = plugin.on_query(x)
+            except Exception as exc:
+                return self._failed(x, plugin.name, exc)
+            if refused is not None:
+                return refused
+        return Answer(answer.error(x, _NO_QUESTION.get(x.query.qtype, REFUSED)), "chain")
 
     def local_batch(self, batch: Sequence[Exchange]) -> list[Answer | None]:
         """
@@ -209,7 +216,7 @@ class Chain:
         left: list[int] = []
         for at, x in enumerate(batch):
             if x.query.qclass != IN or x.query.qtype in _NO_QUESTION:
-                answers[at] = self.local(x)
+                answers[at] = self._no_question(x)
             else:
                 left.append(at)
         for index, ask in self._queries:

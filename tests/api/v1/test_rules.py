@@ -55,7 +55,7 @@ async def test_a_rule_and_its_end(http, backend):
         "action": "block",
         "category": "phishing",
         "source": "analyst:my-analyst",
-        "reason": "ticket 3",
+        "evidence": "ticket 3",
         "serial": 1,
         "begins_at": None,
         "expires_at": made["expires_at"],

@@ -80,7 +80,9 @@ class StandingRule(msgspec.Struct):
     action: Said
     category: str
     source: str
-    reason: str
+    evidence: Annotated[
+        str, msgspec.Meta(description="What the rule rests on: a person's reason, or a case.")
+    ]
     serial: Annotated[int, msgspec.Meta(description="The batch that made it.")]
     begins_at: Annotated[
         Time | None, msgspec.Meta(description="If it is scheduled; null if it is in force.")
@@ -181,7 +183,7 @@ def _standing(row: ClaimRow) -> StandingRule:
         action=cast(Said, row.action),
         category=row.category,
         source=row.source,
-        reason=row.evidence,
+        evidence=row.evidence,
         serial=row.from_serial,
         begins_at=utc(begins_at),
         expires_at=utc(row.expires_at),

@@ -140,7 +140,11 @@ class UdpListener:
             self.counters["read_failed"] += 1
         if batch:
             for x, found in zip(batch, self._frontend.chain.local_batch(batch), strict=True):
-                self._answer(x, found)
+                try:
+                    self._answer(x, found)
+                except Exception as exc:  # it must not cost the queries behind it their answers
+                    problem = {"message": "an answer could not be sent", "exception": exc}
+                    self._loop.call_exception_handler(problem)
         if count:
             self.counters["queries"] += count
             self.counters["packet_cache"] += count - asked
