@@ -313,6 +313,8 @@ def test_zones_have_upstreams_of_their_own():
         ("[[feed]]\nname = 'a'\npath = 'x'\nregulator = 1", "must be true or false"),
         ("[[feed]]\nname='a'\npath='x'\n[[feed]]\nname='a'\npath='y'", "name is used twice"),
         ("[store]\nurl = 'postgresql://x'", "this version knows sqlite:///PATH only"),
+        ("[store]\nurl = 'sqlite:///'", "names no file; must be sqlite:///PATH"),
+        ('[store]\nurl = "sqlite:///a\\u0000b"', "names no file; must be sqlite:///PATH"),
         ("[bus]\nurl = 'nats://x'", 'this version knows "memory:" only'),
         ("[classify]\nmodel = '../name-1'", "must match"),
         ("[classify]\nmodel = 'url-2026-11-24'", "must match"),

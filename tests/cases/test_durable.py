@@ -113,6 +113,13 @@ def newer(path):
     db.close()
 
 
+def older(path):
+    SqliteStore(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute(f"PRAGMA user_version = {VERSION - 1}")
+    db.close()
+
+
 def no_tables(path):
     with sqlite3.connect(path) as db:
         db.execute(f"PRAGMA application_id = {APPLICATION}")
@@ -133,11 +140,12 @@ def cut(path):
         (lambda path: path.write_text("a text file, long enough to be looked at\n" * 99), "not a"),
         (foreign, "another program's"),
         (newer, "this version reads"),
+        (older, "this version reads"),
         (no_tables, "no such table"),
         (cut, "malformed"),
         (lambda path: path.mkdir(), "directory|unable to open"),
     ],
-    ids=["text", "foreign", "newer", "no tables", "cut", "a folder"],
+    ids=["text", "foreign", "newer", "older", "no tables", "cut", "a folder"],
 )
 def test_what_is_no_store(tmp_path, spoil, words):
     """

@@ -44,7 +44,7 @@ def show(config: Config, addresses: Sequence[Endpoint]) -> None:
     first = f"UrlGuard {__version__} answers DNS on {where} (UDP and TCP)."
     lines = list(_lines(config, addresses[0]))
     if not sys.stdout.isatty():
-        print("\n".join([first, *(f"{line.label + ':':5}{line.value}" for line in lines)]))
+        print("\n".join([first, *(f"{line.label + ':':7}{line.value}" for line in lines)]))
         sys.stdout.flush()
         return
     console = Console(highlight=False, soft_wrap=True)

@@ -92,10 +92,11 @@ def across(config: Config, reader: Reader) -> None:
     low, high = config.cache.min_ttl_s, config.cache.max_ttl_s
     if low > high:
         reader.problem("[cache] ", f"min_ttl_s = {low}: must not be above max_ttl_s = {high}")
-    if config.store.url and not config.store.url.startswith("sqlite:///"):
-        reader.problem(
-            "[store] ", f"url = {config.store.url!r}: this version knows sqlite:///PATH only"
-        )
+    url = config.store.url
+    if url and not url.startswith("sqlite:///"):
+        reader.problem("[store] ", f"url = {url!r}: this version knows sqlite:///PATH only")
+    elif url and (not url.removeprefix("sqlite:///") or "\0" in url):
+        reader.problem("[store] ", f"url = {url!r}: names no file; must be sqlite:///PATH")
     if config.classify.shadow is not None and config.classify.shadow == config.classify.model:
         reader.problem(
             "[classify] ",

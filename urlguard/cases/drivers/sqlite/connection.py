@@ -78,9 +78,10 @@ class Connection:
         (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if (owner or version or tables) and owner != schema.APPLICATION:
             raise StoreError(f"cases {self.path}: is another program's database")
-        if version > schema.VERSION:
+        if version and version != schema.VERSION:
             raise StoreError(
-                f"cases {self.path}: schema {version}; this version reads {schema.VERSION}"
+                f"cases {self.path}: schema {version}; this version reads {schema.VERSION}; use the"
+                " version that wrote it, or move the file away"
             )
         if version:
             db.execute("SELECT waiting FROM tally").fetchone()  # before anything is changed
@@ -88,7 +89,7 @@ class Connection:
         db.execute("PRAGMA synchronous = FULL")
         db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         db.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}")
-        if version < schema.VERSION:
+        if not version:
             with self.writing():
                 # Another process may have made the tables while this one waited for the lock.
                 (version,) = db.execute("PRAGMA user_version").fetchone()

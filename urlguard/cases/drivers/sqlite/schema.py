@@ -8,7 +8,7 @@ by queries, so that a list costs the same among a million cases.
 
 from typing import Final
 
-VERSION: Final = 1
+VERSION: Final = 2
 APPLICATION: Final = 0x55474353  # "UGCS", in the file's head: whose file it is
 
 TABLES: Final = """

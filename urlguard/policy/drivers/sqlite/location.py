@@ -29,7 +29,10 @@ class SqliteLocation:
     @classmethod
     def of_url(cls, url: str) -> "SqliteLocation":
         """The location of ``sqlite:///PATH``; a relative path counts from the working folder."""
-        return cls(Path(url.removeprefix(_SCHEME)))
+        path = url.removeprefix(_SCHEME)
+        if not path or "\0" in path or Path(path).is_dir():
+            raise PolicyError(f"[store] url: {path!r} is no file; must be sqlite:///PATH")
+        return cls(Path(path))
 
     def __str__(self) -> str:
         return str(self.path)
