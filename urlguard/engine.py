@@ -9,8 +9,8 @@ were found are the tiers compared:
     operator's and analysts' rules  →  feeds  →  patterns  →  popularity  →  classifier
 
 Within a tier the most specific rule wins (the URL, the exact name, then the longest subtree or
-below), and at equal specificity allow beats block beats review.  A feed's exception that left no
-feed's rule standing ends the feeds' tier: patterns are asked next.
+below), and at equal specificity allow beats block beats review.  A feed's exception that cancels
+all feed rules for the name ends the feeds' tier: patterns are next.
 """
 
 import time
@@ -26,7 +26,7 @@ from urlguard.names import parents
 from urlguard.rules import Rule
 from urlguard.verdict import NOTHING, Ruling, Verdict, from_parts
 
-# Those in shadow are among themselves.
+# Rules in shadow are compared only with each other.
 _STRENGTH = {"review": 0, "block": 1, "allow": 2, "except": 2, "shadow": 0}
 
 # How specific a kind is before length counts: an exact name beats any subtree, a URL beats both.
@@ -46,7 +46,7 @@ class Engine:
 
     def __init__(self, snapshot: Snapshot, overlay: Overlay | None = None) -> None:
         self.snapshot = snapshot
-        # An overlay without a rule is false, and may hold a pause.
+        # An overlay without rules is falsy, but may have a pause.
         self.overlay = Overlay(snapshot.serial) if overlay is None else overlay
         self._keys = snapshot.names.keys
         self._cell = snapshot.names.cell
@@ -74,7 +74,7 @@ class Engine:
         until = self.overlay.paused_until
         if until is None:
             until = self.snapshot.paused_until
-        # The clock is asked during a pause only: this is asked for each blocked name.
+        # Reads the clock during a pause only: this property is read for each blocked name.
         return until > 0 and time.time() < until
 
     def decide(self, name: str) -> Ruling | None:
@@ -90,7 +90,7 @@ class Engine:
         keys = self._keys(name)
         changed = self.overlay.names
         if len(keys) == 1 and not changed:
-            # Most listed names: one subtree rule, and nothing to weigh it against.
+            # Most listed names: one subtree rule, and nothing to compare it with.
             ((key, number),) = keys
             cell = self._cell(number)
             parts = cell.get("subtree")
@@ -105,7 +105,7 @@ class Engine:
         return None
 
     def covering(self, name: str) -> list[Ruling]:
-        """All rulings in force that cover a host name, not only the one that decides."""
+        """All rulings in force that cover a host name, including those that do not decide."""
         found = list(self._covering(name, self._keys(name)))
         found += self._patterns(f".{name}.", on_url=False)
         return [ruling for _, ruling in found if ruling.action != "except"]

@@ -2,7 +2,7 @@
 The exceptions that UrlGuard raises on purpose, one for each thing a catcher does.
 
 A message says where, what was found and what is allowed, in that order, in lower case and without
-a full stop.  Errors of libraries are turned into one of these at the edge, with ``from``.
+a full stop.  Callers of libraries convert their errors into one of these, with ``from``.
 """
 
 

@@ -1,7 +1,7 @@
 """
 Translations of the sentences that people read, in English and Chinese.
 
-Stands in the vocabulary.  Knows the catalogues in ``urlguard/locale``; knows nothing of who shows a
+Part of the vocabulary.  Knows the catalogues in ``urlguard/locale``; knows nothing of who shows a
 sentence, or where.  A worker never imports it: what a client of the resolver gets has no language.
 
 How it works.  The English sentence is the message ID, as usual with gettext: the code stays

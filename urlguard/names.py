@@ -1,16 +1,16 @@
 """
-Host names: the one form in which UrlGuard stores and compares them, and who owns them.
+Host names: their canonical form, their public suffix and their registrable domain.
 
-Part of the vocabulary at the bottom: lists, rules, people's input and the classifier all pass
-through `canonical` before anything else sees a name.  Names in DNS queries do not; the wire format
-has its own lower case and never meets IDNA.  Knows no rules, no packets and no network.
+Lists, rules, user input and the classifier pass each name through `canonical` first.  Names in DNS
+queries do not: the wire format converts them to lower case itself and uses no IDNA.  Part of the
+vocabulary; knows no rules, packets or network.
 
-How it works.  A canonical name is recognised by one regular expression (0.3 µs), so that bulk
-imports pay the careful path only for lines that need it.  The registrable domain follows the
-algorithm of publicsuffix.org over the list that tldextract ships, private section included.  We
-read that file ourselves: tldextract takes about 100 ms to import and 2.5 µs for a name; a
-dictionary, walked from the whole name towards its end, takes 10 ms to build, on first use, and
-0.6 µs for a name (``python -m benchmarks.names``).
+How it works.  One regular expression recognises a canonical name (0.3 µs), so that bulk imports
+take the slow path only for other lines.  The registrable domain follows the
+algorithm of publicsuffix.org over the list that tldextract ships, private section included.  This
+module reads that file itself: importing tldextract takes about 100 ms and a look-up 2.5 µs; a
+dictionary takes 10 ms to build on first use and 0.6 µs per name (``python -m benchmarks.names``).
+Its look-up starts with the whole name and removes one label at a time.
 """
 
 import importlib.util
@@ -37,15 +37,15 @@ def canonical(text: str) -> str:
     """
     The canonical form of a host name: lower case, A-labels, no trailing dot.
 
-    ASCII labels are judged by length alone (RFC 1035 section 2.3.4) and may hold letters, digits,
+    ASCII labels need only a valid length (RFC 1035 section 2.3.4) and may have letters, digits,
     ``-`` and ``_`` in any place: ``_dmarc``, ``r3---sn`` and undecodable ``xn--`` labels occur in
     real lists and real queries.  Text that is not ASCII is mapped by UTS 46 (non-transitional) and
     encoded by IDNA 2008 (RFC 5891).  Whitespace around the name and one trailing dot are dropped.
-    A single label is a name here; callers that need a dot look for one.
+    A single label is accepted; callers that require a dot check for it.
 
     Raises:
         InputError: empty, an IP address, a last label that is a number, decimal (RFC 3696 section
-            2) or hexadecimal (browsers take the whole for an address), an empty or overlong label,
+            2) or hexadecimal (browsers parse the whole as an address), an empty or overlong label,
             more than 253 characters, or a character that no host name has.
     """
     if len(text) <= MAX_NAME and _is_canonical(text):
@@ -68,7 +68,7 @@ def _canonical(text: str) -> str:
 
 
 def _problem(host: str) -> str:
-    """What keeps lower-case ASCII text from being a name; the most telling reason first."""
+    """The reason why lower-case ASCII text is not a name; the most specific one first."""
     try:
         ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
@@ -94,13 +94,13 @@ def to_ascii(text: str) -> str:
     Text mapped by UTS 46 (non-transitional), with every label that is not ASCII as an A-label.
 
     Full-width letters become plain ones and the dots ``。`` ``．`` ``｡`` become ``.``.  Labels that
-    are ASCII after the mapping are not judged; `canonical` does that.
+    are ASCII after the mapping are not checked; `canonical` does that.
 
     Raises:
         InputError: a character is not allowed by UTS 46, or a label cannot be encoded under IDNA
             2008 (RFC 5891 section 4.2), such as one of emoji.
     """
-    import idna  # costs milliseconds, and most processes never see such text
+    import idna  # takes milliseconds, and most processes never need it
 
     try:
         mapped = idna.uts46_remap(text, std3_rules=False, transitional=False)
@@ -114,7 +114,7 @@ def to_ascii(text: str) -> str:
 
 
 def shown(text: str) -> str:
-    """Text from outside as it may stand in an error message: quoted, ASCII, shortened."""
+    """Untrusted text made safe for an error message: quoted, ASCII, at most 80 characters."""
     return ascii(text if len(text) <= 80 else text[:77] + "...")
 
 
@@ -129,13 +129,13 @@ def parents(name: str) -> Iterator[str]:
 
 # -- the public suffix list ------------------------------------------------------------------------
 
-# What the list says at a name; one name can carry two of them.
+# Flags of a name in the list; a name can have two of them.
 _EXACT = 1  # the name is a public suffix
 _WILDCARD = 2  # every name directly below it is one
-_EXCEPTION = 4  # it is not, although a wildcard says so
+_EXCEPTION = 4  # it is none, although a wildcard covers it
 _PRIVATE = 8  # and the rule is in the private section
 
-_rules: dict[str, int] = {}  # filled by the first question
+_rules: dict[str, int] = {}  # filled at first use
 _tops: set[str] = set()  # the last labels of the rules in ICANN's section
 
 
@@ -159,8 +159,8 @@ def _load() -> dict[str, int]:
         elif rule.startswith("!"):
             kind, rule = _EXCEPTION, rule[1:]
         if not rule.isascii():
-            # The list's labels are in mapped form already, so this is all that IDNA would do; a
-            # test holds it against the idna package, whose import costs more than this loop.
+            # The list's labels are already in mapped form, so Punycode is all that IDNA adds; a
+            # test compares it with the idna package, whose import takes longer than this loop.
             rule = ".".join(
                 part if part.isascii() else "xn--" + part.encode("punycode").decode()
                 for part in rule.split(".")
@@ -210,14 +210,14 @@ def registrable(name: str) -> str | None:
 
 def owner(name: str, shared: frozenset[str] = frozenset()) -> str:
     """
-    Whose a canonical name is: its registrable domain, or one label more on shared hosting.
+    The owner of a canonical name: its registrable domain, or one label more on shared hosting.
 
     Args:
         name: a host name, not an address.
-        shared: registrable domains below which every name is somebody else's.
+        shared: registrable domains of hosting services: each name below has another owner.
 
     Returns:
-        the name that all names of this owner end in; a public suffix is its own.
+        The common parent of all names of this owner; a public suffix is returned as it is.
     """
     domain = split(name)[1]
     if domain is None or domain == name:
@@ -229,40 +229,40 @@ def owner(name: str, shared: frozenset[str] = frozenset()) -> str:
 
 
 def suffix(name: str) -> str:
-    """The public suffix of a canonical name, by ICANN's and the private section of the list."""
+    """The public suffix of a canonical name, by both sections of the list."""
     return split(name)[0]
 
 
 def is_public_suffix(name: str) -> bool:
-    """True if nobody owns the canonical name as such: ``com``, ``co.uk``, ``pages.dev``."""
+    """True if the canonical name is a public suffix: ``com``, ``co.uk``, ``pages.dev``."""
     return split(name)[1] is None
 
 
 def is_icann(name: str) -> bool:
     """
-    True if somebody owns the canonical name, under a top-level domain that ICANN's section lists.
+    True if the canonical name has a registrable domain under a top-level domain of ICANN's section.
 
-    So it is for names below private suffixes, which stand under one too; not for ``lan`` and the
-    like, where the list's default rule is all that makes a suffix.
+    Names below private suffixes count as well.  Names below ``lan`` and similar do not: only the
+    list's default rule makes these suffixes.
     """
     if not _rules:
         _load()
-    # Not every top-level domain has a rule of its own: of za, the list has co.za and its like.
+    # Some top-level domains have no rule of their own: for za the list has only co.za and others.
     return name[name.rfind(".") + 1 :] in _tops and registrable(name) is not None
 
 
 def is_private_suffix(suffix: str) -> bool:
-    """True if a public suffix is in the list's private section: its customers own what is below."""
+    """True if a public suffix is in the list's private section: customers own the names below."""
     get = (_rules or _load()).get
     kind = get(suffix) or get(suffix.partition(".")[2], 0)
     return bool(kind & _PRIVATE)
 
 
 def listed_suffixes() -> frozenset[str]:
-    """Every public suffix that the list spells out; those by wildcard have no end."""
+    """Every public suffix that the list names; those by wildcard cannot be enumerated."""
     return frozenset(name for name, kind in (_rules or _load()).items() if kind & _EXACT)
 
 
 def wildcard_suffixes() -> frozenset[str]:
-    """The names directly below which every name is a public suffix, exceptions apart: ``ck``."""
+    """Names whose direct subnames are all public suffixes, except for exceptions: ``ck``."""
     return frozenset(name for name, kind in (_rules or _load()).items() if kind & _WILDCARD)

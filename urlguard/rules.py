@@ -1,22 +1,22 @@
 """
-What a rule is: its kind, its value, and how people write one.
+Rules: kind, value, key, and the syntax in which people write them.
 
 A rule's *key* is its identity everywhere in UrlGuard: the kind, one space, and the canonical value
-(``subtree evil.example``).  Policy log, overlay, snapshot and zones all speak in keys.
+(``subtree evil.example``).  Policy log, overlay, snapshot and RPZ all use keys.
 
     domain   evil.example            the name itself
     subtree  evil.example            the name and everything below it
     below    evil.example            everything below the name, not the name
-    pattern  pay-*-verify.example    see `blocklist.patterns` for what a pattern may say
+    pattern  pay-*-verify.example    see `blocklist.patterns` for the syntax
     url      evil.example/a/b        a Safe Browsing expression; never blocks its host
 
-Three kinds of keys are no rules; nobody can write them as one, and no feed brings them:
+Three kinds of keys are not rules; neither users nor feeds can write them:
 
-    pause    filtering               an operator's allow here: filtering is paused
+    pause    filtering               an operator's allow at this key pauses filtering
     scheduled 0000001893456000 subtree evil.example
                                      the rule begins at that time (seconds since 1970)
-    shadow   subtree evil.example    what is claimed of the rule with action ``shadow``: counted,
-                                     and out of the way of everything that decides
+    shadow   subtree evil.example    claims on the rule with action ``shadow``: matches are counted
+                                     and have no effect on decisions
 """
 
 import re
@@ -27,24 +27,23 @@ from urlguard.errors import InputError
 
 KINDS = ("domain", "subtree", "below", "pattern", "url")
 
-OPERATOR = "operator"  # the source of what people decide on the command line
+OPERATOR = "operator"  # the source of decisions on the command line
 
 PAUSE = "pause filtering"
-SCHEDULED = "scheduled "  # what the key of a rule that begins later starts with
-SHADOWED = "shadow "  # what the key starts with at which the effect of a rule in shadow stands
+SCHEDULED = "scheduled "  # prefix of the key of a rule that begins later
+SHADOWED = "shadow "  # prefix of the key of a rule in shadow
 _SCHEDULED = re.compile(r"scheduled (\d{16}) (.+)", re.S)
 
-# What a claim can ask for.  ``except`` is a feed's exception (AdBlock @@, rpz-passthru): it cancels
-# that feed's own rules and says nothing about anybody else's.  ``shadow`` counts what a block would
-# have done, and decides nothing.
+# Actions of a claim.  ``except`` is a feed's exception (AdBlock @@, rpz-passthru): it cancels only
+# that feed's own rules.  ``shadow`` counts the queries that a block would affect, without effect.
 SHADOW = "shadow"
 ACTIONS = ("block", "review", "allow", "except", SHADOW)
 
-MAX_VALUE = 2048  # characters; longer rules are refused, so that a hostile feed stays bounded
+MAX_VALUE = 2048  # characters; longer rules are refused, to bound a hostile feed
 
 
 class Rule(NamedTuple):
-    """One rule: what it covers, without what is said about it."""
+    """One rule: the names or URLs it covers, without any claims on it."""
 
     kind: str
     value: str
@@ -108,9 +107,9 @@ def check_key(key: str) -> None:
 
 def parse(text: str) -> Rule:
     """
-    The rule that a person means by `text`, as in ``urlguard block TEXT``.
+    Parse a rule in user syntax, as in ``urlguard block TEXT``.
 
-    A plain name is a subtree, ``*.name`` covers what is below the name, anything with a scheme or a
+    A plain name is a subtree, ``*.name`` covers the names below it, anything with a scheme or a
     path is a URL, and anything with another ``*``, ``keyword:`` or a leading ``/`` is a pattern.
 
     Raises:

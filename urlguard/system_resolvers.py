@@ -14,7 +14,7 @@ def system_resolvers(listen: Sequence[Endpoint], path: Path = RESOLV_CONF) -> li
     The ``nameserver`` lines of resolv.conf, without our own addresses, which would be a loop.
 
     Args:
-        listen: our own addresses; a wildcard stands for all that this machine has.
+        listen: our own addresses; a wildcard matches all addresses of this machine.
     """
     found = []
     try:

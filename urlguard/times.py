@@ -1,5 +1,5 @@
 """
-Times as people write them: RFC 3339 in UTC, and durations such as ``12h``.
+Times and durations in user syntax: RFC 3339 in UTC, and durations such as ``12h``.
 """
 
 import re
@@ -12,7 +12,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def moment(when: int) -> str:
-    """A time in seconds since 1970, as people read it and as the options take it; UTC."""
+    """Format a time in seconds since 1970 as RFC 3339 in UTC, which the options accept too."""
     try:
         return datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (OverflowError, ValueError, OSError):
@@ -21,15 +21,15 @@ def moment(when: int) -> str:
 
 def expiry(text: str | None, what: str = "expires", *, after: int | None = None) -> int | None:
     """
-    When something ends or begins, in seconds since 1970.
+    Parse the time of a beginning or an end; seconds since 1970.
 
     Args:
-        text: as somebody typed it; None stays None.
-        what: it is, for the message.
+        text: the user's input; None stays None.
+        what: the option's name, for the error message.
         after: a duration counts from here, and a time must be later; None: from now.
 
     Raises:
-        InputError: neither a duration such as ``12h`` nor a time, or one that is not to come.
+        InputError: neither a duration such as ``12h`` nor a time, or a time in the past.
     """
     if text is None:
         return None
@@ -50,5 +50,5 @@ def expiry(text: str | None, what: str = "expires", *, after: int | None = None)
     if after is not None and when <= after:
         raise InputError(f"{what} {text!r}: must be later than {moment(after)}, when it begins")
     if when <= time.time():
-        raise InputError(f"{what} {text!r}: lies in the past")
+        raise InputError(f"{what} {text!r}: is in the past")
     return when

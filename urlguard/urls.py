@@ -77,7 +77,7 @@ class Url(NamedTuple):
 
 def parse(text: str) -> Url:
     """
-    The canonical form of a URL; ``http`` is assumed where no scheme stands.
+    The canonical form of a URL; ``http`` is assumed if the text has no scheme.
 
     User information, port and fragment are dropped.  Escapes that are not UTF-8 stay what they are.
     The form is stable: parsing it again changes nothing.
@@ -125,7 +125,7 @@ def _unescape(data: bytes) -> bytes:
     out = bytearray()
     for byte in data:
         out.append(byte)
-        # A byte just decoded may itself be the last of an escape, so look again; each turn makes
+        # A byte just decoded may itself be the last of an escape, so look again; each pass makes
         # `out` shorter, so there are at most half as many turns as bytes.
         while len(out) > 2 and out[-3] == 0x25 and out[-1] in _HEX and out[-2] in _HEX:
             out[-3:] = bytes((int(out[-2:], 16),))

@@ -2,8 +2,8 @@
 The verdict on a name or URL, and the ruling behind it.
 
 A `Ruling` is the result of all claims at one rule key: the policy log derives it, snapshots and
-overlays carry it.  A `Verdict` is the engine's answer for one input.  Neither knows packets, files
-or databases.
+overlays store it.  A `Verdict` is the engine's result for one input.  Knows no packets, files or
+databases.
 """
 
 import json
@@ -41,7 +41,7 @@ class Ruling(NamedTuple):
 
     @property
     def operator(self) -> bool:
-        """True if a person decided this, which outranks every feed."""
+        """True for a decision by a person, which takes precedence over every feed."""
         return not self.sources[0].startswith(FEED) and self.sources[0] != CLASSIFIER
 
     def as_json(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def decode(text: str | None, key: str) -> Ruling | None:
     """The ruling that `encode` wrote for `key`."""
     if text is None:
         return None
-    # A rule in shadow names the rule that it would be.
+    # The key of a rule in shadow has a prefix before the rule's own key.
     kind, _, value = key.removeprefix(SHADOWED).partition(" ")
     return from_parts(json.loads(text), kind, value)
 
@@ -84,7 +84,7 @@ def from_parts(parts: Sequence[Any], kind: str, value: str) -> Ruling:
 
 class Verdict(NamedTuple):
     """
-    The engine's answer for one name or URL.
+    The engine's result for one name or URL.
 
     ``action`` is block, review, allow or none; ``reason`` is blocklist, pattern, classifier,
     allowlist, popular or none; ``score`` is the model's, 0 to 1, or None if no model ran.

@@ -645,7 +645,7 @@ def test_a_version_that_is_there_is_refused_at_once(called, tmp_path):
     arguments = ["train", "--data", ".", "--version", "2026-11-24"]
     done = called(*arguments, cwd=tmp_path)
     assert done.exit_code == 2
-    assert "url-2026-11-24.txt is there already; must be another version, such as 2026-11-24.2" in (
+    assert "url-2026-11-24.txt already exists; must be another version, such as 2026-11-24.2" in (
         done.stderr
     )
     assert "--force" in done.stderr

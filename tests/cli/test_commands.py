@@ -308,7 +308,7 @@ def test_a_shadow_must_have_another_model_beside_it(here, models):
     models.add("name-2026-02-01", made="2026-02-01")
     code, (line,) = checked(here, "shadow = 'name-2026-02-01'")
     assert code == 0
-    assert "shadow = 'name-2026-02-01': judges as name-2026-01-01 does" in line
+    assert "shadow = 'name-2026-02-01': gives the same scores as name-2026-01-01" in line
     names = "model = 'name-2026-01-01'\nshadow = 'name-2026-01-01'"
     code, (line,) = checked(here, names)
     assert code == 2
@@ -357,17 +357,18 @@ def test_decisions_without_a_server(here):
     out = here.out("allow", "evil.example", "--reason", "ticket 7")
     assert out == (
         "allowed subtree evil.example: serial 2, in force at the next start; "
-        "still said by feed:a (block)\n"
+        "other sources: feed:a (block)\n"
     )
     assert here.verdict("www.evil.example")["action"] == "allow"
     out = here.out("remove", "evil.example")
     assert out.startswith("withdrawn subtree evil.example: serial 3")
-    assert out.endswith("; still said by feed:a (block)\n")
+    assert out.endswith("; other sources: feed:a (block)\n")
     assert here.verdict("www.evil.example")["action"] == "block"
     done = here.run("remove", "evil.example")
     assert done.returncode == 1
     assert done.stdout == (
-        "evil.example: the operator says nothing about this subtree; still said by feed:a (block)\n"
+        "evil.example: the operator has no decision on this subtree; "
+        "other sources: feed:a (block)\n"
     )
 
 
@@ -412,7 +413,7 @@ def test_removing_several_tells_them_apart(here):
     here.out("block", "x.example")
     out = here.out("remove", "x.example", "y.example").splitlines()
     assert out[0].startswith("withdrawn subtree x.example")
-    assert out[1] == "y.example: the operator says nothing about this subtree"
+    assert out[1] == "y.example: the operator has no decision on this subtree"
 
 
 def test_popular_names_need_force(here):
@@ -434,7 +435,7 @@ def test_expiry_is_kept(here):
     with contextlib.closing(sqlite3.connect(here.database)) as db:
         assert db.execute("SELECT expires_at FROM claim").fetchall() == [(4105036800,)]
     done = here.run("block", "y.example", "--expires", "2020-01-01")
-    assert "lies in the past" in done.stderr
+    assert "is in the past" in done.stderr
 
 
 def test_texts_that_are_not_utf_8(here):
@@ -685,7 +686,7 @@ def test_a_rule_that_begins_later(here):
     assert here.out("remove", "x.example", "z.example").splitlines() == [
         "withdrawn subtree x.example: serial 3, in force at the next start",
         f"withdrawn: scheduled to block subtree x.example {when}: serial 3",
-        "z.example: the operator says nothing about this subtree",
+        "z.example: the operator has no decision on this subtree",
     ]
     assert here.out("log", "--scheduled") == ""
     assert here.out("log", "--verify").startswith("ok: 3 batches")

@@ -1,8 +1,8 @@
 """
 The ``urlguard`` command.
 
-Each command reads the configuration, calls one part of the package and prints the result.  Imports
-that take long stand inside the command that needs them.  Exit codes: 0 done; 1 failed, or the
+Each command reads the configuration, calls one part of the package and prints the result.  Slow
+imports are inside the commands that need them.  Exit codes: 0 done; 1 failed, or the
 answer is no; 2 wrong usage or configuration; 130 interrupted by Ctrl-C.
 
 Modules by subject: `cli.serve`, `cli.rules`, `cli.feeds`, `cli.log`, `cli.operate`, `cli.learn`,
@@ -15,7 +15,7 @@ from urlguard import __version__
 from urlguard.cli import feeds, learn, log, operate, rules, serve, token
 from urlguard.cli.base import Group
 
-# In the order in which people meet them.
+# In the order of the help text.
 _COMMANDS = (
     *(serve.serve, serve.check_config, operate.status),
     *(rules.check, rules.block, rules.allow, rules.remove),

@@ -74,7 +74,7 @@ def _ask(state_dir: Path, message: channel.Message) -> tuple[channel.Message | N
     """The control process's reply, None if there is none; and whether a server is running."""
     until = time.monotonic() + BACK_S
     while True:
-        # Asking again is safe: what was done before the reply was lost stands already.
+        # A retry is safe: to apply a change again that is already in the log has no effect.
         reply = channel.ask(state_dir, message)
         if reply is not None and "lost" not in reply:
             return reply, True
@@ -147,7 +147,7 @@ class Pause(NamedTuple):
 
     until: int | None  # seconds since 1970; None: until somebody resumes
     reason: str
-    serial: int  # of the batch that said so
+    serial: int  # of the batch with the pause
     actor: str
     since: int  # seconds since 1970: when that was
 
@@ -238,6 +238,14 @@ def read_scheduled(claims: Iterable[ClaimRow]) -> list[ScheduledRule]:
     for c in claims:
         with contextlib.suppress(InputError):
             begins, key = from_scheduled(c.rule)
-            said = (c.action, c.category, c.source, begins, c.expires_at, c.evidence, c.from_serial)
-            found.append(ScheduledRule(c.rule, Rule.from_key(key), *said))
+            row = (
+                c.action,
+                c.category,
+                c.source,
+                begins,
+                c.expires_at,
+                c.evidence,
+                c.from_serial,
+            )
+            found.append(ScheduledRule(c.rule, Rule.from_key(key), *row))
     return found

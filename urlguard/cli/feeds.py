@@ -19,7 +19,7 @@ def feed() -> None:
 
 
 @feed.command("list")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option(
     "--all", "show_all", is_flag=True, help="Show every quarantined rule and bad line kept."
 )

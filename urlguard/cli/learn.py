@@ -1,5 +1,5 @@
 """
-``train`` and ``evaluate``: a model from labelled rows, and what a model is worth on labelled rows.
+``train`` and ``evaluate``: train models on labelled rows, and measure a model on labelled rows.
 """
 
 import datetime
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
-_CHUNK = 10_000  # items that are scored between two words of progress
+_CHUNK = 10_000  # items that are scored between two lines of progress
 _version = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(\.[2-9])?").fullmatch
 
 
@@ -49,28 +49,28 @@ _version = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(\.[2-9])?").
     default=Path("models"),
     show_default=True,
     metavar="FOLDER",
-    help="Where the models are put.",
+    help="Folder for the models.",
 )
 @click.option(
     "--kind",
     type=click.Choice(["name", "url", "both"]),
     default="both",
     show_default=True,
-    help="Which model.",
+    help="Kind of model.",
 )
-@click.option("--version", metavar="DATE", help="Its name's end; default: today, in UTC.")
-@click.option("--force", is_flag=True, help="Replace a model of that name; otherwise none is.")
+@click.option("--version", metavar="DATE", help="End of the model's name; default: today in UTC.")
+@click.option("--force", is_flag=True, help="Replace an existing model of that name.")
 @click.option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Also write a page of figures and plots.",
+    help="Also write a report with tables and plots.",
 )
 @click.option(
     "--scores",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Also keep the scores of the test rows, for the rivals' benchmark.",
+    help="Also save the scores of the test rows, for the benchmark of other classifiers.",
 )
 @with_config
 def train(
@@ -103,7 +103,7 @@ def train(
     for one in kinds:
         if not force and (there := job.existing(out, f"{one}-{version}")):
             raise InputError(
-                f"--version {version}: {there[0]} is there already; must be another version, such "
+                f"--version {version}: {there[0]} already exists; must be another version, such "
                 f"as {version[:10]}.2, or be replaced by --force"
             )
     out.mkdir(parents=True, exist_ok=True)
@@ -111,11 +111,11 @@ def train(
         scores.mkdir(parents=True, exist_ok=True)
         for one in kinds:
             _writable("--scores", scores / f"{one}-{version}.npz")
-    # What was begun is removed at every end that leaves us the time.
+    # SIGTERM raises SystemExit, so that unfinished files are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     runs = []
     with _steps() as say:
-        say("looking through the data")
+        say("checking the data")
         files.check(data, say)
         for one in kinds:
             with job.workplace(out, say) as folder:
@@ -140,7 +140,7 @@ def train(
 
 
 def _command(data: Path, kind: str, version: str) -> str:
-    """What makes the model again, without the place of anybody's folders."""
+    """The command that reproduces the model, without absolute paths."""
     folder = shlex.quote(_printable(data.name if data.is_absolute() else str(data)))
     return f"urlguard train --data {folder} --kind {kind} --version {version}"
 
@@ -173,13 +173,13 @@ def _show_made(result: "Result", out: Path) -> None:
     "--models",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Where models are; default: as configured.",
+    help="Folder of models; default: as configured.",
 )
 @click.option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Also write a page of figures and plots.",
+    help="Also write a report with tables and plots.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each model.")
 @with_config
@@ -196,7 +196,8 @@ def evaluate(
 
     FILE is CSV, plain or gzip, with the columns domain or url, and label (1 fraud, 0 harmless);
     category, source and first_seen if you have them.  A name or URL may have one label only.  Rows
-    that trained the model flatter it: its card does not list them, so only you can tell.
+    from the model's training data raise its results; its card does not list them, so exclude them
+    yourself.
     """
     _need("numpy", *(["matplotlib"] if report else []))
     _writable("--report", report)
@@ -229,7 +230,7 @@ def evaluate(
         else:
             _show_measured(ident, scored, found)
         _warn_of_owners(scored.rows)
-    warn("rows whose owners trained the model cannot be told from the others, and flatter it")
+    warn("rows of owners in the model's training data cannot be recognised, and raise its results")
     if report is None:
         return
     from urlguard.classify.evaluation import report as pages
@@ -242,7 +243,7 @@ def evaluate(
     pages.write(report, made)
 
 
-_UNKNOWN = "perhaps on some of these rows or their owners, which a card does not list"
+_UNKNOWN = "possibly on some of these rows or their owners; a card does not list them"
 
 
 def _scored(opened: Any, folder: Path, lines: Sequence["Line"], say: Say) -> "Scored":
@@ -285,7 +286,7 @@ def _scored(opened: Any, folder: Path, lines: Sequence["Line"], say: Say) -> "Sc
 
 
 def _warn_of_owners(rows: "Rows") -> None:
-    """Say how many owners have rows of both labels: no model of their names can be right on all."""
+    """Warn of owners with rows of both labels: no model can be right on all of these."""
     labels: dict[str, int] = defaultdict(int)  # a bit for each
     for who, label in zip(rows.owner, rows.label.tolist(), strict=True):
         labels[who] |= 1 << label
@@ -301,13 +302,13 @@ def _warn_of_owners(rows: "Rows") -> None:
 def _show_measured(ident: str, scored: "Scored", found: "Measured") -> None:
     from urlguard.classify.training import results
 
-    said = results.plain(found)
+    plain = results.plain(found)
     click.echo(ident)
-    _show_ranking("all rows", said["all"])
+    _show_ranking("all rows", plain["all"])
     if found.commercial is not found.everything:
-        _show_ranking("sources that may train", said["commercial"])
+        _show_ranking("sources that may train", plain["commercial"])
     for key in ("block_at", "review_at"):
-        _show_pair(key, said[key])
+        _show_pair(key, plain[key])
     if found.error is not None:
         error = f"{found.error:.4f} at a prior of {scored.prior:.0%}"
         click.echo(f"  expected calibration error {error}")
@@ -319,7 +320,7 @@ def _show_measured(ident: str, scored: "Scored", found: "Measured") -> None:
             click.echo(f"  {title}:")
         width = max((len(line.name) for line in lines), default=0)
         for line in lines:
-            # A source is text from a file of anybody's.
+            # A source is untrusted text from a file.
             click.echo(f"    {_printable(line.name):{width}}  {results.percent(line.block)}")
 
 
@@ -347,7 +348,12 @@ def _printable(text: str) -> str:
 
 
 def _need(*modules: str) -> None:
-    """Say which extra is missing, before anything has begun."""
+    """
+    Check the optional dependencies before any work.
+
+    Raises:
+        UrlGuardError: names those that are missing, and the extra to install.
+    """
     if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
         raise UrlGuardError(
             f"{', '.join(missing)} is not installed; install the extra: "
@@ -356,14 +362,14 @@ def _need(*modules: str) -> None:
 
 
 def _writable(option: str, path: Path | None) -> None:
-    """Refuse a file that could not be written at the end; leaves none behind."""
+    """Refuse a path that cannot be written; creates no file."""
     if path is None:
         return
     if not path.absolute().parent.is_dir():
         raise InputError(f"{option} {path}: its folder does not exist")
     fresh = not os.path.lexists(path)
     try:
-        # Tried, since permissions alone do not tell: of root, of what is mounted for reading only.
+        # Opens the file, since permission bits do not apply to root or to read-only mounts.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
         os.close(os.open(path, flags, 0o666))
     except OSError as exc:
@@ -377,7 +383,7 @@ def _writable(option: str, path: Path | None) -> None:
 @contextmanager
 def _steps() -> Iterator[Say]:
     """
-    Tells progress on stderr: at a terminal one line that changes, otherwise a line for each step.
+    Shows progress on stderr: at a terminal one line that changes, otherwise one line per step.
     """
     began = time.monotonic()
 

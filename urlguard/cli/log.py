@@ -1,5 +1,5 @@
 """
-The policy log: what stands in it, its audit, what is made of it, backup and restore.
+Commands of the policy log: list, verify, sign, compile, RPZ, backup and restore.
 """
 
 import contextlib
@@ -61,9 +61,9 @@ def compile_(config: configuration.Config) -> None:
     help="With --checkpoint: the public key that signed them; default: log.pub in state_dir; "
     "may be repeated.",
 )
-@click.option("--sign", is_flag=True, help="Print a signed checkpoint of the log as it is now.")
+@click.option("--sign", is_flag=True, help="Print a signed checkpoint of the log's current state.")
 @click.option("--scheduled", is_flag=True, help="Show the rules that begin later instead.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @with_config
 def log(
     config: configuration.Config,
@@ -75,7 +75,7 @@ def log(
     scheduled: bool,
     as_json: bool,
 ) -> None:
-    """Show who changed what and when, or verify that nobody changed it since."""
+    """List the batches of the policy log, or verify that they were not changed since."""
     from urlguard.cli import client, terminal
     from urlguard.policy.location import log_location, reading_log
 
@@ -129,10 +129,10 @@ def _sign(config: configuration.Config, *, as_json: bool) -> None:
         raise PolicyError(f"policy log {where}: has no batch; there is nothing to sign")
     if done.made_key:
         public = config.state_dir / checkpoint.PUBLIC
-        click.echo(f"a key was made; give {public} to whoever audits the log", err=True)
+        click.echo(f"a key was created; give {public} to the auditors of the log", err=True)
     if as_json:
-        said = {**done.checkpoint._asdict(), "note": done.note, "key": str(done.public)}
-        click.echo(json.dumps(said))
+        shown = {**done.checkpoint._asdict(), "note": done.note, "key": str(done.public)}
+        click.echo(json.dumps(shown))
     else:
         click.echo(done.note, nl=False)
 
@@ -185,7 +185,7 @@ def _audit(
 
 @click.command("rpz")
 @click.option("--zone", is_flag=True, help="Write the zone as a zone file to standard output.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @with_config
 def rpz_(config: configuration.Config, zone: bool, as_json: bool) -> None:
     """Show the policy as a response policy zone, and the rules that a zone cannot say."""

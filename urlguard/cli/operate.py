@@ -1,5 +1,5 @@
 """
-Running a server: its state, pausing all filtering, its cache, systemd, completion.
+Commands for operators: state, pause and resume, cache, suspects, systemd unit, completion.
 """
 
 import json
@@ -48,7 +48,7 @@ def _paused(config: configuration.Config) -> "Pause | None":
 
     try:
         return client.paused(config)
-    except PolicyError as exc:  # the server may be well all the same
+    except PolicyError as exc:  # the server may still run without problems
         warn(str(exc))
         return None
 
@@ -104,19 +104,18 @@ def cache_flush(config: configuration.Config, values: tuple[str, ...], everythin
     from urlguard.processes import channel
 
     if everything == bool(values):
-        raise click.UsageError("give names to forget, or --all")
+        raise click.UsageError("give names to remove, or --all")
     wanted = [names.canonical(value) for value in values]
     message = {"op": "flush", "names": wanted, "all": everything}
     reply = channel.ask(config.state_dir, message, timeout_s=10)
     if reply is None or "lost" in reply:
         raise PolicyError(
-            f"no server is running on {config.state_dir}; a cache lives only as long as one"
+            f"no server is running on {config.state_dir}; only a running server has a cache"
         )
     if "error" in reply:
         raise PolicyError(str(reply["error"]))
     click.echo(
-        f"forgotten: {reply['removed']} answers, "
-        f"on {reply['flushed']} of {reply['workers']} workers"
+        f"removed: {reply['removed']} answers, on {reply['flushed']} of {reply['workers']} workers"
     )
     if reply["flushed"] < reply["workers"]:
         warn("a worker did not answer; see `urlguard status`")
@@ -124,7 +123,7 @@ def cache_flush(config: configuration.Config, values: tuple[str, ...], everythin
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option(
     "-n",
     "count",

@@ -1,5 +1,5 @@
 """
-What is said of names and URLs, and the operator's decisions about them.
+``check``, ``block``, ``allow`` and ``remove``: verdicts, and the operator's decisions.
 """
 
 import gc
@@ -19,7 +19,7 @@ _MAX_SCHEDULED = 1000  # scheduled rules that `check` looks through
 
 @click.command()
 @click.argument("items", nargs=-1, required=True, metavar="ITEM… | -")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option("--score", is_flag=True, help="Run the model on every item, decided or not.")
 @click.option("--why", is_flag=True, help="Explain the score; costs milliseconds per item.")
 @with_config
@@ -45,9 +45,9 @@ def check(
     if engine.paused:
         warn("filtering is PAUSED, whatever the rules say; see `urlguard status`")
     if "-" in items and len(items) > 1:
-        raise click.UsageError("- stands for standard input, and must be the only ITEM")
+        raise click.UsageError("- means standard input, and must be the only ITEM")
     if items == ("-",):
-        gc.disable()  # nothing on this way makes cycles, and there may be millions of lines
+        gc.disable()  # this path creates no cycles, and there may be millions of lines
         for output in checking.lines(engine, _standard_input(), classifier):
             sys.stdout.buffer.write(output)
             sys.stdout.buffer.flush()
@@ -70,7 +70,7 @@ def check(
 
 def _warn_of(refused: list[str]) -> None:
     for why in refused:
-        warn(f"{why}; the model before, or none, was asked")
+        warn(f"{why}; the previous model, or none, was used")
 
 
 def _standard_input() -> Iterator[bytes]:
@@ -79,7 +79,7 @@ def _standard_input() -> Iterator[bytes]:
 
 
 def _scheduled(config: configuration.Config, items: tuple[str, ...]) -> dict[str, list[str]]:
-    """For each item, the rules over it that begin later, in words."""
+    """For each item, descriptions of the rules for it that begin later."""
     from urlguard import check as checking
     from urlguard.blocklist import snapshot
     from urlguard.cli import client
@@ -88,7 +88,7 @@ def _scheduled(config: configuration.Config, items: tuple[str, ...]) -> dict[str
 
     found: dict[str, list[str]] = {}
     for entry in client.scheduled_rules(config)[:_MAX_SCHEDULED]:
-        # The engine itself says what the rule alone covers.
+        # An engine with this rule only decides which items it covers.
         engine = Engine(snapshot.nothing())
         ruling = Ruling("block", entry.category, (entry.source,), 0, *entry.rule)
         engine.overlay.apply([(entry.rule.key, ruling)], 0)
@@ -102,7 +102,7 @@ def _scheduled(config: configuration.Config, items: tuple[str, ...]) -> dict[str
 def _decision(
     action: str,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """What `block` and `allow` have in common."""
+    """The arguments and options that `block` and `allow` share."""
 
     def wrap(command: Callable[..., None]) -> Callable[..., None]:
         command = click.argument("values", nargs=-1, required=True, metavar="VALUE…")(command)
@@ -149,11 +149,11 @@ def block(
 
     for value in () if shadow else values:
         rule = rules.parse(value)
-        held = wellknown.quarantine_reason(rule.kind, rule.value)
-        if held and held.startswith("public suffix") and not force:
-            raise InputError(f"{value}: {held}; --force blocks it all the same")
-        if held and not force:
-            warn(f"{value}: {held}")
+        reason_against = wellknown.quarantine_reason(rule.kind, rule.value)
+        if reason_against and reason_against.startswith("public suffix") and not force:
+            raise InputError(f"{value}: {reason_against}; --force blocks it anyway")
+        if reason_against and not force:
+            warn(f"{value}: {reason_against}")
     action = rules.SHADOW if shadow else "block"
     _decide(config, values, action, category, reason, begins, expires)
 
@@ -193,12 +193,12 @@ def remove(config: configuration.Config, values: tuple[str, ...], reason: str) -
         others = client.others(config, rule.key, OPERATOR)
         if decides := client.deciding(config, rule):
             others.append(decides)
-        rest = f"; still said by {', '.join(others)}" if others else ""
+        rest = f"; other sources: {', '.join(others)}" if others else ""
         mine = [entry for entry in later if entry.rule == rule and done.changed]
         if rule in decided and done.changed:
             click.echo(f"withdrawn {rule.kind} {rule.value}: {done.words}{rest}")
         elif not mine:
-            click.echo(f"{rule.value}: the operator says nothing about this {rule.kind}{rest}")
+            click.echo(f"{rule.value}: the operator has no decision on this {rule.kind}{rest}")
         for entry in mine:
             click.echo(
                 f"withdrawn: scheduled to {entry.action} {rule.kind} {rule.value} {entry.words}: "
@@ -231,7 +231,7 @@ def _decide(
     waiting = client.scheduled_rules(config)
     for rule, key in zip(parsed, keys, strict=True):
         others = client.others(config, rule.key, OPERATOR)
-        rest = f"; still said by {', '.join(others)}" if others else ""
+        rest = f"; other sources: {', '.join(others)}" if others else ""
         later = [p for p in waiting if p.rule == rule and p.key != key]
         if later:
             rest += f"; scheduled: {', '.join(f'{p.action} {p.words} ({p.source})' for p in later)}"

@@ -79,10 +79,10 @@ def check_config(config: configuration.Config) -> None:
 
 def _models(config: configuration.Config) -> tuple[list[str], list[str]]:
     """
-    What a server would find wrong with the models, and what is only odd.
+    Errors and warnings about the models in the configuration.
 
-    A server would go on with other models or none.  So wrong is what the configuration names and
-    nobody could use; of what it leaves to us, the rest is told.
+    A server would continue with other models or none.  A configured model that cannot be used is an
+    error; a problem with a model that UrlGuard chooses by itself is a warning.
     """
     from urlguard.classify import model
 
@@ -109,8 +109,8 @@ def _models(config: configuration.Config) -> tuple[list[str], list[str]]:
         wrong += _unusable("shadow", options.shadow, folder, refused)
         if shadow is not None and _alike(shadow, name):
             odd.append(
-                f"[classify] shadow = {options.shadow!r}: judges as {name.name} does, the model "
-                "beside it; should be another"
+                f"[classify] shadow = {options.shadow!r}: gives the same scores as {name.name}; "
+                "should be another model"
             )
     odd += _fallback("url", folder, *model.find(folder, "url"))
     return wrong, odd
@@ -119,7 +119,7 @@ def _models(config: configuration.Config) -> tuple[list[str], list[str]]:
 def _unusable(
     key: str, named: str, folder: Path, refused: Sequence[UrlGuardError]
 ) -> Iterator[str]:
-    """What is told of a model that a key names."""
+    """Errors of a model that a key names."""
     from urlguard.classify import model
 
     there = model.names(folder, "name")
@@ -131,7 +131,7 @@ def _unusable(
 def _fallback(
     kind: str, folder: Path, found: "Model | None", refused: Sequence[UrlGuardError]
 ) -> Iterator[str]:
-    """What is told of a kind whose model nobody named."""
+    """Warnings about a kind whose model is not configured."""
     using = f"{found.name} is used instead" if found else "none is used"
     for problem in refused:
         yield f"[classify] models: {problem}; {using}"
@@ -140,7 +140,7 @@ def _fallback(
 
 
 def _alike(one: "Model", other: "Model") -> bool:
-    """Whether two models give the same answers: all that their cards say of it is the same."""
+    """True if two models give the same scores: their cards agree in all that determines them."""
     ours, theirs = (
         card._replace(name="", digest="", prior=None) for card in (one.card, other.card)
     )

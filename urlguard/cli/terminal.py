@@ -1,5 +1,5 @@
 """
-What people see at a terminal: verdicts, feeds, batches and progress bars.
+Terminal output: verdicts, feeds, previews, batches and progress bars.
 """
 
 import contextlib
@@ -40,14 +40,14 @@ _out = Console(highlight=False, soft_wrap=True)
 
 
 def printable(text: str) -> str:
-    """Text from outside without what could drive a terminal, or not be written to one."""
+    """Untrusted text with control and other unprintable characters escaped."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def show_verdict(verdict: dict[str, Any], scheduled: Sequence[str] = ()) -> None:
-    """Print one verdict; `scheduled` says in words which rules will cover the input later."""
+    """Print one verdict; `scheduled` describes rules that will cover the input later."""
     shown = printable(verdict["input"])
     if verdict["kind"] == "invalid":
         _out.print(Text.assemble((shown, "bold"), "  ", ("invalid", "bold yellow")))
@@ -63,22 +63,22 @@ def show_verdict(verdict: dict[str, Any], scheduled: Sequence[str] = ()) -> None
         if rule["category"]:
             _out.print(Text(f"    category  {printable(rule['category'])}"))
         sources = printable(", ".join(rule["sources"]))
-        _out.print(Text(f"    said by   {sources}, batch {rule['serial']}"))
+        _out.print(Text(f"    sources   {sources}, batch {rule['serial']}"))
     elif verdict["reason"] == "popular":
         _out.print(Text(f"    because   {verdict['registrable']} is a well-known name"))
-    for words in scheduled:
-        _out.print(Text(f"    scheduled {printable(words)}"))
+    for description in scheduled:
+        _out.print(Text(f"    scheduled {printable(description)}"))
     if verdict["score"] is not None:
         _out.print(Text(f"    score     {verdict['score']:.4f} ({verdict['model']})"))
     for reason in verdict["why"]:
         for language, words in reason["words"].items():
-            # The second language stands below the first, without the number.
+            # The second language is below the first, without the number.
             added = f"{reason['contribution']:+8.3f}" if language == "en" else " " * 8
             _out.print(Text(f"    {added}  {printable(words)}"))
 
 
 def show_feeds(rows: list[dict[str, Any]], show_all: bool) -> None:
-    """Print all feeds, then what needs a look."""
+    """Print all feeds, then errors, quarantined rules and bad lines."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in (
         "feed",
@@ -121,11 +121,11 @@ def show_feeds(rows: list[dict[str, Any]], show_all: bool) -> None:
         _some(row["name"], "bad lines", row["problems"], row["bad"], show_all)
         ignored = ", ".join(f"{n:,} {why}" for why, n in row["ignored"].items())
         if ignored and show_all:
-            _out.print(Text(f"\n{row['name']}: lines of no use here: {ignored}"))
+            _out.print(Text(f"\n{row['name']}: ignored lines: {ignored}"))
 
 
 def show_preview(found: dict[str, Any]) -> None:
-    """Print what would change if rules were enforced; see `impact.dry_run.DryRun`."""
+    """Print the effects that enforcing rules would have; see `impact.dry_run.DryRun`."""
     about = "" if found["exact"] else "about "
     new, covered = f"{about}{found['new']:,}", f"{about}{found['covered']:,}"
     lines = [f"rules     {found['rules']:,}: {new} new, {covered} blocked already"]
@@ -178,7 +178,7 @@ def _some(name: str, what: str, lines: list[str], total: int, show_all: bool) ->
 def batch_line(
     batch: BatchRow, effects: int, shown: list[EffectRow], scheduled: Sequence[ScheduledRule] = ()
 ) -> str:
-    """One batch: a line for who and why, then its first effects and scheduled rules."""
+    """One batch: its source, author and reason, then its first effects and scheduled rules."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(batch.time / 1000))
     reason = f"  {batch.reason}" if batch.reason else ""
     lines = [f"{batch.serial:8}  {when}Z  {batch.source} by {batch.actor}{reason}"]
@@ -200,7 +200,7 @@ def batch_line(
 
 
 def scheduled_line(entry: ScheduledRule) -> str:
-    """One rule that begins later."""
+    """One line for a rule that begins later."""
     reason = f"  {entry.reason}" if entry.reason else ""
     words = f"{entry.words}  {entry.action} {entry.rule.key}"
     return printable(f"{words}  {entry.source}, batch {entry.serial}{reason}")
@@ -224,7 +224,7 @@ class Step:
             )
 
     def close(self) -> None:
-        """Take the bar off the terminal."""
+        """Remove the bar from the terminal."""
         if self._bar is not None:
             self._bar.stop()
 

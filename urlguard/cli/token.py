@@ -55,7 +55,7 @@ def token_create(
 
 
 @token.command("list")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @with_config
 def token_list(config: configuration.Config, as_json: bool) -> None:
     """List all tokens, revoked ones too: role, state, creator, last day of use."""

@@ -113,11 +113,11 @@ def of_feed(config: Config, name: str, sample: Sampled | None) -> DryRun:
     """
     feed = schedule.named(config, name)
     source = FEED + name
-    rules, held, since = [], [], None
+    rules, quarantined, since = [], [], None
     if log_exists(config):
         with reading_log(config) as log:
             claims = list(log.store.active_of(source))
-            held = log.store.quarantined(name)
+            quarantined = log.store.quarantined(name)
             begun = min((serial for _, action, _, serial in claims if action == SHADOW), default=0)
             since = _time(log, begun)
         rules = [Rule.from_key(key) for key, action, *_ in claims if action != "except"]
@@ -132,7 +132,7 @@ def of_feed(config: Config, name: str, sample: Sampled | None) -> DryRun:
         exact=exact,
         sample=sample,
         protected=protected[:MAX_PROTECTED],
-        quarantined=held,
+        quarantined=quarantined,
         needs_approval=_why(protected, sample),
         since=since,
         hits=seen,

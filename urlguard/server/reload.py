@@ -22,7 +22,7 @@ from urlguard.plugins.clients import Clients
 # Keys that need a restart, and why.
 RESTART: Final = {
     "state_dir": "locked, and full of open files",
-    "server.listen": "the sockets are open, and held for as long as the server runs",
+    "server.listen": "the sockets stay open for as long as the server runs",
     "server.workers": "each has sockets of its own, among which the kernel spreads the clients",
     "store.url": "the policy log of one history must not become that of another under way",
 }
