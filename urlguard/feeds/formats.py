@@ -1,7 +1,7 @@
 """
 formats: the bytes of a list in, rule keys out.
 
-Stands between `downloader`, which brings the bytes, and the refresh, which compares the rules with
+Is between `downloader`, which brings the bytes, and the refresh, which compares the rules with
 the policy log.  Here is what all formats share: text encoding, line ends, chunks, the count of bad
 lines and when they are too many.  A bad line never takes the others with it; it is counted,
 reported with its position and skipped.

@@ -1,7 +1,7 @@
 """
 acl: refuse clients outside the operator's networks.
 
-Stands first, so that a refused client costs no further work.  The networks were looked up when the
+Runs first, so that a refused client costs no further work.  The networks were looked up when the
 client was first seen; this plugin reads the result.  Knows no names and no policy.
 """
 

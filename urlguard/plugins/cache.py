@@ -1,7 +1,7 @@
 """
 cache: store upstream answers until their TTLs run out, and serve them expired if upstreams fail.
 
-Stands below guard, so each answer is judged anew by the policy of that moment; no block answer is
+Runs below guard, so each answer is checked again by the policy of that moment; no block answer is
 ever stored.  Knows replies and time; knows no rules and no sockets.
 
 How it works

@@ -1,7 +1,7 @@
 """
 guard: answer queries for blocked names, and check upstream answers for blocked targets.
 
-Stands above the plugins that cache or fetch upstream answers, so that a new policy acts on the next
+Runs above the plugins that cache or fetch upstream answers, so that a new policy acts on the next
 query.  Checks answers on their way back: the targets of CNAME, DNAME, SVCB and HTTPS records are
 looked up like queried names.  Knows the engine, the classifier policy and the wire format; knows
 nothing of sockets or feeds.
@@ -178,7 +178,7 @@ class Guard(Local):
         mode = policy.classify
         if mode in ("block", "review") and x.query.qtype in MODELLED:
             return classifier.ruling(x.query.name, mode)
-        # What the model has said of the name before costs nothing.
+        # A score that the model has already computed for the name costs nothing.
         return classifier.remembered(x.query.name) if mode in ("block", "pass") else None
 
     def _changed(self, names: Collection[str] | None = None) -> None:

@@ -1,7 +1,7 @@
 """
 limit: limit the query rate of each client and each network.
 
-Stands behind the acl and above every plugin that does real work.  Knows the wire format of answers
+Runs after the acl and above every plugin that does real work.  Knows the wire format of answers
 and each client's token buckets; knows no names, no rules and no sockets.
 
 How it works

@@ -2,7 +2,7 @@
 rebind: keep public names from leading into private networks.
 
 A page whose name suddenly resolves to 192.168.1.1 talks to the visitor's own router, and the
-browser takes it for the same site (DNS rebinding).  Stands below the cache, so that each upstream
+browser takes it for the same site (DNS rebinding).  Runs below the cache, so that each upstream
 reply is looked at once, before it is stored.  Knows addresses; knows no rules and no sockets.
 
 How it works
@@ -30,7 +30,7 @@ TTL_S: Final = 60  # of the answer in its place: whoever repairs the zone need n
 MAX_LOOKUPS: Final = 256
 
 _EMBEDDED: Final = {
-    # IPv6 networks and where in their addresses an IPv4 address stands.
+    # IPv6 networks and the offset of the IPv4 address in their addresses.
     ipaddress.ip_network("::ffff:0:0/96"): 12,  # IPv4-mapped, RFC 4291 section 2.5.5.2
     ipaddress.ip_network("::/96"): 12,  # IPv4-compatible, RFC 4291 section 2.5.5.1
     ipaddress.ip_network("64:ff9b::/96"): 12,  # NAT64, RFC 6052 section 2.1

@@ -1,7 +1,7 @@
 """
 special: answer special-use names, browser signals, ANY and class CH.
 
-Stands above the cache: its answers are neither cached nor forwarded.  Names whose answer is
+Runs above the cache: its answers are neither cached nor forwarded.  Names whose answer is
 fixed by an RFC, signals by which operators tell browsers to keep to this resolver, queries for
 ANY, and the server's own names in class CH.  Knows no sockets and no policy.
 

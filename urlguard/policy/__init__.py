@@ -1,1 +1,1 @@
-"""Who said what about which rule, what follows from it, and how it is compiled."""
+"""The policy log: claims on rules, the rulings derived from them, and their compilation."""

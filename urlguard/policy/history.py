@@ -1,5 +1,5 @@
 """
-What the policy log said at any of its serials.
+The state of the policy log at any of its serials.
 
 A claim is an interval of serials, so what stood at a key is found among the key's claims and
 weighed again by `precedence`, as `commit` did it then.  Effects would say the same, but they are

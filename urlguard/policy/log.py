@@ -75,7 +75,7 @@ class PolicyLog:
 
         Args:
             source: ``operator``, ``analyst:NAME`` or ``feed:NAME``.
-            changes: at most one for each rule; what already stands so is left out.
+            changes: at most one for each rule; unchanged ones are left out.
             actor: who is behind it, for the audit.
             reason: why, for the audit.
             progress: called with the name of each long step.
@@ -183,7 +183,7 @@ class PolicyLog:
         return serial
 
     def ruling(self, key: str) -> Ruling | None:
-        """What stands at `key`."""
+        """The ruling at `key`."""
         with self.store.reading():
             return effective(key, self._claims_at)
 

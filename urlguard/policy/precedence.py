@@ -1,5 +1,5 @@
 """
-What stands at one rule key, once all claims about it are weighed.
+The ruling at one rule key, derived from all claims on it.
 
 Pure: claims in, a ruling out.  It weighs per *exact key*; which key decides about a name is the
 engine's question.  Operator's and analysts' claims beat feeds'; within a tier allow beats block
@@ -36,7 +36,7 @@ ClaimsAt = Callable[[str], Iterable[ActiveClaim]]
 
 
 def plain(key: str, claims: Iterable[ActiveClaim]) -> Ruling | None:
-    """What stands at `key` by the claims at the key alone, exceptions left out."""
+    """The ruling at `key` by the claims at the key alone, without exceptions."""
     tier = [c for c in claims if c.action not in _ASIDE]
     if decided := [c for c in tier if not c.source.startswith(FEED)]:
         tier = decided
@@ -50,7 +50,7 @@ def plain(key: str, claims: Iterable[ActiveClaim]) -> Ruling | None:
 
 def effective(key: str, claims_at: ClaimsAt) -> Ruling | None:
     """
-    What stands at `key`, exceptions worked out.
+    The ruling at `key`, with exceptions resolved.
 
     `claims_at` gives the claims in force at any key; it is asked for the key's parents only where
     an exception stands at the key.

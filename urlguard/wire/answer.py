@@ -5,7 +5,7 @@ Every answer built here keeps these rules:
 
 * ID, opcode, RD, CD and the question are the client's, the question in the client's own spelling.
 * RA is set and AA clear, for we forward.  AD is clear: the records are not signed.
-* The OPT record is ours and stands last; it is there exactly if the client sent one (RFC 6891
+* The OPT record is ours and comes last; it is there exactly if the client sent one (RFC 6891
   section 7).  DO is echoed.  An EDE option (RFC 8914) carries a code and no text of ours: a rule's
   wording is nothing that a client's log should show.
 
@@ -27,7 +27,7 @@ _EDE_OPTION = 15
 _BASE = wire.QR | wire.RA
 _ECHO = wire.OPCODE | wire.RD | wire.CD
 _MAX_LOOK = 16  # records of a refused message that are looked at
-_QNAME = b"\xc0\x0c"  # a pointer to offset 12, where the question's name stands
+_QNAME = b"\xc0\x0c"  # a pointer to offset 12, the offset of the question's name
 
 _header = Struct("!HHHHHH").pack
 _record = Struct("!HHIH").pack

@@ -5,7 +5,7 @@ Works on one message without I/O and knows no policy.  Rules and strategy:
 
 * Nothing is read past the message's end.  A single octet is read by indexing and a label by
   slicing, which raise or come out short at the end of ``bytes`` rather than read on; every
-  ``unpack_from`` stands behind a comparison with the length.
+  ``unpack_from`` follows a comparison with the length.
 * An error carries the reply to send: ``WireError.rcode``, or None for what must not be answered.
   A response is never answered, so that two servers cannot keep each other busy.
 * Nearly every query is a question alone, or a question and an OPT record.  Both are read straight
@@ -304,7 +304,7 @@ def ask(question: bytes, ident: int, *, do: bool, cd: bool, ad: bool, edns: bool
 
 
 def _read_opt(q: Query, at: int, size: int) -> None:
-    """Take over the OPT record whose root owner stands at offset `at`."""
+    """Take over the OPT record whose root owner is at offset `at`."""
     if size < at + 11:
         raise WireError(f"OPT record: {size - at} octets; must have 11", FORMERR)
     _, _, q.udp_size, _, version, flags, length = _opt(data := q.data, at)

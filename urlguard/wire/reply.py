@@ -9,7 +9,7 @@ Knows no policy, no clock and no sockets.
 How it works
     The *body* is the octets from the end of the question to the end of the last record.  A
     question of the same name has the same length in any spelling, so compression pointers into the
-    question and within the body still fit when another client's question stands before it.
+    question and within the body still fit when another client's question precedes it.
     TTLs are counted down in place, at offsets noted once.  The body of one second is kept: a name
     in demand is asked for many times within it.
 """

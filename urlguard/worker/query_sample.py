@@ -1,7 +1,7 @@
 """
 A sample of the live queries, and how many of it a change would concern.
 
-Stands in the worker: the frontend adds queries, the control process asks for counts.  Names and
+Part of the worker: the frontend adds queries, the control process asks for counts.  Names and
 pseudonyms stay here; only counts leave.  Knows names and rules; knows neither packets nor sockets.
 
 How it works

@@ -1,5 +1,5 @@
 """
-``/v1/candidates``: what crawlers find, in bodies of any size, and what became of it.
+``/v1/candidates``: findings of crawlers, in bodies of any size, and their state.
 
 How it works.  A body is cut into pieces of whole lines.  The judges read some pieces while the one
 before them is being stored, in order and one transaction each; there are never more than a few in

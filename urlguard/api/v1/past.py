@@ -1,5 +1,5 @@
 """
-What was said of a name or URL at any moment that the policy log knows.
+The verdict on a name or URL at any time that the policy log covers.
 
 Where `check` has the policy in force, this has that of an earlier serial, as far as it concerns one
 item: the claims about all keys that cover it, and an `Engine` over what stood at them.  So the

@@ -1,7 +1,7 @@
 """
 forward: ask the upstream recursors and bring their answer back.
 
-Stands last in the chain.  Callbacks of sockets and one timer do all of the work: no task and no
+Runs last in the chain.  Callbacks of sockets and one timer do all of the work: no task and no
 future is made for a query.  `upstream` knows who is fast and who is down, `udp` the source ports,
 `stream` TCP and TLS, `qname_case` chance, `timer_wheel` time.
 

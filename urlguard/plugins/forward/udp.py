@@ -243,7 +243,7 @@ class Ports:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as exc:
-                # ICMP said that nobody listens there: no need to wait for the timeout.
+                # ICMP reported that nobody listens there: no need to wait for the timeout.
                 self.refused(channel, exc.strerror or "refused")
                 return
             attempt = flights.get(data[0] << 8 | data[1]) if len(data) >= 12 else None
@@ -266,7 +266,7 @@ class Ports:
                 return  # nothing more to come, so no need to ask the kernel
 
     def _stray(self, channel: Channel, attempt: Attempt | None, data: bytes) -> None:
-        """Count what is no reply; many of them make the socket's port known to a stranger."""
+        """Count what is no reply; many of them make the socket's port known to an attacker."""
         kind = "malformed"
         if len(data) >= 12 and data[2] & 0xF8 == 0x80:
             if attempt is None:
