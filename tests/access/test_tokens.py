@@ -517,6 +517,7 @@ def test_many_threads_may_ask(tokens):
     assert not wrong
 
 
+@pytest.mark.timing
 def test_asking_costs_microseconds(tokens):
     """
     A valid token in 20 µs of processor time, with a thousand tokens in the file.

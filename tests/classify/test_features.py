@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from urlguard import names, urls
-from urlguard.classify import features, strings
+from urlguard.classify import feature_list, features, strings
 from urlguard.classify.feature_list import NAME, URL
 from urlguard.classify.features import Extractor
 from urlguard.classify.tables import ODDS_UNIT, WEIGHT_UNIT, Tables
@@ -236,7 +236,7 @@ def test_one_place_for_all_keys_answers_for_its_own_alone():
     )
     found = named(extract, "abc12.top")
     assert (found["shape_odds"], found["shape_evidence"]) == (-3 * ODDS_UNIT, 7)
-    others = [feature.name for feature in features._MEMORY[2:]]
+    others = [feature.name for feature in feature_list._MEMORY[2:]]
     assert [found[name] for name in others] == [0] * 24
 
 

@@ -381,7 +381,10 @@ async def test_what_is_overdue_in_the_log_is_not_ready(control, scheduled):
         (lambda c: setattr(c.facts, "snapshot_serial", 0), "no policy"),
         (lambda c: c.workers.remove(next(iter(c.workers))), "worker 0 is not connected"),
         (lambda c: setattr(c, "slow", 5), "the policy log does not answer"),
-        (lambda c: setattr(next(iter(c.workers)), "ready_sent", False), "has not been told"),
+        (
+            lambda c: setattr(next(iter(c.workers)), "ready_sent", False),
+            "waits for the first policy",
+        ),
         (
             lambda c: setattr(next(iter(c.workers)), "behind_since", time.monotonic() - 999),
             "worker 0 is at serial 1",

@@ -583,6 +583,7 @@ def texts(count, text):
     return {"messages": [{"id": n, "text": text} for n in range(count)]}
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(
     ("path", "body"),
     [

@@ -623,7 +623,16 @@ def test_any_records_are_rendered_as_they_were_or_refused(answer, authority, add
     ours = render(reply, Exchange(q))
     usable(ours, q)
     again = read_reply(ours, q.question_end, q.qtype)
-    for same in ("rcode", "counts", "ttl", "negative", "targets", "beside", "addresses", "cut"):
+    for same in (
+        "rcode",
+        "counts",
+        "ttl",
+        "negative",
+        "targets",
+        "additional_owners",
+        "addresses",
+        "cut",
+    ):
         assert getattr(again, same) == getattr(reply, same)
 
 
@@ -653,7 +662,7 @@ def test_the_short_way_reads_what_the_long_way_does(qtype, data):
         except WireError as exc:
             return str(exc)
         names = ("rcode", "body", "counts", "ttls", "ttl", "ad", "negative", "cut", "ede")
-        return [getattr(found, n) for n in (*names, "targets", "beside", "addresses")]
+        return [getattr(found, n) for n in (*names, "targets", "additional_owners", "addresses")]
 
     short = read()
     before = replies._addresses

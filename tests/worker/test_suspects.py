@@ -13,13 +13,13 @@ class World:
     """A worker's suspects, and names that people have decided about."""
 
     def __init__(self, count):
-        self.suspects = SuspectMemory(clock=lambda: 1000.0)
+        self.memory = SuspectMemory(clock=lambda: 1000.0)
         for number in range(count):
-            self.suspects.note(f"suspect-{number}.com", 0.5 + number / 10_000, "review", "m")
+            self.memory.note(f"suspect-{number}.com", 0.5 + number / 10_000, "review", "m")
         self.decided = set()
         self.turns = 0
         self.suspects = Suspects(
-            lambda: [self.suspects], lambda: lambda name: name in self.decided or None
+            lambda: [self.memory], lambda: lambda name: name in self.decided or None
         )
 
     def ask(self, what, message, between=lambda turn: None):
@@ -57,7 +57,7 @@ def test_they_are_told_in_pieces():
     assert reply["id"] == 7
     expected = [f"suspect-{n}.com" for n in range(599, 99, -1) if n != 100]
     assert [row[0] for row in reply["names"]] == expected
-    assert reply["names"][0] == list(world.suspects.top(1)[0])
+    assert reply["names"][0] == list(world.memory.top(1)[0])
     assert world.turns >= 500 / suspects.ROWS
 
 
@@ -75,7 +75,7 @@ def test_each_is_handed_over_once_until_it_is_asked_for_again():
     world.ask("acknowledged", {"names": [(row[0], row[2]) for row in rest]})
     assert world.ask("unreported", {"id": 4})["names"] == []
     for _ in range(3):
-        world.suspects.note("suspect-7.com", 0.6, "review", "m")
+        world.memory.note("suspect-7.com", 0.6, "review", "m")
     (row,) = world.ask("unreported", {"id": 5})["names"]
     assert (row[0], row[2], row[-1]) == ("suspect-7.com", 4, 3)
 
@@ -96,6 +96,6 @@ def test_marks_of_names_that_are_gone():
     """
     world = World(1)
     world.ask("acknowledged", {"names": [("gone.example", 5), ("suspect-0.com", 10**12)]})
-    world.suspects.note("suspect-0.com", 0.6, "review", "m")
+    world.memory.note("suspect-0.com", 0.6, "review", "m")
     (row,) = world.ask("unreported", {"id": 1})["names"]
     assert row[-1] == 1
