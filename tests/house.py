@@ -26,6 +26,7 @@ LONG_FILES = {
     "access.tokens": "one table of tokens: every statement on it, and the rules that they keep",
     "api.pipeline": "the one order of steps that every request goes through",
     "api.v1.appeals": "one resource: seven routes of a few lines each, with the schemas they share",
+    "config.sections": "one table of keys: each with type, default, limits and its description",
     "feeds.downloader": "one download: its bounds, its conditions and the file that it leaves",
     "plugins.forward": "one flight from the query to the answer; half of it says how that works",
     "publish.rpz.primary": "one protocol: SOA, AXFR, IXFR and NOTIFY with TSIG",
