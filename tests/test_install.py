@@ -173,7 +173,7 @@ def test_serve_blocks_a_name_of_the_built_in_list(installed, tmp_path):
         finally:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=15)
-    assert second.startswith("Try:  dig @127.0.0.1 -p ")
+    assert second.startswith("Try:   dig @127.0.0.1 -p ")
     assert [str(r) for rrset in reply.answer for r in rrset] == ["127.0.0.1"]
     assert process.returncode == 0
     assert sys.prefix not in (tmp_path / "errors").read_text()

@@ -16,7 +16,6 @@ from rich.text import Text
 from urlguard.cli.client import ScheduledRule
 from urlguard.policy.model import BatchRow, EffectRow
 from urlguard.rules import PAUSE, SHADOWED
-from urlguard.times import moment
 from urlguard.verdict import decode
 
 _STYLES = {"block": "bold red", "review": "bold yellow", "allow": "bold green", "none": "dim"}
@@ -145,7 +144,7 @@ def show_preview(found: dict[str, Any]) -> None:
         least = "" if shadow["complete"] else "at least "
         lines.append(
             f"counted   {least}{shadow['queries']:,} queries of {shadow['clients']:,} clients "
-            f"since {moment(shadow['since'])}"
+            f"since {shadow['started_at']}"
         )
     quarantined = [f"{row['rule']}: {row['reason']}" for row in found["quarantined"]]
     approval = found["needs_approval"]

@@ -24,6 +24,7 @@ from urlguard.local_policy import open_engine
 from urlguard.policy.location import log_exists, reading_log
 from urlguard.policy.log import PolicyLog
 from urlguard.rules import SHADOW, Rule
+from urlguard.times import moment
 from urlguard.verdict import FEED
 
 MAX_COMPARED: Final = 50_000  # rules that are compared with the policy
@@ -64,7 +65,7 @@ class DryRun(NamedTuple):
             }
         shadow = None
         if self.since is not None and self.hits is not None:
-            shadow = {"since": self.since, **self.hits._asdict()}
+            shadow = {"started_at": moment(int(self.since)), **self.hits._asdict()}
         return {
             "feed": self.feed,
             "action": self.action,

@@ -8,7 +8,7 @@ import msgspec
 from urlguard import rules
 from urlguard.api.problems import Problem
 from urlguard.api.routes import READERS, Call, Nothing, Route
-from urlguard.api.schemas import Time, utc
+from urlguard.api.schemas import Time
 from urlguard.api.services import Previewing, Services
 from urlguard.api.v1.casework import source_of
 from urlguard.api.v1.rules import RuleText
@@ -160,10 +160,6 @@ def _parsed(texts: list[str]) -> list[rules.Rule]:
 
 
 def _answer(found: dict[str, Any]) -> PreviewAnswer:
-    shadow = found["shadow"]
-    if shadow is not None:
-        fields = {name: value for name, value in shadow.items() if name != "since"}
-        found = {**found, "shadow": {**fields, "started_at": utc(shadow["since"])}}
     return msgspec.convert(found, PreviewAnswer)
 
 
