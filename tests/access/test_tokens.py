@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.speed import slowness
 from urlguard.access import tokens as module
 from urlguard.access.roles import Role
 from urlguard.access.tokens import AccessError, Holder, TokenNameError, Tokens, well_formed
@@ -533,7 +534,7 @@ def test_asking_costs_microseconds(tokens):
         for _ in range(500):
             tokens.check(text)
         costs.append((time.thread_time() - started) / 500)
-    assert min(costs) < 20e-6
+    assert min(costs) < 20e-6 * slowness()
 
 
 def test_a_file_that_another_process_is_making(tmp_path):

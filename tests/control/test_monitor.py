@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.logs import open_file
+from tests.speed import slowness
 from tests.test_docs import code, table
 from urlguard import config, metrics, rules
 from urlguard.control import monitor
@@ -52,14 +53,14 @@ def test_observing_is_cheap():
     found = Histogram()
     observe = found.observe
     best = min(_timed(lambda: observe(0.0004)) for _ in range(5))
-    assert best < 2e-6  # 0.2 µs on an idle machine
+    assert best < 2e-6 * slowness()  # 0.2 µs on an idle machine
 
 
 def _timed(call, times=10_000):
-    started = time.perf_counter()
+    started = time.thread_time()
     for _ in range(times):
         call()
-    return (time.perf_counter() - started) / times
+    return (time.thread_time() - started) / times
 
 
 @pytest.mark.parametrize(

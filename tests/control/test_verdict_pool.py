@@ -20,6 +20,7 @@ import pytest
 from tests.api.backend import Backend, serving
 from tests.classify import toy
 from tests.logs import log_file
+from tests.speed import slowness
 from tests.system.test_api import DIRECT
 from urlguard import check, config, local_policy
 from urlguard import compile as compiling
@@ -575,7 +576,7 @@ async def test_the_loop_is_not_held_up(tmp_path):
         async with turns() as spent:
             await pool.check(names(10_000))
     # Items and answers at once take 15 ms.
-    assert max(spent) < 0.005, sorted(spent)[-5:]
+    assert max(spent) < 0.005 * slowness(), sorted(spent)[-5:]
 
 
 def texts(count, text):
@@ -616,7 +617,7 @@ async def test_the_loop_is_not_held_up_by_the_api(tmp_path, path, body):
     (asked,) = body.values()
     assert len(json.loads(found)["results"]) == len(asked)
     # Under a millisecond, and 2 ms when modules are used for the first time; at once 10 ms.
-    assert max(spent) < 0.005, sorted(spent)[-5:]
+    assert max(spent) < 0.005 * slowness(), sorted(spent)[-5:]
 
 
 _PARENT = """
